@@ -1,0 +1,59 @@
+# aufacs_nb: each target is the only command you need. The first one creates .venv and installs what is missing;
+# afterwards nothing is installed again until settings.ini, setup.py or constraints.txt change.
+
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+# The first Python >= 3.11 that really runs (a shim may exist without its interpreter). Yours: make PYTHON=/path/to/python test
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+            "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo "$$p"; break; }; done)
+OUT    ?= demo_out
+PORT   ?= 8866
+# Two notebooks at a time on two cores: more threads each would only wait for one another.
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test sync lab voila notebooks readme bench docs
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
+
+install: $(STAMP)  ## create .venv and install what is missing (every target below does this itself)
+
+demo: $(STAMP)  ## the whole pipeline on a photograph and on virtual subjects: report.html in demo_out/
+	$(BIN)/aufacs demo --out "$(OUT)"
+
+test: sync  ## notebooks clean, modules in sync, notebooks' assertions, tests/
+	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers $(WORKERS) --timing
+	$(BIN)/python -m pytest tests
+
+sync: $(STAMP)  ## are notebooks clean, modules and README what the notebooks make? (changes nothing)
+	$(BIN)/python tools/check_notebooks.py
+
+lab: $(STAMP)  ## JupyterLab on the notebooks
+	$(BIN)/jupyter lab --notebook-dir=nbs $(LAB_ARGS)
+
+voila: $(STAMP)  ## serve the widget demos on http://127.0.0.1:8866
+	$(BIN)/voila nbs/demos --port $(PORT) $(VOILA_ARGS)
+
+notebooks: $(STAMP)  ## run every notebook again in reading order and store its outputs; README.md follows
+	$(BIN)/python tools/run_notebooks.py
+	$(BIN)/python tools/make_readme.py
+
+readme: $(STAMP)  ## README.md from nbs/index.ipynb
+	$(BIN)/python tools/make_readme.py
+
+bench: $(STAMP)  ## how fast the rooms are on this machine
+	@for bench in tests/benchmarks/bench_*.py; do $(BIN)/python "$$bench" || exit 1; done
+
+docs: $(STAMP)  ## the documentation site in _docs/ (needs Quarto)
+	@command -v quarto >/dev/null || { echo "make docs needs Quarto on the PATH (.github/workflows/ci.yml names the version)" >&2; exit 1; }
+	$(BIN)/nbdev_docs
+
+$(STAMP): settings.ini setup.py constraints.txt
+	@test -n "$(PYTHON)" || { echo "aufacs_nb needs Python 3.11 or newer, and none was found on the PATH." >&2; \
+	  echo "Install one, or name one: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@test -x $(BIN)/pip || { echo "Creating $(VENV) with $(PYTHON)."; $(PYTHON) -m venv $(VENV); }
+	@echo "Installing what is missing into $(VENV) (a few minutes the first time) ..."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 -c constraints.txt -e '.[dev]'
+	@touch $@

@@ -1,0 +1,36 @@
+"""Fixtures shared by the tests of the whole project."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def root():
+    """The checkout."""
+    return Path(__file__).parents[1]
+
+
+@pytest.fixture
+def run_python(root):
+    """`run_python(code, python=…)` runs code in a fresh interpreter outside the checkout and returns what it prints."""
+    def run(code, python=sys.executable, cwd=None):
+        environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "IN_TEST")}
+        done = subprocess.run([python, "-c", code], cwd=cwd or root.parent, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout.strip()
+    return run
+
+
+@pytest.fixture(scope="session")
+def aufacs_command():
+    """The installed command line, as a user's shell would find it."""
+    return str(Path(sys.executable).with_name("aufacs"))
+
+
+@pytest.fixture(scope="session")
+def aufacs(aufacs_command):
+    """`aufacs(*arguments)` runs the command line and returns the finished process."""
+    return lambda *arguments: subprocess.run([aufacs_command, *map(str, arguments)], capture_output=True, text=True)

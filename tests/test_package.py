@@ -1,0 +1,67 @@
+"""The package as a user gets it: quick to import, torch only where it is needed, a wheel with what belongs in it."""
+import re
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+from shutil import copytree, ignore_patterns
+
+import pytest
+
+TORCH_FREE = ["facs", "meshes", "metrics", "databases", "presets", "pictures"]
+NOT_SOURCE = ignore_patterns(".git", ".venv", "build", "dist", "*.egg-info", "__pycache__", "demo_out", "runs", "screenshots")
+TIMED_IMPORT = "import time; t = time.perf_counter(); import aufacs_nb; print(time.perf_counter() - t)"
+
+
+def test_importing_the_package_is_quick(run_python):
+    assert min(float(run_python(TIMED_IMPORT)) for _ in range(5)) < 0.3
+
+
+@pytest.mark.parametrize("module", ["", *(f".{name}" for name in TORCH_FREE)])
+def test_no_torch_where_none_is_needed(run_python, module):
+    heavy = run_python(f"import sys, aufacs_nb{module}; print([m for m in ('torch', 'torchvision') if m in sys.modules])")
+    assert heavy == "[]"
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """A wheel built from a copy of the whole checkout, so that leftovers of earlier builds cannot get in."""
+    folder = tmp_path_factory.mktemp("wheel")
+    copytree(Path(__file__).parents[1], folder / "source", ignore=NOT_SOURCE)
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, folder / "source"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return next(folder.glob("*.whl"))
+
+
+def test_the_wheel_holds_the_package_its_assets_and_nothing_else(wheel, root):
+    package = root / "aufacs_nb"
+    files = {p.relative_to(root).as_posix() for p in package.rglob("*.py")}
+    files |= {p.relative_to(root).as_posix() for p in (package / "assets").rglob("*") if p.is_file()}
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    information = {name for name in names if name.split("/")[0].endswith(".dist-info")}
+    assert names - information == {name for name in files if "__pycache__" not in name}
+    assert {"LICENSE", "NOTICE", "METADATA", "RECORD", "entry_points.txt"} <= {name.split("/")[-1] for name in information}
+
+
+def test_the_wheel_installs_alone_and_imports(wheel, run_python, tmp_path):
+    venv.create(tmp_path / "empty", with_pip=True)
+    python = tmp_path / "empty" / "bin" / "python"
+    pip = [python, "-m", "pip", "--disable-pip-version-check"]
+    subprocess.run([*pip, "install", "--quiet", "--no-deps", "--no-index", wheel], check=True)
+    listed = subprocess.run([*pip, "list", "--format=freeze"], capture_output=True, text=True, check=True).stdout
+    assert {line.split("==")[0].replace("-", "_") for line in listed.split()} - {"pip", "setuptools", "wheel"} == {"aufacs_nb"}
+    where = run_python("import aufacs_nb; print(aufacs_nb.__version__, aufacs_nb.__file__)", python, tmp_path)
+    version, path = where.split(" ", 1)
+    assert version == wheel.name.split("-")[1] and Path(path).is_relative_to((tmp_path / "empty").resolve())
+
+
+def test_the_wheel_says_what_it_needs(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        metadata = archive.read(next(n for n in archive.namelist() if n.endswith("METADATA"))).decode()
+        entry_points = archive.read(next(n for n in archive.namelist() if n.endswith("entry_points.txt"))).decode()
+    assert "Requires-Python: >=3.11" in metadata and "Requires-Dist: torch" in metadata
+    assert "License-Expression: Apache-2.0" in metadata
+    assert re.search(r"^aufacs\s*=\s*aufacs_nb\.cli:app$", entry_points, re.M)

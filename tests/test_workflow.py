@@ -1,0 +1,105 @@
+"""The workflow file names only what exists: make targets, commands, their flags, paths; and its jobs run where they should."""
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+WORKFLOW = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
+JOBS = WORKFLOW["jobs"]
+COMMANDS = [(name, shlex.split(line)) for name, job in JOBS.items() for step in job["steps"]
+            for line in step.get("run", "").splitlines()]
+TARGETS = set(re.findall(r"^([a-z][\w-]*):(?!=)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+
+
+def steps_of(job):
+    """What a job runs: its shell lines and its actions."""
+    return [step.get("run") or step["uses"] for step in JOBS[job]["steps"]]
+
+
+def help_of(command):
+    """The `--help` text of a command of the environment that runs the tests."""
+    path = Path(sys.executable).parent / command
+    return subprocess.run([path, "--help"], capture_output=True, text=True, check=True).stdout
+
+
+def test_the_jobs_of_the_issue_are_there():
+    assert {"sync", "test", "widgets", "gpu", "docs"} <= set(JOBS)
+    assert JOBS["test"]["strategy"]["matrix"]["python"] == ["3.11", "3.12"]
+    triggers = WORKFLOW[True]  # YAML 1.1 reads the key `on` as a boolean
+    assert {"push", "pull_request", "schedule", "workflow_dispatch"} == set(triggers)
+
+
+def test_every_make_target_exists():
+    named = {word for _, words in COMMANDS if words[0] == "make" for word in words[1:] if "=" not in word}
+    assert named and named <= TARGETS
+
+
+def test_make_knows_the_targets_of_the_issue():
+    assert {"demo", "test", "lab", "voila", "notebooks", "bench"} <= TARGETS
+
+
+@pytest.mark.parametrize("target", ["demo", "test", "lab", "voila", "notebooks", "bench"])
+def test_a_target_installs_before_it_does_its_work(target):
+    plan = subprocess.run(["make", "--dry-run", "--always-make", target],
+                          cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert plan.index("pip install") < plan.rindex(".venv/bin/")
+
+
+def test_every_command_of_the_environment_and_its_flags_exist():
+    named = [words for _, words in COMMANDS if words[0].startswith(".venv/bin/")]
+    assert named
+    for command, *arguments in named:
+        command = Path(command).name
+        assert (Path(sys.executable).parent / command).exists(), command
+        flags = {a.split("=")[0] for a in arguments if a.startswith("--")}
+        if flags:
+            assert flags <= set(re.findall(r"--[\w-]+", help_of(command))), command
+
+
+def test_every_path_exists():
+    paths = {word for _, words in COMMANDS for word in words if re.match(r"(\.ci|tests|tools|nbs)/", word)}
+    assert paths and all((ROOT / path).exists() for path in paths)
+
+
+def test_the_flags_of_the_gpu_job_are_those_that_are_skipped_elsewhere():
+    flags = re.search(r'--flags "([^"]+)"', " ".join(steps_of("gpu"))).group(1)
+    settings = (ROOT / "settings.ini").read_text(encoding="utf-8")
+    assert set(flags.split()) == set(re.search(r"^tst_flags = (.+)$", settings, re.M).group(1).split())
+
+
+def test_strangers_do_not_reach_the_gpu():
+    job, condition = JOBS["gpu"], JOBS["gpu"]["if"]
+    assert job["runs-on"] == ["self-hosted", "linux", "x64", "gpu"]
+    assert steps_of("gpu").index("nvidia-smi") < len(steps_of("gpu")) - 1
+    for way in condition.split("||"):
+        if "pull_request" in way:
+            assert "github.event.action == 'labeled'" in way and "github.event.label.name == 'gpu'" in way
+        elif "'push'" in way:
+            assert "refs/heads/main" in way
+        else:
+            assert "workflow_dispatch" in way or "schedule" in way
+    assert [name for name, other in JOBS.items() if "self-hosted" in other["runs-on"]] == ["gpu"]
+
+
+def test_screenshots_are_kept_when_the_browser_tests_fail():
+    upload = next(step for step in JOBS["widgets"]["steps"] if "upload-artifact" in step.get("uses", ""))
+    assert upload["if"] == "failure()" and upload["with"]["path"] == "screenshots/"
+    assert any(step.get("env", {}).get("AUFACS_REQUIRE_BROWSER") == "1" for step in JOBS["widgets"]["steps"])
+
+
+def test_quarto_is_pinned():
+    quarto = next(step for step in JOBS["docs"]["steps"] if "quarto-actions/setup" in step.get("uses", ""))
+    assert re.fullmatch(r"\d+\.\d+\.\d+", quarto["with"]["version"])
+
+
+def test_ci_run_installs_the_browser_and_never_skips_its_tests():
+    script = (ROOT / ".ci/run").read_text(encoding="utf-8")
+    lines = [line.split("#")[0].strip() for line in script.splitlines()]
+    order = [lines.index(x) for x in (".ci/chromium", "export AUFACS_REQUIRE_BROWSER=1", "make test")]
+    assert order == sorted(order) and "set -euo pipefail" in lines
+    assert all((ROOT / ".ci" / name).stat().st_mode & 0o111 for name in ("run", "chromium"))

@@ -1,0 +1,59 @@
+"""Run the notebooks in reading order from clean kernels and store their outputs.
+
+    python tools/run_notebooks.py [NOTEBOOK ...]
+
+Cells marked with a flag of `tst_flags` in settings.ini (slow, cuda) keep the outputs they have. A notebook that fails
+is left as it was. Outputs are cleaned as nbdev cleans them; no widget state is stored.
+"""
+import re, sys, time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from nbdev.clean import nbdev_clean
+
+from check_notebooks import notebooks, setting
+
+ROOT = Path(__file__).resolve().parent.parent
+SKIP = "skip-execution"  # nbclient's own tag for a cell that keeps its outputs; nbdev_clean takes it away again
+
+
+def reading_order(root=ROOT):
+    "The numbered rooms, then the index, then the folders of thin notebooks (demos, experiments)."
+    return sorted(notebooks(root), key=lambda p: (len(p.parts), not p.name[0].isdigit(), p.as_posix()))
+
+
+def mark_skipped(book, flags):
+    "Tag the code cells of `book` that carry one of the directives `flags`, or `eval: false`."
+    marked = re.compile(rf"^#\|\s*(?:{'|'.join(flags)}|eval:\s*false)\s*$", re.M)
+    for cell in book.cells:
+        if cell.cell_type == "code" and marked.search(cell.source):
+            cell.metadata["tags"] = [SKIP]
+
+
+def run(path):
+    "Execute one notebook in place; returns the seconds it took."
+    book = nbformat.read(path, as_version=4)
+    mark_skipped(book, setting(ROOT, "tst_flags").split())
+    client = NotebookClient(book, timeout=1800, kernel_name="python3", store_widget_state=False,
+                            resources={"metadata": {"path": str(path.parent)}})
+    start = time.perf_counter()
+    client.execute()
+    nbformat.write(book, path)
+    nbdev_clean(str(path))
+    return time.perf_counter() - start
+
+
+def main():
+    "Run the named notebooks, or all of them."
+    books = [Path(a).resolve() for a in sys.argv[1:]] or [ROOT / p for p in reading_order()]
+    for path in books:
+        try:
+            print(f"{path.relative_to(ROOT)}: {run(path):.0f} s, {path.stat().st_size // 1024} kB", flush=True)
+        except CellExecutionError as error:
+            sys.exit(f"{path.relative_to(ROOT)} failed and was left as it was:\n{error}")
+
+
+if __name__ == "__main__":
+    main()
