@@ -34,7 +34,8 @@ lab: $(STAMP)  ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir=nbs $(LAB_ARGS)
 
 voila: $(STAMP)  ## serve the widget demos on http://127.0.0.1:8866
-	$(BIN)/voila nbs/demos --port $(PORT) $(VOILA_ARGS)
+	JUPYTER_PATH="$(CURDIR)/nbs/demos/share:$$JUPYTER_PATH" \
+	  $(BIN)/voila nbs/demos --template=offline --Voila.ip=127.0.0.1 --port=$(PORT) $(VOILA_ARGS)
 
 notebooks: $(STAMP)  ## run every notebook again in reading order and store its outputs; README.md follows
 	$(BIN)/python tools/run_notebooks.py

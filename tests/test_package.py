@@ -64,4 +64,4 @@ def test_the_wheel_says_what_it_needs(wheel):
         entry_points = archive.read(next(n for n in archive.namelist() if n.endswith("entry_points.txt"))).decode()
     assert "Requires-Python: >=3.11" in metadata and "Requires-Dist: torch" in metadata
     assert "License-Expression: Apache-2.0" in metadata
-    assert re.search(r"^aufacs\s*=\s*aufacs_nb\.cli:app$", entry_points, re.M)
+    assert re.search(r"^aufacs\s*=\s*aufacs_nb\.cli:main$", entry_points, re.M)

@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from configparser import ConfigParser
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -54,6 +55,7 @@ def project_files():
             yield path
 
 
+@cache
 def room_numbers():
     """Number of the notebook that exports each module, from the notebooks' own `default_exp`."""
     rooms = {}
@@ -96,16 +98,24 @@ def test_no_star_imports(path):
     assert not [name for name in imports(path) if name.endswith(".*")]
 
 
-@every_module
-def test_what_a_room_imports_is_declared(path):
+def normal(requirement):
+    """Name of a requirement as registries compare it: without version, lower case, dashes."""
+    return re.split(r"[<>=!~\[]", requirement)[0].lower().replace("_", "-")
+
+
+@cache
+def declared():
+    """Names of the requirements in settings.ini, and the distributions behind each importable name."""
     parser = ConfigParser(delimiters=["="])
     parser.read(ROOT / "settings.ini", encoding="utf-8")
-    normal = lambda name: re.split(r"[<>=!~\[]", name)[0].lower().replace("_", "-")
-    declared = {normal(r) for r in parser["DEFAULT"]["requirements"].split()}
+    return {normal(r) for r in parser["DEFAULT"]["requirements"].split()}, packages_distributions()
+
+
+@every_module
+def test_what_a_room_imports_is_declared(path):
+    requirements, distributions = declared()
     outside = {name.split(".")[0] for name in imports(path)} - set(sys.stdlib_module_names) - {"aufacs_nb"}
-    distributions = packages_distributions()
-    undeclared = {m for m in outside if not {normal(d) for d in distributions.get(m, [m])} & declared}
-    assert undeclared == set()
+    assert {m for m in outside if not {normal(d) for d in distributions.get(m, [m])} & requirements} == set()
 
 
 @every_notebook

@@ -70,6 +70,8 @@ def problems(root, copy):
 
 def readme_problems(root):
     "One line if README.md or one of its pictures is not what nbs/index.ipynb says."
+    if not (root / "nbs" / "index.ipynb").exists():
+        return ["nbs/index.ipynb: missing: README.md is made from it"]
     text, pictures = readme(root)
     wanted = {"README.md": text.encode(), **pictures}
     stale = [name for name, data in wanted.items() if not (root / name).exists() or (root / name).read_bytes() != data]
