@@ -10,7 +10,7 @@ __all__ = ['CHART_AXIS', 'CHART_RADIUS', 'CHART_TOP', 'PX_PER_CM', 'CHART_SHAPE'
            'brow_strokes', 'hair_cover', 'stubble_cover', 'Person', 'sample_person', 'Scene', 'sample_scene', 'Surface',
            'Paint', 'Lamp', 'shadow_depth', 'project', 'pose_surface', 'wrinkled_relief', 'develop', 'render_person']
 
-# %% ../nbs/04_appearance.ipynb #d19f9d0b
+# %% ../nbs/04_appearance.ipynb #da50a370
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import NamedTuple
@@ -23,7 +23,7 @@ from .face_model import (EYEBALL, LANDMARKS, LASH, LOWER_TEETH, SKIN, TONGUE, UP
                                   head_model, head_vertices, intensity_to_activation, rotation, sample_identity)
 from .rasterize import interpolate, rasterize, sample_bilinear
 
-# %% ../nbs/04_appearance.ipynb #78aaebbf
+# %% ../nbs/04_appearance.ipynb #834260b2
 CHART_AXIS, CHART_RADIUS = -5., 10.2  # cm: where the cylinder stands in z, and its radius
 CHART_TOP, PX_PER_CM = 13.5, 16
 CHART_SHAPE = (400, 1024)  # rows, columns
@@ -54,7 +54,7 @@ def place_of(name):
         return (place_of(name + '_outer') + place_of(name + '_inner')) / 2
     return chart(head_model().canonical[LANDMARKS[name]])
 
-# %% ../nbs/04_appearance.ipynb #5a6a37fb
+# %% ../nbs/04_appearance.ipynb #507f000a
 @lru_cache(4)
 def chart_mask(name):
     "(H, W) float32 in [0, 1]: a region of `HeadModel.mask`, painted on the chart."
@@ -66,7 +66,7 @@ def chart_mask(name):
     raster = rasterize(np.column_stack([pixels, radius]), skin, *CHART_SHAPE)
     return interpolate(raster, skin, model.mask(name)[:, None])[..., 0]
 
-# %% ../nbs/04_appearance.ipynb #8bdc8c56
+# %% ../nbs/04_appearance.ipynb #9f09f260
 def spot(centre, width, height=None):
     "Soft spot (H, W), 1 at `centre` (across, up), with Gaussian half-axes in cm."
     x, y = _chart_grid()
@@ -94,7 +94,7 @@ def _distance_along(points, x, y):
         best = np.minimum(best, squared)
     return best, along
 
-# %% ../nbs/04_appearance.ipynb #25f54ac0
+# %% ../nbs/04_appearance.ipynb #82a4b656
 def groove(points, width):
     """Height (H, W) of one wrinkle: -1 along its floor, +.45 on its ridges, 0 away from it.
 
@@ -118,7 +118,7 @@ def _window(points, margin):
     (left, top), (right, bottom) = np.maximum(low, 0).astype(int), high.astype(int) + 1
     return slice(top, bottom), slice(left, right)
 
-# %% ../nbs/04_appearance.ipynb #145b6190
+# %% ../nbs/04_appearance.ipynb #ab79de95
 WRINKLES = {
     1: [('glabella', [(0, 2.1 + .95 * k), (1.4, 2.0 + .95 * k), (2.7, 2.4 + .9 * k)], .11, 1.) for k in range(3)],
     2: [('brow_left_outer', [(-1.7, 1.1 + .8 * k), (-.2, 1.6 + .8 * k), (1.2, 1.0 + .7 * k)], .11, 1.)
@@ -141,7 +141,7 @@ WRINKLES = {
     17: [('lower_lip', [(-1.5, -1.15), (0, -.75), (1.5, -1.15)], .17, 1.2)],
     20: [('mouth_left', [(.8, .9), (1.05, 0), (.9, -1.3)], .15, .8)]}
 
-# %% ../nbs/04_appearance.ipynb #d277aeab
+# %% ../nbs/04_appearance.ipynb #d96441a0
 def _deeper(a, b):
     "Of two heights, the one that departs more from flat skin."
     return np.where(np.abs(a) > np.abs(b), a, b)
@@ -162,7 +162,7 @@ def wrinkle_maps():
     for side in (1, -1): maps[14] = maps[14] - 1.6 * spot((place_of('mouth_left') + [.85, .05]) * [side, 1], .28)
     return {au: height.astype(np.float32) for au, height in maps.items()}
 
-# %% ../nbs/04_appearance.ipynb #8168a845
+# %% ../nbs/04_appearance.ipynb #0f23c53c
 SKIN_TONES = np.array([[.66, .445, .345], [.36, .19, .115], [.085, .042, .026]])  # linear RGB: light, middle, dark
 HAIR_TONES = np.array([[.018, .014, .012], [.05, .028, .016], [.12, .07, .035], [.30, .21, .10], [.16, .05, .02]])
 IRIS_TONES = np.array([[.03, .018, .012], [.10, .05, .025], [.16, .09, .04], [.13, .17, .10], [.16, .24, .32]])
@@ -192,7 +192,7 @@ def draw_palette(rng, traits):
     lips = skin * [.86, .55 - .15 * makeup, .58 - .1 * makeup] * rng.uniform(.85, 1.05) + [.03 * makeup, 0, .005]
     return Palette(melanin, skin, hair, lips, IRIS_TONES[0 if melanin > .55 else rng.integers(len(IRIS_TONES))])
 
-# %% ../nbs/04_appearance.ipynb #b2fed053
+# %% ../nbs/04_appearance.ipynb #c692405b
 def _blend(albedo, colour, amount):
     "Albedo (H, W, 3) moved towards a colour by amount (H, W) in [0, 1]."
     return albedo + (np.asarray(colour, np.float32) - albedo) * np.float32(amount)[..., None]
@@ -215,7 +215,7 @@ def paint_blood(albedo, rng):
     for side in (-1, 1): warm += spot((place_of('eye_left') + [.9, -3.]) * [side, 1], 1.9, 1.6)
     return _tint(albedo, warm * rng.uniform(.2, 1.1) * (1 + .3 * smooth_noise(rng, 8)), (.03, -.13, -.11))
 
-# %% ../nbs/04_appearance.ipynb #db902ded
+# %% ../nbs/04_appearance.ipynb #092a992d
 def paint_eye_shadow(albedo, rng):
     "Darker skin around the eyes."
     shade = sum(spot((place_of('eye_left') + [0, -.2]) * [side, 1], 2.1, 1.1) for side in (-1, 1))
@@ -237,7 +237,7 @@ def paint_moles(albedo, rng):
         albedo = _tint(albedo, spot(rng.normal(0, (3.8, 3.5)), rng.uniform(.05, .14)), (-.5, -.6, -.65))
     return albedo
 
-# %% ../nbs/04_appearance.ipynb #158f5011
+# %% ../nbs/04_appearance.ipynb #36f3ac8c
 def _brow_curve(along):
     "Across and up of the left brow's middle line, from inner (0) to outer end (1)."
     inner = place_of('eye_left')
@@ -261,7 +261,7 @@ def brow_strokes(rng, thickness):
             np.add.at(ink, (row, column), .4)
     return np.clip(gaussian_filter(ink, .7), 0, 1)
 
-# %% ../nbs/04_appearance.ipynb #d50832c9
+# %% ../nbs/04_appearance.ipynb #ce223944
 def hair_cover(rng):
     "(H, W) in [0, 1]: how much of the head is hair; ears stay free."
     x, y = _chart_grid()
@@ -280,7 +280,7 @@ def stubble_cover(rng):
     area = np.clip(area - 1.4 * spot(place_of('nose_tip'), 1.9, 1.6), 0, 1)
     return area * np.clip(.5 + .5 * smooth_noise(rng, .7), 0, 1.3)
 
-# %% ../nbs/04_appearance.ipynb #fef6288d
+# %% ../nbs/04_appearance.ipynb #c04d7076
 @dataclass(frozen=True, eq=False)
 class Person:
     """Somebody who can be photographed.
@@ -296,7 +296,7 @@ class Person:
     hair_volume: np.ndarray = field(repr=False)
     wrinkling: float = 1.
 
-# %% ../nbs/04_appearance.ipynb #19f3ec4e
+# %% ../nbs/04_appearance.ipynb #8775954a
 def _paint_skin(rng, palette):
     "Bare skin: (H, W, 3) albedo without hair."
     albedo = np.ones((*CHART_SHAPE, 3), np.float32) * np.float32(palette.skin)
@@ -317,7 +317,7 @@ def _paint_hair(albedo, rng, palette, traits, cover):
     strands = 1 + .35 * smooth_noise(rng, (6, .8))[..., None]
     return albedo + (np.float32(palette.hair) * strands - albedo) * np.float32(cover)[..., None]
 
-# %% ../nbs/04_appearance.ipynb #36707f36
+# %% ../nbs/04_appearance.ipynb #e421b10d
 def _paint_relief(rng, age, cover):
     "Height (H, W) in chart pixels of pores, strands and the lines that age leaves."
     relief = .10 * smooth_noise(rng, .9) + .05 * smooth_noise(rng, 3) + .55 * cover * smooth_noise(rng, (6, .9))
@@ -333,7 +333,7 @@ def _hair_on_vertices(cover, volume):
     not_scalp = np.isin(np.arange(len(thickness)), model.triangles[model.part != SKIN]) | behind_the_nape
     return np.where(not_scalp | (model.mask('ears') > .3), 0, thickness).astype(np.float32)
 
-# %% ../nbs/04_appearance.ipynb #4f1c49bf
+# %% ../nbs/04_appearance.ipynb #589f5b1d
 def sample_person(seed):
     "A random `Person`: the same seed gives the same skin, hair and face."
     identity, rng = sample_identity(seed), np.random.default_rng([seed, 4])
@@ -347,7 +347,7 @@ def sample_person(seed):
     return Person(seed, identity, palette, albedo, _paint_relief(rng, age, cover),
                   _hair_on_vertices(cover, rng.uniform(.2, 1.6)), float(rng.uniform(.8, 1.25) * (.8 + .45 * age)))
 
-# %% ../nbs/04_appearance.ipynb #57099be2
+# %% ../nbs/04_appearance.ipynb #b6bf8a75
 @dataclass(frozen=True, eq=False)
 class Scene:
     """Light, backdrop and camera noise.
@@ -388,7 +388,7 @@ def sample_scene(seed):
                  rng.uniform(.12, .4), rng.uniform(.003, .015), tuple(rng.uniform(.05, .7, 3)), .16,
                  int(rng.integers(1 << 30)))
 
-# %% ../nbs/04_appearance.ipynb #45e3d1c7
+# %% ../nbs/04_appearance.ipynb #4414175a
 @nb.njit(cache=True, fastmath=True)
 def _normals(vertices, triangles):
     "Unit vertex normals (V, 3), weighted by area."
@@ -407,7 +407,7 @@ def _normals(vertices, triangles):
         normals[i] /= math.sqrt(normals[i, 0]**2 + normals[i, 1]**2 + normals[i, 2]**2) + 1e-12
     return normals
 
-# %% ../nbs/04_appearance.ipynb #9532f217
+# %% ../nbs/04_appearance.ipynb #c2a11014
 class Surface(NamedTuple):
     "Geometry of one frame, turned to the camera: per vertex, and the head's right and up directions (3,)."
     positions: np.ndarray
@@ -435,7 +435,7 @@ class Lamp(NamedTuple):
     depth: np.ndarray   # (S, S): nearest surface to the light, cm
     gloss: float
 
-# %% ../nbs/04_appearance.ipynb #b49bd7ce
+# %% ../nbs/04_appearance.ipynb #0cb1645d
 @nb.njit(cache=True, fastmath=True)
 def _mix(values, corners, weights):
     "Three components of a vertex attribute at barycentric weights."
@@ -452,7 +452,7 @@ def _unit(x, y, z):
     scale = 1 / math.sqrt(x * x + y * y + z * z + 1e-12)
     return x * scale, y * scale, z * scale
 
-# %% ../nbs/04_appearance.ipynb #82b1e527
+# %% ../nbs/04_appearance.ipynb #cc5b9fcb
 @nb.njit(cache=True, fastmath=True)
 def _texel(column, row, shape):
     "Top-left texel and fractions for a bilinear lookup that leaves room for a slope on every side."
@@ -489,7 +489,7 @@ def _crevice(height):
     dark = max(.25, 1 + .4 * min(0., height))
     return dark, dark * dark
 
-# %% ../nbs/04_appearance.ipynb #70a294d9
+# %% ../nbs/04_appearance.ipynb #66539784
 @nb.njit(cache=True, fastmath=True)
 def _eye_colour(x, y, z, iris):
     "Linear RGB of the eyeball in the direction (x, y, z) from its centre."
@@ -516,7 +516,7 @@ def _ambient(sh, x, y, z):
     return max(.03, sh[0] + sh[1] * y + sh[2] * z + sh[3] * x + sh[4] * x * y + sh[5] * y * z
                + sh[6] * (3 * z * z - 1) + sh[7] * x * z + sh[8] * (x * x - y * y))
 
-# %% ../nbs/04_appearance.ipynb #3058163f
+# %% ../nbs/04_appearance.ipynb #53e6f419
 SHADOW_FIELD, SHADOW_BIAS = 34., .6  # cm: width of the lamp's picture, and slack against self-shadowing
 
 
@@ -545,7 +545,7 @@ def shadow_depth(positions, triangles, towards_light, size=160):
     pixels[:, :2] = pixels[:, :2] / SHADOW_FIELD * size + size / 2
     return rasterize(pixels, triangles, size).depth, axes
 
-# %% ../nbs/04_appearance.ipynb #4e43f121
+# %% ../nbs/04_appearance.ipynb #e30d7602
 @nb.njit(cache=True, fastmath=True)
 def _highlight(normal, direction, facing, sharpness):
     "Blinn's highlight towards the camera at +z, stronger at grazing angles."
@@ -567,7 +567,7 @@ def _light(out, colour, normal, lit, lamp, gloss, sharpness, share, softness):
         ambient = _ambient(lamp.ambient[k], x, y, z)
         out[k] = colour[k] * (ambient * share + lamp.key[k] * key * (.5 + .5 * share)) + lamp.key[k] * shine
 
-# %% ../nbs/04_appearance.ipynb #31fffb8c
+# %% ../nbs/04_appearance.ipynb #c0849909
 @nb.njit(cache=True, fastmath=True)
 def _shade_pixel(out, corners, weights, part, surface, paint, lamp):
     "Colour (3,) of one covered pixel, into out."
@@ -600,7 +600,7 @@ def _shade(picture, triangle, barycentric, surface, paint, lamp):
             weights = barycentric[row, column, 0], barycentric[row, column, 1], barycentric[row, column, 2]
             _shade_pixel(picture[row, column], corners, weights, surface.part[t], surface, paint, lamp)
 
-# %% ../nbs/04_appearance.ipynb #ac813bae
+# %% ../nbs/04_appearance.ipynb #4d73c7d3
 CAMERA_DISTANCE, CAMERA_FIELD = 90., 27.  # cm
 
 
@@ -629,7 +629,7 @@ def project(positions, size):
     scale = CAMERA_DISTANCE * size / CAMERA_FIELD / depth
     return np.stack([size / 2 + positions[:, 0] * scale, size / 2 - positions[:, 1] * scale, positions[:, 2]], 1)
 
-# %% ../nbs/04_appearance.ipynb #940fd586
+# %% ../nbs/04_appearance.ipynb #24a5917d
 def pose_surface(person, aus, turn, gaze=(0., 0.)):
     "`Surface` of a person who shows these AUs, turned by a rotation matrix (3, 3)."
     triangles, part, _ = _solid_and_lashes()
@@ -648,7 +648,7 @@ def wrinkled_relief(person, aus):
             relief += np.float32(1.5 * person.wrinkling * intensity_to_activation(intensity)) * maps[au]
     return relief
 
-# %% ../nbs/04_appearance.ipynb #e89329f8
+# %% ../nbs/04_appearance.ipynb #2591e191
 def _backdrop(scene, size):
     "(size, size, 3) float32 linear RGB: the scene's colour with soft clutter."
     flat = np.full((size, size, 3), np.float32(scene.background))
@@ -678,7 +678,7 @@ def develop(picture, noise, seed):
     grainy = picture + np.float32(noise) * rng.standard_normal(picture.shape, np.float32)
     return _gamma_table()[(np.clip(grainy, 0, 1) * 65535).astype(np.uint16)]
 
-# %% ../nbs/04_appearance.ipynb #cd479423
+# %% ../nbs/04_appearance.ipynb #07338f5e
 def render_person(person, aus, yaw=0, pitch=0, roll=0, scene=STUDIO, size=224, supersample=1, gaze=(0., 0.), seed=0):
     """Photograph a person.
 

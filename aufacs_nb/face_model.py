@@ -8,7 +8,7 @@ __all__ = ['ASSETS', 'SKIN', 'EYE_CAVITY', 'MOUTH_CAVITY', 'UPPER_TEETH', 'LOWER
            'phenotype_weights', 'blend_phenotype', 'head_model', 'Identity', 'sample_identity',
            'intensity_to_activation', 'all_actions', 'action_weights', 'head_vertices', 'rotation']
 
-# %% ../nbs/03_face_model.ipynb #35af6240
+# %% ../nbs/03_face_model.ipynb #d8dbbc57
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import product
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse as sp
 
-# %% ../nbs/03_face_model.ipynb #6478d21e
+# %% ../nbs/03_face_model.ipynb #86e2fe0f
 ASSETS = Path(__file__).parent / 'assets' if '__file__' in globals() else Path('../aufacs_nb/assets')
 SKIN, EYE_CAVITY, MOUTH_CAVITY, UPPER_TEETH, LOWER_TEETH, TONGUE, LASH, EYEBALL = 0, 1, 3, 4, 5, 6, 7, 8
 
@@ -53,7 +53,7 @@ def head_shapes():
         dict(zip(map(str, raw['act_n']), cm['act'])), dict(zip(map(str, raw['mask_n']), raw['mask'])),
         (raw['leye'].astype(np.int64), raw['reye'].astype(np.int64)))
 
-# %% ../nbs/03_face_model.ipynb #0d0a9d17
+# %% ../nbs/03_face_model.ipynb #6cd58b25
 LANDMARKS = dict(
     nasion=132, nose_tip=1409, nose_base=343, upper_lip=455, lower_lip=492, chin=1517, chin_tip=1526, glabella=220,
     mouth_right=527, mouth_left=2642, eye_right_outer=1027, eye_right_inner=1041, eye_left_inner=3109,
@@ -61,7 +61,7 @@ LANDMARKS = dict(
     brow_right_inner=208, brow_left_inner=2353, brow_right_middle=222, brow_left_middle=2366,
     brow_right_outer=207, brow_left_outer=2352)
 
-# %% ../nbs/03_face_model.ipynb #dd2dca88
+# %% ../nbs/03_face_model.ipynb #2cd210e6
 def _mean_of(groups, n_points):
     "Sparse (len(groups), n_points): each row averages the points of one group; groups is (m, k)."
     m, k = groups.shape
@@ -79,7 +79,7 @@ def _edges(quads):
     edges, side_edge, uses = np.unique(sides, axis=0, return_inverse=True, return_counts=True)
     return edges, side_edge.reshape(-1, 4), uses
 
-# %% ../nbs/03_face_model.ipynb #85530c64
+# %% ../nbs/03_face_model.ipynb #f06d2c44
 def _vertex_rule(quads, edges, uses, faces, middles):
     "Where the old points go: (n, n) sparse, for inner points, border points and points without a face."
     n, m, f = faces.shape[1], len(edges), len(quads)
@@ -112,7 +112,7 @@ def catmull_clark(quads, n_points):
     fine = np.stack([np.stack([quads[:, i], on_edge[:, i], centre, on_edge[:, i - 1]], 1) for i in range(4)], 1)
     return matrix.astype(np.float32), fine.reshape(-1, 4)
 
-# %% ../nbs/03_face_model.ipynb #798f44c6
+# %% ../nbs/03_face_model.ipynb #5e93b000
 def _split(quads):
     "Two triangles for every quad."
     return np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]])
@@ -148,7 +148,7 @@ class HeadModel:
         "(V,) float32 in [0, 1]: a named skin region ('lips', 'ears', 'eyelids', 'face') on the fine mesh."
         return np.pad(self.subdivision @ self.shapes.masks[name], (0, 2 * len(self.eyeball))).astype(np.float32)
 
-# %% ../nbs/03_face_model.ipynb #5d167704
+# %% ../nbs/03_face_model.ipynb #5725f76c
 def _hat(x):
     "Weights of min, average and max at x in [0, 1]; they sum to 1."
     return dict(min=max(0, 1 - 2 * x), average=1 - abs(2 * x - 1), max=max(0, 2 * x - 1))
@@ -176,7 +176,7 @@ def blend_phenotype(shapes, **traits):
     offsets = (w * shapes.phenotypes[name] for name, w in phenotype_weights(**traits).items() if w)
     return shapes.base + sum(offsets)
 
-# %% ../nbs/03_face_model.ipynb #0edabe77
+# %% ../nbs/03_face_model.ipynb #23a0de2d
 def _place(vertices, shapes):
     "Coarse vertices with the mid-face at the origin and the teeth lowered to where a smile shows them."
     vertices = vertices.astype(np.float32).copy()
@@ -219,7 +219,7 @@ def head_model():
     canonical = np.concatenate([matrix @ coarse, _eyeballs(coarse, shapes, eyeball, np.eye(3))]).astype(np.float32)
     return HeadModel(shapes, matrix, np.concatenate(groups).astype(np.int32), part.astype(np.int8), eyeball, canonical)
 
-# %% ../nbs/03_face_model.ipynb #d84bf251
+# %% ../nbs/03_face_model.ipynb #8715530a
 @dataclass(frozen=True, eq=False)
 class Identity:
     "Who: seed, traits (as in `phenotype_weights`) and neutral coarse vertices (n, 3) in cm."
@@ -260,7 +260,7 @@ def sample_identity(seed):
         vertices = vertices + (amount * more if amount > 0 else -amount * less)
     return Identity(seed, traits, _place(vertices, shapes))
 
-# %% ../nbs/03_face_model.ipynb #ec956c2d
+# %% ../nbs/03_face_model.ipynb #953da1b0
 ACTIVATION = (0, .15, .35, .58, .8, 1.)
 
 
@@ -274,7 +274,7 @@ def intensity_to_activation(intensity):
         raise ValueError(f'AU intensity {intensity} is outside 0–5; letters A–E are 1–5')
     return np.interp(values, np.arange(6), ACTIVATION)
 
-# %% ../nbs/03_face_model.ipynb #48d63add
+# %% ../nbs/03_face_model.ipynb #eaa9c693
 SCULPTED = dict(
     dimplePit=('mouth_left', (.75, .15, -.3), .42, (-.10, .0, -.42)),
     cornerTighten=('mouth_left', (.1, 0, 0), .55, (-.22, .0, -.28)),
@@ -302,7 +302,7 @@ def all_actions():
         actions[name + 'Right'] = _push(centre * flip, radius, direction * flip, average)
     return actions
 
-# %% ../nbs/03_face_model.ipynb #578d92c1
+# %% ../nbs/03_face_model.ipynb #b7d4cd58
 def _both(**actions):
     "The same weight on the left and on the right side."
     return [(name + side, weight) for name, weight in actions.items() for side in ('Left', 'Right')]
@@ -329,7 +329,7 @@ AU_ACTIONS = {
     26: [('jawOpen', .5)],
     43: _both(eyeBlink=1.)}
 
-# %% ../nbs/03_face_model.ipynb #8399d401
+# %% ../nbs/03_face_model.ipynb #f7f30533
 def action_weights(aus):
     """Weight of every facial action for these AUs, with the meetings of lids and lips respected.
 
@@ -370,7 +370,7 @@ def head_vertices(identity, aus, gaze=(0., 0.)):
     balls = _eyeballs(coarse, model.shapes, model.eyeball, rotation(*gaze, 0))
     return np.concatenate([model.subdivision @ coarse, balls]).astype(np.float32)
 
-# %% ../nbs/03_face_model.ipynb #f1481fb1
+# %% ../nbs/03_face_model.ipynb #ad79ba2c
 def rotation(yaw, pitch, roll):
     """Rotation matrix (3, 3) for column vectors: first yaw about y, then pitch about x, then roll about z, degrees.
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SYNTHETIC_KEY', 'upscale', 'to_jpeg', 'show', 'contact_sheet', 'save_synthetic', 'synthetic_info']
 
-# %% ../nbs/08_pictures.ipynb #8203e880
+# %% ../nbs/08_pictures.ipynb #6a4ddec4
 import io
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from .presets import write_atomically
 
-# %% ../nbs/08_pictures.ipynb #1ac9ea08
+# %% ../nbs/08_pictures.ipynb #7c518c82
 def upscale(image: np.ndarray, side: int) -> np.ndarray:
     "`image` (H, W, 3) uint8 resized so that its longer side is `side` pixels (Lanczos)."
     height, width = image.shape[:2]
@@ -30,14 +30,14 @@ def to_jpeg(image, side: int | None = None, quality: int = 85) -> bytes:
     Image.fromarray(upscale(array, side) if side else array).save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()
 
-# %% ../nbs/08_pictures.ipynb #98324ff3
+# %% ../nbs/08_pictures.ipynb #a2fa8a0d
 def show(image, side: int | None = None, quality: int = 85):
     "Show an array or PIL picture in a notebook as a JPEG (stored outputs stay small)."
     from IPython.display import Image as NotebookImage
 
     return NotebookImage(to_jpeg(image, side, quality), format="jpeg")
 
-# %% ../nbs/08_pictures.ipynb #c2acea9e
+# %% ../nbs/08_pictures.ipynb #8a6ecd05
 def _label(text: str, width: int, height: int, size: int) -> Image.Image:
     "A white strip with `text` in its middle."
     strip = Image.new("RGB", (width, height), "white")
@@ -51,7 +51,7 @@ def _grid(images, columns: int, side: int, gap: int) -> tuple[list, int]:
     step = side + gap
     return [(i % columns * step, i // columns * step) for i in range(len(images))], -(-len(images) // columns)
 
-# %% ../nbs/08_pictures.ipynb #52b91682
+# %% ../nbs/08_pictures.ipynb #39ac76c4
 def contact_sheet(
     images,                    # sequence of uint8 (H, W, 3) arrays, row by row
     columns: int = 6,          # pictures in a row
@@ -66,7 +66,7 @@ def contact_sheet(
         raise ValueError("contact_sheet got no pictures: pass at least one (H, W, 3) array.")
     corners, rows = _grid(images, columns, side, gap)
     font = max(11, side // 8)
-    left = max((len(str(t)) for t in row_titles), default=0) * font * 2 // 3 + (8 if len(row_titles) else 0)
+    left = max((len(str(t)) for t in row_titles), default=0) * font * 3 // 5 + (8 if len(row_titles) else 0)
     top = font + 8 if len(column_titles) else 0
     sheet = Image.new("RGB", (left + columns * (side + gap) - gap, top + rows * (side + gap) - gap), "white")
     for image, (x, y) in zip(images, corners):
@@ -77,7 +77,7 @@ def contact_sheet(
         sheet.paste(_label(title, left, side, font), (0, top + i * (side + gap)))
     return sheet
 
-# %% ../nbs/08_pictures.ipynb #a7867656
+# %% ../nbs/08_pictures.ipynb #8cc018a8
 SYNTHETIC_KEY = "Synthetic"
 
 
