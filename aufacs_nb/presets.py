@@ -6,7 +6,7 @@
 __all__ = ['PAPER', 'SMALL', 'TINY', 'PRESETS', 'ASSETS', 'GeneratorValues', 'ClassifierValues', 'Preset', 'get_preset',
            'WeightsError', 'write_atomically', 'save_weights', 'weights_folder', 'read_card', 'load_weights']
 
-# %% ../nbs/07_presets.ipynb #7a3dc948
+# %% ../nbs/07_presets.ipynb #2f5d5a31
 import json
 import os
 from dataclasses import asdict, dataclass, fields, replace
@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from .facs import AUS
 
-# %% ../nbs/07_presets.ipynb #4f109307
+# %% ../nbs/07_presets.ipynb #f5e1baa2
 @dataclass(frozen=True)
 class GeneratorValues:
     "Generator and critic (§3.2, §4.3, §4.4); where the paper is silent, the values of its base."
@@ -42,10 +42,11 @@ class GeneratorValues:
     gen_steps: int = 300_000         # generator steps; the paper does not give it
     n_critic: int = 5                # critic steps per generator step
 
-# %% ../nbs/07_presets.ipynb #9bd4f911
+# %% ../nbs/07_presets.ipynb #1920428d
 @dataclass(frozen=True)
 class ClassifierValues:
     "Balanced sets, classifiers and their personalisation (§4.2.2, §4.2.3)."
+    resampling: str = "semantic"     # balanced set of the classifiers: "semantic" (§4.2.2) or "real"
     per_intensity: int = 5000        # frames per intensity per AU
     classifier: str = "vgg16"        # or "slim"
     cls_dim: int = 64                # channels of the slim classifier's first layer
@@ -59,7 +60,7 @@ class ClassifierValues:
     per_lr: float = 5e-6             # Adam, personalisation
     per_epochs: int = 30             # the last model is used
 
-# %% ../nbs/07_presets.ipynb #47c5ec72
+# %% ../nbs/07_presets.ipynb #7e6b7a85
 @dataclass(frozen=True)
 class Preset(GeneratorValues, ClassifierValues):
     "One configuration of everything; the defaults are the paper's."
@@ -70,21 +71,22 @@ class Preset(GeneratorValues, ClassifierValues):
     clips: tuple = (8, 40)           # recordings of each person, frames of each
     activity: float = 1.0            # how much happens in a simulated recording; 1 is like real ones
 
-# %% ../nbs/07_presets.ipynb #2fa6fe3d
+# %% ../nbs/07_presets.ipynb #21da3afd
 PAPER = Preset()
 SMALL = Preset(
     name="small", size=64, gen_dim=16, gen_blocks=4, gen_upsample="resize", critic_dim=16, critic_layers=4,
     lambda_exp=10.0, lambda_ids=100.0, ids_changed_weight=6.0, pair_same_share=0.8, cycle_share=0.25,
-    colour_jitter=0.1, warmup_share=0.6, gen_lr=1e-3, gen_batch=16, gen_steps=4000, n_critic=1, per_intensity=150,
+    colour_jitter=0.1, warmup_share=0.6, gen_lr=1e-3, gen_batch=16, gen_steps=4000, n_critic=1,
+    resampling="real", per_intensity=150,
     classifier="slim", cls_dim=16, cls_trunk_epochs=10, cls_trunk_lr=3e-3, cls_augment=True, cls_lr=2e-4,
-    cls_epochs=2, dropout=0.3, per_lr=1e-4, per_epochs=10, people=(60, 8, 16), clips=(3, 16), activity=2.0)
+    cls_epochs=2, dropout=0.3, per_lr=1e-5, per_epochs=10, people=(60, 8, 16), clips=(3, 16), activity=2.0)
 TINY = replace(
     SMALL, name="tiny", size=32, gen_dim=8, gen_blocks=1, critic_dim=8, critic_layers=3, pair_same_share=0.5,
     cycle_share=0.5, gen_batch=4, gen_steps=6, per_intensity=8, cls_dim=8, cls_trunk_epochs=2, cls_trunk_lr=3e-3,
     cls_lr=1e-3, cls_epochs=1, per_epochs=2, people=(3, 1, 2), clips=(1, 10))
 PRESETS = {preset.name: preset for preset in (TINY, SMALL, PAPER)}
 
-# %% ../nbs/07_presets.ipynb #5e78cbd4
+# %% ../nbs/07_presets.ipynb #4be6e3f4
 def get_preset(preset) -> Preset:
     "The preset of that name (a `Preset` passes through); ValueError names the ones there are."
     if isinstance(preset, Preset):
@@ -93,7 +95,7 @@ def get_preset(preset) -> Preset:
         raise ValueError(f"There is no preset {preset!r}: choose one of {', '.join(PRESETS)}, or pass a Preset.")
     return PRESETS[preset]
 
-# %% ../nbs/07_presets.ipynb #2a2b5029
+# %% ../nbs/07_presets.ipynb #b16c7123
 class WeightsError(ValueError):
     "Weights that are missing, damaged, or made for another preset."
 
@@ -107,7 +109,7 @@ def write_atomically(path: Path, write) -> Path:
     os.replace(temporary, path)
     return path
 
-# %% ../nbs/07_presets.ipynb #25402572
+# %% ../nbs/07_presets.ipynb #5eb239e0
 def save_weights(
     folder,          # where `weights.safetensors` and `card.json` go
     tensors: dict,   # name → NumPy array or torch tensor
@@ -122,7 +124,7 @@ def save_weights(
     write_atomically(folder / "card.json", lambda path: path.write_text(text + "\n", encoding="utf-8"))
     return folder
 
-# %% ../nbs/07_presets.ipynb #b9526e18
+# %% ../nbs/07_presets.ipynb #e36e3fb4
 ASSETS = Path(__file__).parent / "assets" if "__file__" in globals() else Path("../aufacs_nb/assets").resolve()
 
 
@@ -137,7 +139,7 @@ def weights_folder(name_or_folder, part: str) -> Path:
     raise WeightsError(f"No {part} weights at {str(name_or_folder)!r}: give a folder with weights.safetensors and "
                        f"card.json, or a shipped name ({', '.join(names) or 'none is shipped'}).")
 
-# %% ../nbs/07_presets.ipynb #655d08dc
+# %% ../nbs/07_presets.ipynb #5e19e202
 def read_card(folder) -> tuple[dict, Preset]:
     "The card of a weights folder and the preset written on it; WeightsError names the file that cannot be read."
     path = Path(folder) / "card.json"
