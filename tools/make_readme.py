@@ -2,7 +2,7 @@
 
     python tools/make_readme.py
 
-Cells marked `#| hide` stay out; other directives are not shown. Pictures in outputs go to index_files/, links that
+Cells marked `#| hide` stay out; of cells marked `#| echo: false` only the output is shown; other directives are not. Pictures in outputs go to index_files/, links that
 start from nbs/ are turned to start from the checkout.
 """
 import re
@@ -28,6 +28,8 @@ def visible(book):
     book.cells = [c for c in book.cells if not (c.cell_type == "code" and hidden.search(c.source))]
     for cell in book.cells:
         if cell.cell_type == "code":
+            if re.search(r"^#\|\s*echo:\s*false", cell.source, re.M):
+                cell.metadata["transient"] = {"remove_source": True}
             cell.source = re.sub(r"^#\|.*\n?", "", cell.source, flags=re.M)
         else:
             cell.source = relink(cell.source)
@@ -37,6 +39,7 @@ def visible(book):
 def readme(root=ROOT):
     "The page's text, and its pictures as {path relative to `root`: bytes}."
     book = visible(nbformat.read(root / "nbs" / "index.ipynb", as_version=4))
+    book.metadata["language_info"] = {"name": "python"}
     resources = {"output_files_dir": PICTURES, "unique_key": "index"}
     text, resources = MarkdownExporter().from_notebook_node(book, resources)
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n", resources["outputs"]

@@ -1,0 +1,127 @@
+"""What a user sees who hands in something wrong: one line that names the thing and the way out, and nothing lost."""
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from skimage.data import astronaut, coffee
+
+from aufacs_nb.databases import fera17_manifest, sample_database
+
+
+def check(said, *words):
+    "A user's error: exit code 2, no traceback, one short message with all `words`."
+    error = said.stderr
+    assert said.returncode == 2, said
+    assert "Traceback" not in error
+    for word in words:
+        assert word in error, f"{word!r} is missing in: {error}"
+
+
+@pytest.fixture
+def database(tmp_path):
+    "A copy of the sample database that a test may break."
+    return shutil.copytree(sample_database(), tmp_path / "fera17")
+
+
+def test_picture_without_a_face(aufacs, tmp_path):
+    Image.fromarray(coffee()).save(tmp_path / "coffee.png")
+    check(aufacs("predict", tmp_path / "coffee.png", "--out", tmp_path / "au.csv"), "coffee.png", "face")
+    assert not (tmp_path / "au.csv").exists()
+    check(aufacs("personalize", tmp_path / "coffee.png", "--out", tmp_path / "me"), "coffee.png")
+    assert not (tmp_path / "me").exists()
+
+
+def test_truncated_and_unreadable_pictures(aufacs, tmp_path):
+    Image.fromarray(astronaut()).save(tmp_path / "cut.jpg")
+    whole = (tmp_path / "cut.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 3])
+    check(aufacs("predict", tmp_path / "cut.jpg", "--out", tmp_path / "au.csv"), "cut.jpg")
+    (tmp_path / "text.png").write_text("not a picture")
+    check(aufacs("synthesize", tmp_path / "text.png", "--out", tmp_path / "x.png"), "text.png")
+    check(aufacs("predict", tmp_path / "absent.jpg", "--out", tmp_path / "au.csv"), "absent.jpg")
+
+
+def test_truncated_video_is_named(aufacs, tmp_path, database):
+    video = sorted((database / "FERA17_Test_MV").glob("*.mp4"))[0]
+    video.write_bytes(video.read_bytes()[:2000])
+    check(aufacs("predict", video, "--out", tmp_path / "au.csv"), video.name)
+
+
+def test_empty_folder(aufacs, tmp_path):
+    (tmp_path / "empty").mkdir()
+    check(aufacs("manifest", tmp_path / "empty", "--out", tmp_path / "m.parquet"), "empty")
+    check(aufacs("predict", tmp_path / "empty", "--out", tmp_path / "au.csv"), "empty")
+    check(aufacs("register", tmp_path / "empty", "--out", tmp_path / "r"), "empty")
+
+
+def test_label_file_with_a_wrong_value(aufacs, database, tmp_path):
+    labels = sorted(database.rglob("*_AU12_Int.csv"))[0]
+    lines = labels.read_text().splitlines()
+    lines[4] = "5,7"
+    labels.write_text("\n".join(lines))
+    check(aufacs("manifest", database, "--out", tmp_path / "m.parquet"), labels.name, "line 5", "7")
+
+
+def test_label_file_with_a_missing_frame(aufacs, database, tmp_path):
+    labels = sorted(database.rglob("*_AU04_Int.csv"))[0]
+    lines = labels.read_text().splitlines()
+    labels.write_text("\n".join(lines[:3] + lines[4:]))
+    check(aufacs("manifest", database, "--out", tmp_path / "m.parquet"), labels.name, "4")
+
+
+def test_targets_outside_the_range(aufacs, tmp_path):
+    from aufacs_nb.facs import LabelError
+    from aufacs_nb.synthesis import synthesize
+    from aufacs_nb.train_generator import load_generator
+
+    Image.fromarray(astronaut()).save(tmp_path / "me.png")
+    check(aufacs("synthesize", tmp_path / "me.png", "--out", tmp_path / "x.png", "--au", "12=9"), "12=9", "0–5")
+    frame = np.zeros((1, 64, 64, 3), np.uint8)
+    for targets in (np.full(7, 1.2), np.full(7, -0.1), np.full(7, np.nan), np.zeros(5)):
+        with pytest.raises(LabelError):
+            synthesize(load_generator("small"), frame, targets)
+
+
+def test_weights_of_another_preset(aufacs, tmp_path):
+    from aufacs_nb.presets import WeightsError, load_weights, weights_folder
+
+    with pytest.raises(WeightsError, match="paper"):
+        load_weights(weights_folder("small", "generator"), preset="paper")
+    check(aufacs("predict", "x.jpg", "--model", "huge", "--out", tmp_path / "au.csv"), "huge", "small")
+
+
+def test_folder_and_video_go_on_past_frames_without_a_face(aufacs, tmp_path):
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    Image.fromarray(astronaut()).save(folder / "a.png")
+    Image.fromarray(coffee()).save(folder / "b.png")
+    Image.fromarray(astronaut()[:, ::-1]).save(folder / "c.png")
+    said = aufacs("predict", folder, "--out", tmp_path / "au.csv", "--quiet")
+    assert said.returncode == 0, said.stderr
+    table = pd.read_csv(tmp_path / "au.csv")
+    assert table.success.tolist() == [1, 0, 1]
+    said = aufacs("register", folder, "--out", tmp_path / "r", "--quiet")
+    assert said.returncode == 0 and "2 of 3" in said.stdout, said
+    valid = pd.read_parquet(tmp_path / "r" / "manifest.parquet").valid
+    assert valid.tolist() == [True, False, True]
+
+
+def test_registration_of_something_else_into_the_same_folder(aufacs, tmp_path):
+    for name, image in (("one", astronaut()), ("two", astronaut()[:, ::-1])):
+        (tmp_path / name).mkdir()
+        Image.fromarray(image).save(tmp_path / name / "x.png")
+    assert aufacs("register", tmp_path / "one", "--out", tmp_path / "r", "--quiet").returncode == 0
+    check(aufacs("register", tmp_path / "two", "--out", tmp_path / "r", "--quiet"), "another registration")
+
+
+def test_partitions_never_mix():
+    from aufacs_nb.register3d import sample_registered
+    from aufacs_nb.resampling import semantic_pairs
+
+    manifest = fera17_manifest(sample_database())
+    with pytest.raises(ValueError, match="Train"):
+        semantic_pairs(manifest, 12, 4, seed=0)
+    people = sample_registered().manifest.groupby("partition").subject.agg(set)
+    assert not people["Train"] & people["Test"]

@@ -1,0 +1,131 @@
+"""Every command on the sample data, from a shell, in the order of the pipeline, at sizes that take seconds."""
+import json
+import re
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from skimage.data import astronaut
+
+from aufacs_nb.databases import sample_database
+
+
+@pytest.fixture(scope="module")
+def run(aufacs):
+    "`run(*arguments)`: standard output of the command; fails the test on a non-zero exit code."
+    def run(*arguments):
+        done = aufacs(*arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+    return run
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    "One folder for all commands of this module: each uses what the one before it wrote."
+    folder = tmp_path_factory.mktemp("cli")
+    Image.fromarray(astronaut()).save(folder / "me.png")
+    return folder
+
+
+def test_help_is_quick_and_names_every_command(run):
+    start = time.perf_counter()
+    text = run("--help")
+    assert time.perf_counter() - start < 10
+    for command in ("demo", "simulate", "manifest", "register", "train-generator", "synthesize", "resample",
+                    "train-classifiers", "personalize", "predict", "evaluate", "train"):
+        assert re.search(rf"\b{command}\b", text), command
+
+
+def test_simulate_is_the_same_to_the_byte_and_resumes(run, work):
+    options = ("--train", 1, "--valid", 1, "--test", 1, "--tasks", 1, "--frames", 3, "--size", 96, "--seed", 5, "--quiet")
+    for name in ("a", "b"):
+        run("simulate", "fera17", "--out", work / name, *options)
+    files = sorted(p.relative_to(work / "a") for p in (work / "a").rglob("*") if p.is_file())
+    assert any(p.suffix == ".mp4" for p in files) and any(p.name.endswith("_Int.csv") for p in files)
+    for path in files:
+        assert (work / "a" / path).read_bytes() == (work / "b" / path).read_bytes(), path
+    lost = next(p for p in (work / "b").rglob("*.mp4"))
+    before = {p: p.stat().st_mtime_ns for p in (work / "b").rglob("*.mp4") if p != lost}
+    content = lost.read_bytes()
+    lost.unlink()
+    run("simulate", "fera17", "--out", work / "b", *options)
+    assert lost.read_bytes() == content
+    assert before == {p: p.stat().st_mtime_ns for p in before}, "a finished clip was rendered again"
+
+
+def test_manifest_and_register(run, work):
+    out = run("manifest", sample_database(), "--out", work / "sample.parquet")
+    table = pd.read_parquet(work / "sample.parquet")
+    assert f"{len(table)} frames" in out
+    some = table.groupby("subject").head(4)
+    some.to_parquet(work / "some.parquet", index=False)
+    run("register", work / "some.parquet", "--out", work / "registered", "--size", 64, "--quiet")
+    frames = np.load(work / "registered" / "frames.npy", mmap_mode="r")
+    assert frames.shape == (len(some), 64, 64, 3) and frames.max() > 100
+    assert (work / "registered" / "contact.png").is_file()
+    run("register", work / "some.parquet", "--out", work / "flat", "--method", "procrustes", "--size", 64, "--quiet")
+    assert (np.load(work / "flat" / "frames.npy") != frames).any()
+
+
+def test_train_generator_and_resample(run, work):
+    run("train-generator", "--data", work / "registered", "--out", work / "generator", "--preset", "tiny",
+           "--steps", 3, "--quiet")
+    card = json.loads((work / "generator" / "card.json").read_text())
+    assert card["preset"]["name"] == "tiny" and "paired_error_test" in card["scores"]
+    for method in ("semantic", "real"):
+        run("resample", "--data", work / "registered", "--out", work / method, "--model", work / "generator",
+               "--method", method, "--per-intensity", 2, "--quiet")
+        drawn = pd.read_parquet(work / method / "manifest.parquet")
+        if method == "semantic":
+            assert (drawn.groupby(["au", "intensity"]).size() == 2).all() and len(drawn) == 2 * 6 * 7
+
+
+def test_train_classifiers_and_evaluate(run, work):
+    run("train-classifiers", "--data", work / "semantic", "--valid", work / "registered", "--out",
+           work / "classifiers", "--preset", "tiny", "--quiet")
+    out = run("evaluate", "--data", work / "registered", "--model", work / "classifiers", "--out", work / "icc.csv")
+    assert "AU12" in out and "mean" in out
+    assert list(pd.read_csv(work / "icc.csv").columns) == ["au", "icc_value", "icc_low", "icc_high"]
+
+
+def test_synthesize_writes_a_marked_picture(run, work):
+    from aufacs_nb.pictures import synthetic_info
+
+    run("synthesize", work / "me.png", "--out", work / "smile.png", "--au", "12=5", "--au", "6=4")
+    info = synthetic_info(work / "smile.png")
+    assert info["Source"] == "me.png" and "12=5" in info["Targets"]
+    run("synthesize", work / "me.png", "--out", work / "grid.png")
+    assert Image.open(work / "grid.png").width > 500
+
+
+def test_personalize_and_predict(run, work):
+    run("personalize", work / "me.png", "--out", work / "me")
+    video = sorted((sample_database() / "FERA17_Test_MV").glob("*.mp4"))[0]
+    tables = {}
+    for name, model in (("generic", "small"), ("personal", work / "me")):
+        run("predict", video, "--model", model, "--out", work / f"{name}.csv", "--quiet")
+        tables[name] = pd.read_csv(work / f"{name}.csv")
+    columns = [c for c in tables["generic"] if c.endswith("_r")]
+    assert len(columns) == 7 and len(tables["generic"]) == 24
+    assert tables["generic"][columns].to_numpy().min() >= 0 and tables["generic"][columns].to_numpy().max() <= 5
+    assert (tables["generic"][columns] != tables["personal"][columns]).to_numpy().any()
+
+
+def test_killed_generator_training_resumes_to_the_same_weights(run, work, aufacs_command):
+    options = ("train-generator", "--data", work / "registered", "--preset", "tiny", "--steps", 40, "--quiet", "--out")
+    run(*options, work / "whole")
+    command = [aufacs_command, *map(str, options), str(work / "killed")]
+    running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    limit = time.monotonic() + 120
+    while not list((work / "killed").rglob("*.safetensors")) and time.monotonic() < limit and running.poll() is None:
+        time.sleep(0.02)
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    run(*options, work / "killed")
+    first, second = ((work / name / "weights.safetensors").read_bytes() for name in ("whole", "killed"))
+    assert first == second

@@ -1,0 +1,55 @@
+"""The main job as a user starts it: one command, everything in one folder, nothing left to fetch."""
+import resource
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from aufacs_nb.facs import au_columns
+from aufacs_nb.pictures import synthetic_info
+
+
+@pytest.fixture(scope="module")
+def out(aufacs, tmp_path_factory):
+    "The folder that `aufacs demo` leaves; its standard output is kept there too."
+    folder = tmp_path_factory.mktemp("demo") / "out"
+    done = aufacs("demo", "--out", folder, "--quiet")
+    assert done.returncode == 0, done.stderr
+    (folder / "said.txt").write_text(done.stdout)
+    return folder
+
+
+def test_the_table_is_printed_and_kept(out):
+    said = (out / "said.txt").read_text()
+    for word in (*au_columns(), "mean", "before", "after", "difference", "report.html"):
+        assert word in said
+    table = pd.read_csv(out / "icc.csv", index_col="au")
+    assert list(table.index) == [*au_columns(), "mean"]
+    assert (table.before_low <= table.before_value).all() and (table.after_value <= table.after_high).all()
+    assert table.before_value["mean"] > 0.4, "the shipped classifiers follow unseen virtual people"
+    assert (table.before_value != table.after_value).any(), "personalisation changed nothing"
+
+
+def test_the_report_needs_nothing_from_outside(out):
+    page = (out / "report.html").read_text()
+    assert page.count("data:image/jpeg;base64,") >= 6
+    assert "http://" not in page and "https://" not in page and "<script" not in page
+
+
+def test_synthetic_pictures_say_so(out):
+    for name in ("grid_photo.png", "grid_virtual.png", "resampled.png"):
+        assert synthetic_info(out / name)["Generator"] == "small", name
+    assert synthetic_info(out / "stages.png") == {}
+
+
+def test_the_photograph_has_a_row_of_openface_columns(out):
+    table = pd.read_csv(out / "au.csv")
+    assert list(table.columns[:5]) == ["frame", "face_id", "timestamp", "confidence", "success"]
+    assert table.success.tolist() == [1] and {f"{au}_r" for au in au_columns()} <= set(table.columns)
+    assert table.AU12_r[0] > 2, "the astronaut smiles"
+
+
+def test_it_stays_under_four_gigabytes(out):
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024 ** 2
+    assert peak < 4, f"a child process took {peak:.1f} GB"
+    assert Path(out, "registered", "frames.npy").stat().st_size < 100e6
