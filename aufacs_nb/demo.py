@@ -7,7 +7,7 @@ __all__ = ['STYLE', 'SAMPLE', 'register_photo', 'draw_face', 'stage_sheet', 'gri
            'Estimates', 'neutral_row', 'estimate_people', 'write_report', 'scatter', 'DemoResult', 'Demo',
            'register_stage', 'synthesis_stage', 'resampling_stage', 'estimation_stage', 'photo_stage', 'run_demo']
 
-# %% ../nbs/53_demo.ipynb #6181c03a
+# %% ../nbs/53_demo.ipynb #b99028d6
 import base64
 import html
 import io
@@ -37,7 +37,7 @@ from .simulate import render_truth, simulate_fera17
 from .synthesis import intensity_grid
 from .train_generator import load_generator
 
-# %% ../nbs/53_demo.ipynb #832fa989
+# %% ../nbs/53_demo.ipynb #82e5d71e
 def register_photo(photo, size: int = 224) -> Registered:
     "Register the largest face of a picture (path or array); NoFaceError names the picture without one."
     image = photo if isinstance(photo, np.ndarray) else read_image(photo)
@@ -53,7 +53,7 @@ def _crop(image: np.ndarray, face: Face, margin: float = 0.6) -> Image.Image:
     x, y = (x0 + x1) / 2, (y0 + y1) / 2
     return Image.fromarray(image).crop((int(x - half), int(y - half), int(x + half), int(y + half)))
 
-# %% ../nbs/53_demo.ipynb #e9d9e118
+# %% ../nbs/53_demo.ipynb #c6a26572
 def draw_face(image: np.ndarray, face: Face) -> np.ndarray:
     "The photograph with the detector's box and the edges of the fitted mesh, uint8 (H, W, 3)."
     picture = Image.fromarray(image).resize((image.shape[1] * 2, image.shape[0] * 2))
@@ -76,7 +76,7 @@ def stage_sheet(images: dict) -> Image.Image:
     return contact_sheet(pictures, columns=4, side=200, row_titles=list(images),
                          column_titles=["photograph", "box and mesh", "frontal", "seen"])
 
-# %% ../nbs/53_demo.ipynb #b375175d
+# %% ../nbs/53_demo.ipynb #c7534a5d
 def grid_sheet(generator, frame: np.ndarray, side: int = 96) -> Image.Image:
     "AU × intensity sheet synthesised from one registered frame (S, S, 3)."
     grid = intensity_grid(generator, frame)
@@ -94,7 +94,7 @@ def truth_sheet(root: Path, subject: str, task: str, side: int = 96) -> Image.Im
         frames += [register_face(image, face.landmarks).image for image, face in zip(images, faces)]
     return contact_sheet(frames, columns=6, side=side, column_titles=LEVELS, row_titles=[au_column(au) for au in AUS])
 
-# %% ../nbs/53_demo.ipynb #d759f7c3
+# %% ../nbs/53_demo.ipynb #b86aea3e
 def side_by_side(left: Image.Image, right: Image.Image, titles=("synthetic", "true")) -> Image.Image:
     "Two sheets of one height next to each other under their titles."
     sheet = Image.new("RGB", (left.width + right.width + 16, max(left.height, right.height) + 22), "white")
@@ -104,7 +104,7 @@ def side_by_side(left: Image.Image, right: Image.Image, titles=("synthetic", "tr
         draw.text((x + picture.width / 2, 10), title, fill="black", anchor="mm", font_size=16)
     return sheet
 
-# %% ../nbs/53_demo.ipynb #ecd5e312
+# %% ../nbs/53_demo.ipynb #9aa736df
 class Estimates(NamedTuple):
     "Frames judged: their manifest rows, labels, generic and personalised estimates (N, n_aus) in 0–5."
 
@@ -121,7 +121,7 @@ def neutral_row(manifest: pd.DataFrame) -> int:
         raise ValueError(f"{manifest.subject.iloc[0]}: no neutral frame; give one with all AU intensities 0.")
     return int(absent[0])
 
-# %% ../nbs/53_demo.ipynb #392853ee
+# %% ../nbs/53_demo.ipynb #91cac2bb
 def estimate_people(classifiers, generator, test: RegisteredFrames, seed: int = 0, step=lambda name: None) -> Estimates:
     "Generic and personalised estimates of every Test person (§3.4); `step(name)` is called after each."
     rows, before, after = [], [], []
@@ -137,7 +137,7 @@ def estimate_people(classifiers, generator, test: RegisteredFrames, seed: int = 
     manifest = pd.concat(rows, ignore_index=True)
     return Estimates(manifest, manifest[au_columns()].to_numpy(float), np.concatenate(before), np.concatenate(after))
 
-# %% ../nbs/53_demo.ipynb #849cf00f
+# %% ../nbs/53_demo.ipynb #59065e2c
 STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}
 img{max-width:100%;height:auto}table{border-collapse:collapse}td,th{padding:.25rem .8rem;text-align:right;
 border-bottom:1px solid #ddd}caption,figcaption{color:#555;font-size:.9rem}h2{margin-top:2.5rem}"""
@@ -160,7 +160,7 @@ def write_report(path: Path, sections: list) -> Path:
         parts += [table.to_html(border=0)] if table is not None else []
     return write_atomically(path, lambda temporary: temporary.write_text("\n".join(parts), encoding="utf-8"))
 
-# %% ../nbs/53_demo.ipynb #514b8c6b
+# %% ../nbs/53_demo.ipynb #43979b08
 def _picture_of(figure) -> Image.Image:
     "A matplotlib figure as a PIL picture; closes the figure."
     buffer = io.BytesIO()
@@ -182,7 +182,7 @@ def scatter(estimates: Estimates) -> Image.Image:
     figure.legend(["ideal", "generic", "personalised"], loc="lower center", ncol=3, bbox_to_anchor=(.5, -.22))
     return _picture_of(figure)
 
-# %% ../nbs/53_demo.ipynb #780a2de7
+# %% ../nbs/53_demo.ipynb #f244bc9e
 class DemoResult(NamedTuple):
     "What the demo leaves: the report, the ICC table and the text printed at the end."
 
@@ -209,7 +209,7 @@ class Demo:
         except DatabaseError:
             return simulate_fera17(self.out / "sample", **SAMPLE, progress=self.progress)
 
-# %% ../nbs/53_demo.ipynb #1cfffa20
+# %% ../nbs/53_demo.ipynb #ed536c47
 SAMPLE = dict(train=4, valid=2, test=6, tasks=1, frames=24, seed=1913, activity=2.5)  # data_samples/README.md
 
 
@@ -228,7 +228,7 @@ def register_stage(demo: Demo) -> None:
             f"turn to the front, 224 × 224. A face was found in {found} of the {len(manifest)} frames.")
     demo.sections.append(("1 · Registration", text, {"Stages of a real and of a virtual face": sheet}, None))
 
-# %% ../nbs/53_demo.ipynb #4ee55ee6
+# %% ../nbs/53_demo.ipynb #9b868527
 def synthesis_stage(demo: Demo) -> None:
     "The AU × intensity grid of the photograph and of a held-out virtual subject beside its true rendering."
     front = register_photo(demo.photo).image
@@ -239,12 +239,12 @@ def synthesis_stage(demo: Demo) -> None:
                                   ("grid_virtual.png", both, demo.subject)):
         save_synthetic(demo.out / name, picture, generator=demo.weights, source=source, targets="AU × intensity grid")
     text = ("Seven AUs (rows) at intensities 0 and A–E (columns), synthesised from one picture each. The virtual "
-            "person was never trained on; beside its grid stands the true rendering at the same labels. All pictures of "
-            "this section but the true renderings come from the generator: they are synthetic.")
+            "person was never trained on; beside its grid stands the true rendering at the same labels. All pictures "
+            "of this section but the true renderings come from the generator: they are synthetic.")
     demo.sections.append(("2 · Synthesis", text, {f"SYNTHETIC, from {demo.photo_name}": photo_grid,
                           f"Held-out virtual {demo.subject}: SYNTHETIC and true": both}, None))
 
-# %% ../nbs/53_demo.ipynb #90118652
+# %% ../nbs/53_demo.ipynb #d4be9c21
 def resampling_stage(demo: Demo, per_intensity: int = 12) -> None:
     "A small semantically resampled training set, its histogram before and after."
     train = partition_frames(demo.registered, "Train", demo.generator.preset.size)
@@ -262,7 +262,7 @@ def resampling_stage(demo: Demo, per_intensity: int = 12) -> None:
     demo.sections.append(("3 · Semantic resampling", text, {"Labels before and after": histograms,
                           "SYNTHETIC: some of the balanced set": sheet}, None))
 
-# %% ../nbs/53_demo.ipynb #876d52e5
+# %% ../nbs/53_demo.ipynb #3b041703
 def estimation_stage(demo: Demo) -> pd.DataFrame:
     "Generic and personalised estimates of the Test people, their ICC with intervals; the photograph's own table."
     test = partition_frames(demo.registered, "Test", demo.generator.preset.size)
@@ -295,7 +295,7 @@ def photo_stage(demo: Demo) -> None:
             "from a smiling picture, the smile becomes part of what the estimator takes for this person's rest.")
     demo.sections.append((f"5 · The photograph: {demo.photo_name}", text, {}, both))
 
-# %% ../nbs/53_demo.ipynb #94a5a784
+# %% ../nbs/53_demo.ipynb #4fa9fd0a
 def run_demo(
     out="demo_out",         # folder for report.html, au.csv, icc.csv and the pictures
     photo=None,             # a photograph; scikit-image's astronaut by default

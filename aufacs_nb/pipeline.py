@@ -6,7 +6,7 @@
 __all__ = ['CHANGED', 'partition_frames', 'clip_names', 'paired_error', 'evaluate', 'scores_of', 'simulate_and_register',
            'fit_generator', 'add_to_card', 'fit_classifiers', 'write_table', 'train_all']
 
-# %% ../nbs/50_pipeline.ipynb #f3bdea6d
+# %% ../nbs/50_pipeline.ipynb #bda83e12
 import json
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from .simulate import simulate_fera17
 from .synthesis import synthesize
 from .train_generator import load_generator, train_generator
 
-# %% ../nbs/50_pipeline.ipynb #c8f8b315
+# %% ../nbs/50_pipeline.ipynb #38cb9506
 def partition_frames(registered: RegisteredFrames, partition: str, size: int) -> RegisteredFrames:
     "Valid frames of one partition resized to `size` pixels; ValueError if there are none."
     part = registered.select((registered.manifest.partition == partition) & registered.manifest.valid)
@@ -40,7 +40,7 @@ def clip_names(manifest: pd.DataFrame) -> np.ndarray:
     "Person and recording of each frame: pairs within a clip share the person and the light."
     return (manifest.subject + " " + manifest.session.astype(str)).to_numpy()
 
-# %% ../nbs/50_pipeline.ipynb #d9c82df9
+# %% ../nbs/50_pipeline.ipynb #54e95acf
 CHANGED = 24  # grey levels (of 255) by which a pixel must differ to count as changed
 
 
@@ -55,7 +55,7 @@ def paired_error(generator, part: RegisteredFrames) -> float:
     changed = np.abs(source - truth).mean(-1) > CHANGED
     return float(np.abs(fake - truth).mean(-1)[changed].mean() / np.abs(source - truth).mean(-1)[changed].mean())
 
-# %% ../nbs/50_pipeline.ipynb #ae2e11cd
+# %% ../nbs/50_pipeline.ipynb #d582f07c
 def evaluate(classifiers: AUClassifiers, part: RegisteredFrames, n: int = 1000, seed: int = 0) -> pd.DataFrame:
     "Table with ICC(3,1) and bootstrap interval (over subjects) per AU and their mean."
     labels = part.manifest[au_columns(classifiers.preset.aus)].to_numpy(float)
@@ -67,7 +67,7 @@ def scores_of(table: pd.DataFrame) -> dict:
     "The values of an ICC table's first column as plain numbers for a card."
     return {name: round(float(interval.value), 3) for name, interval in table.iloc[:, 0].items()}
 
-# %% ../nbs/50_pipeline.ipynb #5391b175
+# %% ../nbs/50_pipeline.ipynb #bf8462ae
 def simulate_and_register(preset: Preset, out: Path, seed: int, n_jobs: int, progress: bool) -> RegisteredFrames:
     "A virtual FERA 2017 of the preset's size under `out`, registered in 3D at 224 × 224."
     (train, valid, test), (tasks, frames) = preset.people, preset.clips
@@ -86,7 +86,7 @@ def fit_generator(registered: RegisteredFrames, preset: Preset, out: Path, seed:
     add_to_card(out, scores={"paired_error_test": round(error, 3)})
     return generator
 
-# %% ../nbs/50_pipeline.ipynb #f1a36f91
+# %% ../nbs/50_pipeline.ipynb #61d12adb
 def add_to_card(folder: Path, **entries) -> None:
     "Add entries to the card of a weights folder."
     tensors, card, preset = load_weights(folder)
@@ -118,7 +118,7 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
             for column in table for part in ("value", "low", "high")}
     pd.DataFrame(flat, index=table.index).rename_axis("au").round(4).to_csv(path)
 
-# %% ../nbs/50_pipeline.ipynb #7a8c2059
+# %% ../nbs/50_pipeline.ipynb #300304de
 def train_all(
     preset="small",                # preset or its name
     out="runs/small",              # folder for every stage
