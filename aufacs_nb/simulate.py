@@ -7,7 +7,7 @@ __all__ = ['NUISANCE_AUS', 'EVENTS', 'APEX_WEIGHTS', 'FRAMES_PER_EVENT', 'FERA_P
            'FPS', 'CRF', 'event_course', 'au_time_courses', 'head_motion', 'SimulationError', 'child_seed', 'read_plan',
            'clip_truth', 'render_moment', 'render_clip', 'clip_path', 'simulate_fera17', 'render_truth']
 
-# %% ../nbs/05_simulate.ipynb #ecf9ad63
+# %% ../nbs/05_simulate.ipynb #70dfb9a5
 import hashlib
 import json
 import os
@@ -17,6 +17,7 @@ import av
 import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
+from joblib.externals.loky import get_reusable_executor
 from PIL import Image
 from scipy.ndimage import gaussian_filter1d
 from tqdm.auto import tqdm
@@ -24,14 +25,14 @@ from .facs import AUS, au_columns
 from .face_model import sample_identity
 from .appearance import render_person, sample_person, sample_scene
 
-# %% ../nbs/05_simulate.ipynb #38ee1557
+# %% ../nbs/05_simulate.ipynb #42af0507
 def event_course(t, onset, apex, offset):
     "Course in [0, 1] of an event starting at time 0, at the times `t` (frames): smooth rise, plateau, smooth fall."
     t = np.asarray(t, float)
     x = np.clip(np.minimum(t / onset, (onset + apex + offset - t) / offset), 0, 1)
     return x * x * (3 - 2 * x)
 
-# %% ../nbs/05_simulate.ipynb #b12a8867
+# %% ../nbs/05_simulate.ipynb #280adaea
 NUISANCE_AUS = (2, 25, 26, 43)
 EVENTS = {(6, 12): 3, (6, 12, 25): 2, (10, 12, 25): 2, (6, 10, 12): 2, (14,): 2, (12, 14): 1.5, (10,): 1.5, (17,): 1.5,
           (14, 17): 1, (4, 17): 1, (1, 2): 1.5, (1, 4): 1.5, (4,): 1.5, (4, 6, 10): 1, (1, 2, 25, 26): 1, (43,): 1.5}
@@ -52,7 +53,7 @@ def _event(kind, rng):
     apex = {au: int(np.clip(level + rng.integers(-1, 2), 1, 5)) for au in kind}
     return apex, (rng.uniform(1.5, 4), rng.uniform(1, 4), rng.uniform(2, 5))
 
-# %% ../nbs/05_simulate.ipynb #175e667b
+# %% ../nbs/05_simulate.ipynb #b509e16a
 FRAMES_PER_EVENT = 6
 
 
@@ -72,7 +73,7 @@ def au_time_courses(n_frames, seed, aus=AUS, activity=1.):
             courses[au] = np.maximum(courses[au], apex[au] * course)
     return np.rint(np.stack([courses[au] for au in aus], 1)).astype(np.int8)
 
-# %% ../nbs/05_simulate.ipynb #b6552089
+# %% ../nbs/05_simulate.ipynb #ddb56a20
 FERA_POSES = {3 * i + j + 1: (yaw, pitch)
               for i, yaw in enumerate((-40, 0, 40)) for j, pitch in enumerate((-40, -20, 0))}
 HEAD_SD = np.array([8., 6., 4.])
@@ -85,7 +86,7 @@ def head_motion(n_frames, seed):
     sway *= np.sqrt(2 * 4 * np.sqrt(np.pi))                  # back to unit variance after the filter
     return HEAD_SD * (.8 * rng.standard_normal(3) + .6 * sway)
 
-# %% ../nbs/05_simulate.ipynb #d3e65c1d
+# %% ../nbs/05_simulate.ipynb #0d2fe22f
 FERA_CODES = {'Train': 'TR', 'Valid': 'VA', 'Test': 'TE'}
 PLAN_FILE = 'simulation.json'
 
@@ -123,7 +124,7 @@ def _check_parameters(parameters):
         if wrong:
             raise SimulationError(f'cannot simulate with {message}')
 
-# %% ../nbs/05_simulate.ipynb #04ab5b28
+# %% ../nbs/05_simulate.ipynb #d575e27a
 def _write_text(path, text):
     "Write a small file so that it is either whole or not there."
     part = path.with_name(f'.{path.name}.part')
@@ -155,7 +156,7 @@ def _store_plan(root, parameters):
     _write_text(root / PLAN_FILE, json.dumps(plan, indent=1) + '\n')
     return plan
 
-# %% ../nbs/05_simulate.ipynb #9f1567e4
+# %% ../nbs/05_simulate.ipynb #27560b49
 def clip_truth(plan, partition, subject, task):
     "Truth of a clip, frontal camera: DataFrame with frame (from 1), AU columns (with nuisance), yaw, pitch, roll (°)."
     p, name = plan['parameters'], (plan['parameters']['seed'], partition, subject, task)
@@ -192,7 +193,7 @@ def render_clip(plan, partition, subject, task, pose=6):
     for moment in clip_truth(plan, partition, subject, task).to_dict('records'):
         yield render_moment(plan, partition, subject, task, moment, pose)
 
-# %% ../nbs/05_simulate.ipynb #9bc406d0
+# %% ../nbs/05_simulate.ipynb #38ff1e94
 FPS = 5
 CRF = '18'
 
@@ -229,7 +230,7 @@ def _write_clip(root, plan, *clip):
     write(part, render_clip(plan, *clip), plan['parameters']['size'])
     os.replace(part, path)
 
-# %% ../nbs/05_simulate.ipynb #ac10eeb3
+# %% ../nbs/05_simulate.ipynb #e10c7fb9
 def _write_labels(root, plan, partition, subject, task):
     "The intensity files of one clip, one per labelled AU."
     folder = Path(root) / f'FERA17_{partition}_Labels'
@@ -269,9 +270,11 @@ def simulate_fera17(root, train=6, valid=2, test=4, tasks=2, frames=24, poses=(6
     done = Parallel(n_jobs, return_as='generator')(delayed(_write_clip)(root, plan, *clip) for clip in todo)
     for _ in tqdm(done, total=len(todo), desc='clips', disable=not progress):
         pass
+    if n_jobs != 1:  # idle workers would keep a process that was itself forked from ending
+        get_reusable_executor().shutdown()
     return root
 
-# %% ../nbs/05_simulate.ipynb #58cd74af
+# %% ../nbs/05_simulate.ipynb #f2886eec
 def _intensities(aus):
     "{au: intensity} from a dictionary or from a vector in the order of `AUS`."
     if isinstance(aus, dict):
