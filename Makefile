@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 # The first Python >= 3.11 that really runs (a shim may exist without its interpreter). Yours: make PYTHON=/path/to/python test
-PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3; do \
             "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo "$$p"; break; }; done)
 OUT    ?= demo_out
 PORT   ?= 8866
@@ -44,7 +44,7 @@ notebooks: $(STAMP)  ## run every notebook again in reading order and store its 
 readme: $(STAMP)  ## README.md from nbs/index.ipynb
 	$(BIN)/python tools/make_readme.py
 
-bench: $(STAMP)  ## how fast the rooms are on this machine
+bench: $(STAMP)  ## how fast the z-buffer is on this machine
 	@for bench in tests/benchmarks/bench_*.py; do $(BIN)/python "$$bench" || exit 1; done
 
 docs: $(STAMP)  ## the documentation site in _docs/ (needs Quarto)

@@ -7,7 +7,7 @@ __all__ = ['N_CLASSES', 'standardise', 'seeded', 'jitter', 'augment', 'SlimVGG',
            'third_convolution', 'prefix', 'penultimate', 'scores', 'agreement', 'class_loss', 'expected_intensity',
            'train_classifier', 'train_trunk', 'single_head', 'AUClassifiers', 'train_classifiers']
 
-# %% ../nbs/31_classifiers.ipynb #6a65fe75
+# %% ../nbs/31_classifiers.ipynb #1553f769
 from contextlib import contextmanager
 from copy import deepcopy
 
@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from .facs import AUS, LEVELS, au_column, au_columns, check_intensities
 from .presets import PAPER, WeightsError, get_preset, load_weights, save_weights, weights_folder
 
-# %% ../nbs/31_classifiers.ipynb #c1e44ee7
+# %% ../nbs/31_classifiers.ipynb #54f59a35
 def _unit_images(frames, size: int | None) -> torch.Tensor:
     "uint8 (N, s, s, 3) → float32 (N, 3, size, size) in [0, 1]."
     images = torch.from_numpy(np.array(frames, dtype=np.uint8)).permute(0, 3, 1, 2).float() / 255
@@ -41,7 +41,7 @@ def standardise(frames, size: int | None = None) -> torch.Tensor:
     spread = variance.mean(1, keepdim=True).sqrt() + 0.02
     return ((images - mean) / spread * face).contiguous(memory_format=torch.channels_last)
 
-# %% ../nbs/31_classifiers.ipynb #6fe5f877
+# %% ../nbs/31_classifiers.ipynb #aa7ac68a
 @contextmanager
 def seeded(seed: int):
     "Within this block torch draws from `seed`; afterwards its random state is what it was before."
@@ -59,7 +59,7 @@ def jitter(images: torch.Tensor) -> torch.Tensor:
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, align_corners=False)
 
-# %% ../nbs/31_classifiers.ipynb #959dacf6
+# %% ../nbs/31_classifiers.ipynb #3a781ca0
 def _chance(n: int, share: float) -> torch.Tensor:
     "(n, 1, 1, 1) of 0 and 1; 1 with probability `share`."
     return (torch.rand(n, 1, 1, 1) < share).float()
@@ -75,7 +75,7 @@ def augment(images: torch.Tensor) -> torch.Tensor:
     images = torch.lerp(images, images.mean(1, keepdim=True).expand_as(images), _chance(n, 0.3))
     return images.contiguous(memory_format=torch.channels_last)
 
-# %% ../nbs/31_classifiers.ipynb #fe0051ba
+# %% ../nbs/31_classifiers.ipynb #ebcfb9e8
 N_CLASSES = len(LEVELS)
 
 
@@ -102,7 +102,7 @@ class SlimVGG(nn.Module):
         "Images (N, 3, size, size) → class scores (N, n_outputs), before the softmax."
         return self.classifier(self.avgpool(self.features(images)).flatten(1))
 
-# %% ../nbs/31_classifiers.ipynb #190657ec
+# %% ../nbs/31_classifiers.ipynb #59c8c3f5
 def vgg16_classifier(weights: str | None = "imagenet", dropout: float = 0.5, n_outputs: int = N_CLASSES) -> nn.Module:
     "The paper's VGG16 (§4.2.2): ImageNet weights, last layer replaced. `WeightsError` if they cannot be downloaded."
     try:
@@ -121,7 +121,7 @@ def build_classifier(preset, weights: str | None = "imagenet", n_outputs: int = 
         return vgg16_classifier(weights, preset.dropout, n_outputs)
     return SlimVGG(preset.size, preset.cls_dim, preset.dropout, n_outputs).to(memory_format=torch.channels_last)
 
-# %% ../nbs/31_classifiers.ipynb #5b7a2c1c
+# %% ../nbs/31_classifiers.ipynb #3cb88696
 def third_convolution(model: nn.Module) -> int:
     "Index of the third convolution in `model.features`; all before it is the frozen prefix."
     return [i for i, layer in enumerate(model.features) if isinstance(layer, nn.Conv2d)][2]
@@ -142,7 +142,7 @@ def scores(model: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
     "Hidden maps behind the prefix → class scores (N, n_outputs)."
     return model.classifier[-1](penultimate(model, hidden))
 
-# %% ../nbs/31_classifiers.ipynb #9447aeab
+# %% ../nbs/31_classifiers.ipynb #d634c0c8
 def agreement(labels, estimates) -> float:
     "ICC(3,1) of two raters, (N,) each, in its closed form; 0 where neither varies."
     a, b = np.asarray(labels, float), np.asarray(estimates, float)
@@ -154,7 +154,7 @@ def class_loss(model_scores: torch.Tensor, classes: torch.Tensor) -> torch.Tenso
     "Cross-entropy of scores (N, n·6) and classes (N,) or (N, n); classes of −1 (not coded) do not count."
     return F.cross_entropy(model_scores.reshape(-1, N_CLASSES), classes.reshape(-1), ignore_index=-1)
 
-# %% ../nbs/31_classifiers.ipynb #946cd728
+# %% ../nbs/31_classifiers.ipynb #6c4baab2
 def _epoch(model, optimiser, schedule, frames, classes, preset) -> float:
     "One pass over uint8 frames and int classes with a fresh order; returns the mean loss."
     model.train()
@@ -183,7 +183,7 @@ def _optimiser(model, preset, lr: float, epochs: int, n_frames: int):
     steps = epochs * -(-n_frames // preset.cls_batch)
     return optimiser, torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, max(steps, 2))
 
-# %% ../nbs/31_classifiers.ipynb #a7c73561
+# %% ../nbs/31_classifiers.ipynb #bd63b0a9
 def expected_intensity(probabilities) -> np.ndarray:
     "Class probabilities (…, 6) → mean intensity 0–5 (…): finer than the most likely class."
     return np.asarray(probabilities) @ np.arange(N_CLASSES, dtype=np.float32)
@@ -202,7 +202,7 @@ def _classes(intensities) -> torch.Tensor:
     checked = check_intensities(intensities, source="intensities")
     return torch.from_numpy(np.where(np.isnan(checked), -1, np.rint(checked)).astype(np.int64))
 
-# %% ../nbs/31_classifiers.ipynb #a3747cd0
+# %% ../nbs/31_classifiers.ipynb #4075fc7e
 def _start(preset, start, classes: torch.Tensor) -> nn.Module:
     "The network that training begins with; the prefix is frozen where it has learned something before."
     heads = 1 if classes.ndim == 1 else classes.shape[1]
@@ -233,7 +233,7 @@ class _Best:
             self.state, self.score = deepcopy(model.state_dict()), score
         return score
 
-# %% ../nbs/31_classifiers.ipynb #0fedbb37
+# %% ../nbs/31_classifiers.ipynb #a9d15309
 def train_classifier(
     frames,             # uint8 (N, s, s, 3) registered faces
     intensities,        # (N,) of 0–5 for one AU, or (N, n) for a network with n heads (`train_trunk`)
@@ -261,7 +261,7 @@ def train_classifier(
     model.load_state_dict(best.state)
     return model.eval(), pd.DataFrame(history)
 
-# %% ../nbs/31_classifiers.ipynb #d6938f4d
+# %% ../nbs/31_classifiers.ipynb #1bed6ba2
 def train_trunk(frames, intensities, valid=None, preset=PAPER, seed: int = 0, progress: bool = True):
     "One network with a head for each column of `intensities` (N, n); trained with the trunk's epochs and rate."
     preset = get_preset(preset)
@@ -281,7 +281,7 @@ def single_head(trunk: nn.Module, position: int) -> nn.Module:
     model.classifier[-1] = head
     return model.eval()
 
-# %% ../nbs/31_classifiers.ipynb #55b6da55
+# %% ../nbs/31_classifiers.ipynb #22e1a1f6
 def _same_prefix(models) -> bool:
     "Do all networks have the very same weights before the third convolution?"
     states = [prefix(model).state_dict() for model in models]
@@ -304,13 +304,13 @@ def _restore(folder, tensors: dict, aus, preset) -> dict:
         models[au] = model.eval()
     return models
 
-# %% ../nbs/31_classifiers.ipynb #a38cfee6
+# %% ../nbs/31_classifiers.ipynb #e25327a1
 def _by_name(models: dict, half: bool) -> dict:
     "All weights as 'AU01.features.0.weight' → tensor, float16 if `half`."
     return {f"{au_column(au)}.{k}": v.half() if half and v.is_floating_point() else v
             for au, model in models.items() for k, v in model.state_dict().items()}
 
-# %% ../nbs/31_classifiers.ipynb #7807d08f
+# %% ../nbs/31_classifiers.ipynb #93b68356
 class AUClassifiers:
     "One intensity classifier for each AU. `models`: au → network with 6 outputs; `card`: how they came about."
 
@@ -360,7 +360,7 @@ class AUClassifiers:
         rest = {k: v for k, v in card.items() if k not in ("preset", "aus")}
         return cls(_restore(folder, tensors, card.get("aus", AUS), stored), stored, rest)
 
-# %% ../nbs/31_classifiers.ipynb #e6e1887b
+# %% ../nbs/31_classifiers.ipynb #113348df
 def _valid_pair(frames, manifest, aus, single: bool):
     "(frames, intensities) of the frames that code the AUs; None if there are none."
     if frames is None or len(frames) == 0:
@@ -377,7 +377,7 @@ def _au_rows(manifest, au: int) -> np.ndarray:
         raise ValueError(f"The training set has no row for {au_column(au)}: resample it with this AU.")
     return rows
 
-# %% ../nbs/31_classifiers.ipynb #2a5ae461
+# %% ../nbs/31_classifiers.ipynb #095a9483
 def train_classifiers(
     resampled,             # ResampledSet: frames uint8, manifest with `au`, `intensity` and the label vector's columns
     valid_frames=None,     # registered frames of other people, for choosing the epoch

@@ -7,7 +7,7 @@ __all__ = ['app', 'Out', 'Seed', 'PresetName', 'Quiet', 'simulate_app', 'Databas
            'register', 'train_generator_command', 'parse_targets', 'synthesize_command', 'resample',
            'train_classifiers_command', 'train', 'personalize', 'predict', 'evaluate_command', 'main']
 
-# %% ../nbs/54_cli.ipynb #ed4725eb
+# %% ../nbs/54_cli.ipynb #5b13a513
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +16,7 @@ import typer
 
 from .facs import AUS, au_column
 
-# %% ../nbs/54_cli.ipynb #da0615f4
+# %% ../nbs/54_cli.ipynb #38dc3fb1
 app = typer.Typer(help="Facial action units: register, synthesise, resample, train, personalise, predict.",
                   no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 Out = Annotated[Path, typer.Option(help="Folder or file to write.")]
@@ -24,7 +24,7 @@ Seed = Annotated[int, typer.Option(help="Seed of every random draw; same seed, s
 PresetName = Annotated[str, typer.Option(help="tiny (tests), small (shipped) or paper.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
 
-# %% ../nbs/54_cli.ipynb #63bc511d
+# %% ../nbs/54_cli.ipynb #db4b8490
 @app.command()
 def demo(
     out: Out = Path("demo_out"), seed: Seed = 0, quiet: Quiet = False,
@@ -37,7 +37,7 @@ def demo(
     typer.echo(result.summary)
     typer.echo(f"\nOpen {result.report} in a browser.")
 
-# %% ../nbs/54_cli.ipynb #5c5019cb
+# %% ../nbs/54_cli.ipynb #e3100f46
 simulate_app = typer.Typer(help="Render a virtual database in the format of a real one.", no_args_is_help=True)
 app.add_typer(simulate_app, name="simulate")
 
@@ -76,7 +76,7 @@ def _poses(text: str) -> tuple:
         raise ValueError(f"--poses {text!r}: give FERA poses from 1 to 9, separated by commas, such as 3,6.")
     return poses
 
-# %% ../nbs/54_cli.ipynb #d0a3a117
+# %% ../nbs/54_cli.ipynb #8b2440a9
 Database = Annotated[str, typer.Option(help="auto, fera17 or folder.")]
 
 
@@ -101,7 +101,7 @@ def _input_manifest(path: Path):
         return pd.read_parquet(path)
     return read_manifest(path)
 
-# %% ../nbs/54_cli.ipynb #bb571443
+# %% ../nbs/54_cli.ipynb #05a7183f
 @app.command()
 def register(
     source: Path,
@@ -119,7 +119,7 @@ def register(
     contact_sheet(result.frames[::step][:48], columns=8).save(out / "contact.png")
     typer.echo(f"{int(result.manifest.valid.sum())} of {len(result.manifest)} frames with a face → {out}")
 
-# %% ../nbs/54_cli.ipynb #9cfab1cc
+# %% ../nbs/54_cli.ipynb #818a19fa
 Data = Annotated[Path, typer.Option(help="Folder of registered frames (aufacs register).")]
 
 
@@ -142,7 +142,7 @@ def train_generator_command(
     fit_generator(open_registered(data), chosen, out, seed, progress=not quiet)
     typer.echo(f"Generator → {out}")
 
-# %% ../nbs/54_cli.ipynb #cb4fc58d
+# %% ../nbs/54_cli.ipynb #a8b461ae
 def parse_targets(entries: list[str]) -> dict:
     "['12=5', 'AU06=3'] → {12: 5.0, 6: 3.0}; ValueError names an entry that is no AU of ours or outside 0–5."
     targets = {}
@@ -157,7 +157,7 @@ def parse_targets(entries: list[str]) -> dict:
         targets[au] = intensity
     return targets
 
-# %% ../nbs/54_cli.ipynb #a0af73ff
+# %% ../nbs/54_cli.ipynb #56e654fa
 Model = Annotated[str, typer.Option(help="Shipped name or folder of weights.")]
 
 
@@ -183,7 +183,7 @@ def synthesize_command(
     save_synthetic(out, picture, generator=model, source=photo.name, targets=", ".join(au) or "AU × intensity grid")
     typer.echo(f"Synthetic picture → {out}")
 
-# %% ../nbs/54_cli.ipynb #9ddb2444
+# %% ../nbs/54_cli.ipynb #72020188
 @app.command()
 def resample(
     data: Data, out: Out, model: Model = "small", seed: Seed = 0, quiet: Quiet = False,
@@ -206,7 +206,7 @@ def resample(
     balanced.save(out)
     typer.echo(f"{len(balanced.frames)} frames → {out}")
 
-# %% ../nbs/54_cli.ipynb #dae6d5aa
+# %% ../nbs/54_cli.ipynb #9c9876ed
 @app.command("train-classifiers")
 def train_classifiers_command(
     data: Annotated[Path, typer.Option(help="Balanced set (aufacs resample).")],
@@ -230,7 +230,8 @@ def train_classifiers_command(
 @app.command()
 def train(
     preset: Annotated[str, typer.Argument(help="tiny, small or paper")] = "small",
-    out: Out = Path("runs/small"), seed: Seed = 0, quiet: Quiet = False,
+    out: Annotated[Path | None, typer.Option(help="Folder of all stages; runs/PRESET by default.")] = None,
+    seed: Seed = 0, quiet: Quiet = False,
     resampling: Annotated[str | None, typer.Option(help="semantic or real; the preset's by default.")] = None,
     jobs: Annotated[int, typer.Option(help="Processes that render.")] = 2,
 ):
@@ -238,11 +239,12 @@ def train(
     from aufacs_nb.pipeline import evaluate, partition_frames, train_all
     from aufacs_nb.register3d import open_registered
 
+    out = out or Path("runs") / preset
     _, classifiers = train_all(preset, out, seed=seed, resampling=resampling, n_jobs=jobs, progress=not quiet)
     test = partition_frames(open_registered(out / "registered"), "Test", classifiers.preset.size)
     typer.echo(evaluate(classifiers, test).to_string())
 
-# %% ../nbs/54_cli.ipynb #55027e89
+# %% ../nbs/54_cli.ipynb #812e7307
 @app.command()
 def personalize(photo: Path, out: Out, model: Model = "small", seed: Seed = 0):
     "Adapt the estimator to the person in PHOTO (best neutral); writes a folder for `predict --model`."
@@ -279,7 +281,7 @@ def evaluate_command(
     if out:
         write_table(table, out)
 
-# %% ../nbs/54_cli.ipynb #04a93cf5
+# %% ../nbs/54_cli.ipynb #219608d4
 def main():
     "Entry point of `aufacs`: user errors are one line on standard error and exit code 2; Ctrl-C exits with 130."
     try:

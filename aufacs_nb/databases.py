@@ -7,7 +7,7 @@ __all__ = ['MANIFEST_COLUMNS', 'PICTURE_SUFFIXES', 'VIDEO_SUFFIXES', 'FERA_PARTI
            'check_manifest', 'read_image', 'read_video', 'count_frames', 'find_fera17', 'read_intensity_file',
            'fera17_manifest', 'folder_manifest', 'manifest', 'read_frames', 'sample_data', 'sample_database']
 
-# %% ../nbs/06_databases.ipynb #77cbcf37
+# %% ../nbs/06_databases.ipynb #913bbf7a
 import os
 import re
 from pathlib import Path
@@ -19,7 +19,7 @@ import aufacs_nb
 from .facs import AUS, au_columns, check_intensities
 from .simulate import FERA_CODES, FERA_POSES
 
-# %% ../nbs/06_databases.ipynb #1f799d58
+# %% ../nbs/06_databases.ipynb #e54fc008
 MANIFEST_COLUMNS = ('database', 'partition', 'subject', 'session', 'frame', 'pose_yaw', 'pose_pitch', 'path')
 
 
@@ -42,7 +42,7 @@ def check_manifest(df, source='manifest'):
     check_intensities(df[[c for c in df.columns if re.fullmatch(r'AU\d\d', c)]].to_numpy(float), source)
     return df
 
-# %% ../nbs/06_databases.ipynb #dbf588d9
+# %% ../nbs/06_databases.ipynb #e63e2567
 PICTURE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.webp', '.tif', '.tiff')
 
 
@@ -64,7 +64,7 @@ def read_image(path):
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
         raise DatabaseError(f'{path}: not a readable picture ({e}); copy it again or remove it') from e
 
-# %% ../nbs/06_databases.ipynb #e42725c0
+# %% ../nbs/06_databases.ipynb #7125f7db
 VIDEO_SUFFIXES = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.wmv')
 
 
@@ -97,7 +97,7 @@ def count_frames(path):
         stream = container.streams.video[0]
         return stream.frames or sum(packet.size > 0 for packet in container.demux(stream))
 
-# %% ../nbs/06_databases.ipynb #a7607dfe
+# %% ../nbs/06_databases.ipynb #0e49e5cb
 FERA_PARTITIONS = {code: partition for partition, code in FERA_CODES.items()}
 _CLIP = re.compile(r'FERA17_(TR|VA|TE)_([A-Z]*\d+)_(T\d+)_([1-9])')
 _LABELS = re.compile(r'FERA17_(TR|VA|TE)_([A-Z]*\d+)_(T\d+)_AU(\d+)_Int\.csv')
@@ -123,7 +123,7 @@ def find_fera17(root):
         subfolders[:] = [name for name in subfolders if not _CLIP.fullmatch(name)]
     return clips, labels
 
-# %% ../nbs/06_databases.ipynb #41b16c67
+# %% ../nbs/06_databases.ipynb #e7de77bd
 NOT_CODED = 9
 
 
@@ -145,12 +145,15 @@ def _parse_label(line, expected_frame, where):
 
 def read_intensity_file(path):
     "Intensities of one AU in one clip: float32 (n_frames,), NaN = not coded; `DatabaseError` names file and line."
-    lines = Path(path).read_text().splitlines()
+    try:
+        lines = Path(path).read_text(encoding='utf-8').splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatabaseError(f'{path}: not a readable label file ({error}); restore it') from error
     if not lines:
         raise DatabaseError(f'{path}: empty label file; restore it')
     return np.array([_parse_label(line, i, f'{path}, line {i}') for i, line in enumerate(lines, 1)], np.float32)
 
-# %% ../nbs/06_databases.ipynb #cb207aed
+# %% ../nbs/06_databases.ipynb #e8287355
 def _clip_frames(path):
     "Paths of the frames of a clip: the pictures of a folder in order, or the video's path once per frame."
     if path.is_dir():
@@ -183,7 +186,7 @@ def _clip_table(key, clip, files):
                 path=[str(path) for path in frames])
     return pd.concat([pd.DataFrame(head, index=table.index), table], axis=1)
 
-# %% ../nbs/06_databases.ipynb #123eab87
+# %% ../nbs/06_databases.ipynb #bef204e5
 def _check_found(root, clips, chosen):
     "`DatabaseError` that says what lies under `root` when nothing of it was chosen."
     if not clips:
@@ -209,7 +212,7 @@ def fera17_manifest(root, poses=(6,), partitions=('Train', 'Valid', 'Test')):
               for key in sorted(chosen, key=lambda k: (order.index(k[0]), _natural(k)))]
     return check_manifest(pd.concat(tables, ignore_index=True), str(root))
 
-# %% ../nbs/06_databases.ipynb #976421f9
+# %% ../nbs/06_databases.ipynb #d12aef7d
 def _files(root, suffixes):
     "Files with one of `suffixes` anywhere under `root`, in natural order; hidden ones left out."
     found = (p for p in Path(root).rglob('*') if p.suffix.lower() in suffixes and p.is_file())
@@ -240,7 +243,7 @@ def folder_manifest(root):
     table = pd.DataFrame(rows)
     return check_manifest(table.assign(**dict.fromkeys(au_columns(), np.nan)), str(root))
 
-# %% ../nbs/06_databases.ipynb #6f677fe9
+# %% ../nbs/06_databases.ipynb #4cbab7e7
 READERS = {'fera17': fera17_manifest, 'folder': folder_manifest}
 
 
@@ -254,7 +257,7 @@ def manifest(root, database='auto', **options):
         raise DatabaseError(f'unknown database {database!r}; known are auto, {", ".join(READERS)}')
     return READERS[database](root, **options)
 
-# %% ../nbs/06_databases.ipynb #20c021e8
+# %% ../nbs/06_databases.ipynb #676fb848
 def _video_rows(path, wanted):
     "Iterate (row position, image) of the `wanted` {frame: [row positions]} of one video."
     last, number = max(wanted), 0
@@ -276,7 +279,7 @@ def read_frames(df):
             image = read_image(path)
             yield from ((position, image) for position in rows)
 
-# %% ../nbs/06_databases.ipynb #b4ca6f9b
+# %% ../nbs/06_databases.ipynb #a8a9ad62
 def sample_data(name):
     "Path of the folder `name` in `data_samples`: beside the package, else in the folder that `AUFACS_DATA` names."
     homes = [Path(aufacs_nb.__file__).parents[1] / 'data_samples', os.environ.get('AUFACS_DATA')]

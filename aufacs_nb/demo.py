@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['STYLE', 'SAMPLE', 'register_photo', 'draw_face', 'stage_sheet', 'grid_sheet', 'truth_sheet', 'side_by_side',
            'Estimates', 'neutral_row', 'estimate_people', 'write_report', 'scatter', 'DemoResult', 'Demo',
-           'register_stage', 'synthesis_stage', 'resampling_stage', 'estimation_stage', 'photo_stage', 'run_demo']
+           'register_stage', 'synthesis_stage', 'resampling_stage', 'printable', 'estimation_stage', 'photo_stage',
+           'run_demo']
 
-# %% ../nbs/53_demo.ipynb #b99028d6
+# %% ../nbs/53_demo.ipynb #83cd7f95
 import base64
 import html
 import io
@@ -37,7 +38,7 @@ from .simulate import render_truth, simulate_fera17
 from .synthesis import intensity_grid
 from .train_generator import load_generator
 
-# %% ../nbs/53_demo.ipynb #82e5d71e
+# %% ../nbs/53_demo.ipynb #fc35b070
 def register_photo(photo, size: int = 224) -> Registered:
     "Register the largest face of a picture (path or array); NoFaceError names the picture without one."
     image = photo if isinstance(photo, np.ndarray) else read_image(photo)
@@ -53,7 +54,7 @@ def _crop(image: np.ndarray, face: Face, margin: float = 0.6) -> Image.Image:
     x, y = (x0 + x1) / 2, (y0 + y1) / 2
     return Image.fromarray(image).crop((int(x - half), int(y - half), int(x + half), int(y + half)))
 
-# %% ../nbs/53_demo.ipynb #c6a26572
+# %% ../nbs/53_demo.ipynb #d1705e19
 def draw_face(image: np.ndarray, face: Face) -> np.ndarray:
     "The photograph with the detector's box and the edges of the fitted mesh, uint8 (H, W, 3)."
     picture = Image.fromarray(image).resize((image.shape[1] * 2, image.shape[0] * 2))
@@ -76,7 +77,7 @@ def stage_sheet(images: dict) -> Image.Image:
     return contact_sheet(pictures, columns=4, side=200, row_titles=list(images),
                          column_titles=["photograph", "box and mesh", "frontal", "seen"])
 
-# %% ../nbs/53_demo.ipynb #c7534a5d
+# %% ../nbs/53_demo.ipynb #96ed3f79
 def grid_sheet(generator, frame: np.ndarray, side: int = 96) -> Image.Image:
     "AU × intensity sheet synthesised from one registered frame (S, S, 3)."
     grid = intensity_grid(generator, frame)
@@ -94,7 +95,7 @@ def truth_sheet(root: Path, subject: str, task: str, side: int = 96) -> Image.Im
         frames += [register_face(image, face.landmarks).image for image, face in zip(images, faces)]
     return contact_sheet(frames, columns=6, side=side, column_titles=LEVELS, row_titles=[au_column(au) for au in AUS])
 
-# %% ../nbs/53_demo.ipynb #b86aea3e
+# %% ../nbs/53_demo.ipynb #893169a5
 def side_by_side(left: Image.Image, right: Image.Image, titles=("synthetic", "true")) -> Image.Image:
     "Two sheets of one height next to each other under their titles."
     sheet = Image.new("RGB", (left.width + right.width + 16, max(left.height, right.height) + 22), "white")
@@ -104,7 +105,7 @@ def side_by_side(left: Image.Image, right: Image.Image, titles=("synthetic", "tr
         draw.text((x + picture.width / 2, 10), title, fill="black", anchor="mm", font_size=16)
     return sheet
 
-# %% ../nbs/53_demo.ipynb #9aa736df
+# %% ../nbs/53_demo.ipynb #e7289fdd
 class Estimates(NamedTuple):
     "Frames judged: their manifest rows, labels, generic and personalised estimates (N, n_aus) in 0–5."
 
@@ -121,7 +122,7 @@ def neutral_row(manifest: pd.DataFrame) -> int:
         raise ValueError(f"{manifest.subject.iloc[0]}: no neutral frame; give one with all AU intensities 0.")
     return int(absent[0])
 
-# %% ../nbs/53_demo.ipynb #91cac2bb
+# %% ../nbs/53_demo.ipynb #7ea6a7a4
 def estimate_people(classifiers, generator, test: RegisteredFrames, seed: int = 0, step=lambda name: None) -> Estimates:
     "Generic and personalised estimates of every Test person (§3.4); `step(name)` is called after each."
     rows, before, after = [], [], []
@@ -137,7 +138,7 @@ def estimate_people(classifiers, generator, test: RegisteredFrames, seed: int = 
     manifest = pd.concat(rows, ignore_index=True)
     return Estimates(manifest, manifest[au_columns()].to_numpy(float), np.concatenate(before), np.concatenate(after))
 
-# %% ../nbs/53_demo.ipynb #59065e2c
+# %% ../nbs/53_demo.ipynb #342d05e9
 STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}
 img{max-width:100%;height:auto}table{border-collapse:collapse}td,th{padding:.25rem .8rem;text-align:right;
 border-bottom:1px solid #ddd}caption,figcaption{color:#555;font-size:.9rem}h2{margin-top:2.5rem}"""
@@ -160,7 +161,7 @@ def write_report(path: Path, sections: list) -> Path:
         parts += [table.to_html(border=0)] if table is not None else []
     return write_atomically(path, lambda temporary: temporary.write_text("\n".join(parts), encoding="utf-8"))
 
-# %% ../nbs/53_demo.ipynb #43979b08
+# %% ../nbs/53_demo.ipynb #54926014
 def _picture_of(figure) -> Image.Image:
     "A matplotlib figure as a PIL picture; closes the figure."
     buffer = io.BytesIO()
@@ -182,7 +183,7 @@ def scatter(estimates: Estimates) -> Image.Image:
     figure.legend(["ideal", "generic", "personalised"], loc="lower center", ncol=3, bbox_to_anchor=(.5, -.22))
     return _picture_of(figure)
 
-# %% ../nbs/53_demo.ipynb #f244bc9e
+# %% ../nbs/53_demo.ipynb #dfc6489f
 class DemoResult(NamedTuple):
     "What the demo leaves: the report, the ICC table and the text printed at the end."
 
@@ -209,7 +210,7 @@ class Demo:
         except DatabaseError:
             return simulate_fera17(self.out / "sample", **SAMPLE, progress=self.progress)
 
-# %% ../nbs/53_demo.ipynb #ed536c47
+# %% ../nbs/53_demo.ipynb #a6d46aff
 SAMPLE = dict(train=4, valid=2, test=6, tasks=1, frames=24, seed=1913, activity=2.5)  # data_samples/README.md
 
 
@@ -228,7 +229,7 @@ def register_stage(demo: Demo) -> None:
             f"turn to the front, 224 × 224. A face was found in {found} of the {len(manifest)} frames.")
     demo.sections.append(("1 · Registration", text, {"Stages of a real and of a virtual face": sheet}, None))
 
-# %% ../nbs/53_demo.ipynb #9b868527
+# %% ../nbs/53_demo.ipynb #1ec0ac7e
 def synthesis_stage(demo: Demo) -> None:
     "The AU × intensity grid of the photograph and of a held-out virtual subject beside its true rendering."
     front = register_photo(demo.photo).image
@@ -244,7 +245,7 @@ def synthesis_stage(demo: Demo) -> None:
     demo.sections.append(("2 · Synthesis", text, {f"SYNTHETIC, from {demo.photo_name}": photo_grid,
                           f"Held-out virtual {demo.subject}: SYNTHETIC and true": both}, None))
 
-# %% ../nbs/53_demo.ipynb #d4be9c21
+# %% ../nbs/53_demo.ipynb #81066cda
 def resampling_stage(demo: Demo, per_intensity: int = 12) -> None:
     "A small semantically resampled training set, its histogram before and after."
     train = partition_frames(demo.registered, "Train", demo.generator.preset.size)
@@ -262,25 +263,31 @@ def resampling_stage(demo: Demo, per_intensity: int = 12) -> None:
     demo.sections.append(("3 · Semantic resampling", text, {"Labels before and after": histograms,
                           "SYNTHETIC: some of the balanced set": sheet}, None))
 
-# %% ../nbs/53_demo.ipynb #3b041703
-def estimation_stage(demo: Demo) -> pd.DataFrame:
+# %% ../nbs/53_demo.ipynb #4c53f0ad
+def printable(table: pd.DataFrame) -> pd.DataFrame:
+    "An ICC table as text; differences, which are small, with three digits."
+    text = table.map(str)
+    text["difference"] = [f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]" for d in table.difference]
+    return text
+
+
+def estimation_stage(demo: Demo) -> None:
     "Generic and personalised estimates of the Test people, their ICC with intervals; the photograph's own table."
     test = partition_frames(demo.registered, "Test", demo.generator.preset.size)
     people = test.manifest.subject.nunique()
     with tqdm(total=people, desc="personalising", unit="person", disable=not demo.progress) as bar:
         estimates = estimate_people(demo.estimator.classifiers, demo.generator, test, demo.seed,
                                     step=lambda name: bar.update())
-    table = icc_table(estimates.labels, estimates.before, estimates.manifest.subject, after=estimates.after,
-                      seed=demo.seed)
-    write_table(table, demo.out / "icc.csv")
+    demo.table = icc_table(estimates.labels, estimates.before, estimates.manifest.subject, after=estimates.after,
+                           seed=demo.seed)
+    write_table(demo.table, demo.out / "icc.csv")
     picture = scatter(estimates)
     picture.save(demo.out / "estimates.png")
     text = (f"{people} virtual people never trained on, {len(estimates.labels)} frames. ICC(3,1) before and after "
             "personalisation from one neutral frame each, with 95 % bootstrap intervals over people. The difference is "
             "paired; an interval that holds 0 means that these people cannot tell.")
     demo.sections.append(("4 · Estimates before and after personalisation", text,
-                          {"Estimated against true intensity": picture}, table.map(str)))
-    return table
+                          {"Estimated against true intensity": picture}, printable(demo.table)))
 
 
 def photo_stage(demo: Demo) -> None:
@@ -295,7 +302,7 @@ def photo_stage(demo: Demo) -> None:
             "from a smiling picture, the smile becomes part of what the estimator takes for this person's rest.")
     demo.sections.append((f"5 · The photograph: {demo.photo_name}", text, {}, both))
 
-# %% ../nbs/53_demo.ipynb #4fa9fd0a
+# %% ../nbs/53_demo.ipynb #1edc151d
 def run_demo(
     out="demo_out",         # folder for report.html, au.csv, icc.csv and the pictures
     photo=None,             # a photograph; scikit-image's astronaut by default
@@ -307,7 +314,6 @@ def run_demo(
     demo = Demo(out, photo, weights, seed, progress)
     stages = (register_stage, synthesis_stage, resampling_stage, estimation_stage, photo_stage)
     for stage in tqdm(stages, desc="aufacs demo", unit="stage", disable=not progress):
-        result = stage(demo)
-        table = result if result is not None else locals().get("table")
+        stage(demo)
     report = write_report(demo.out / "report.html", demo.sections)
-    return DemoResult(report, table, table.map(str).to_string())
+    return DemoResult(report, demo.table, printable(demo.table).to_string())

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['personal_targets', 'personal_images', 'fine_tune', 'one_thread', 'personalize']
 
-# %% ../nbs/32_personalization.ipynb #4d50be3b
+# %% ../nbs/32_personalization.ipynb #376883db
 from contextlib import contextmanager
 from copy import deepcopy
 
@@ -17,7 +17,7 @@ from .classifiers import AUClassifiers, class_loss, prefix, scores, seeded, stan
 from .facs import AUS, au_column
 from .synthesis import synthesize
 
-# %% ../nbs/32_personalization.ipynb #311de70f
+# %% ../nbs/32_personalization.ipynb #0c603d1e
 def personal_targets(aus=AUS, generator_aus=AUS) -> np.ndarray:
     "Target labels (n_aus, 6, n_generator_aus) in [0, 1]: one AU at 0, A–E, all others 0. ValueError for an unknown AU."
     unknown = [au for au in aus if au not in generator_aus]
@@ -38,7 +38,7 @@ def personal_images(generator, frame: np.ndarray, aus=AUS) -> tuple[np.ndarray, 
     pictures = synthesize(generator, np.repeat(frame[None], len(labels), axis=0), labels)
     return pictures.reshape(*targets.shape[:2], *pictures.shape[1:]), targets
 
-# %% ../nbs/32_personalization.ipynb #5cdf0e55
+# %% ../nbs/32_personalization.ipynb #e494fb91
 def fine_tune(
     model,                  # generic network of one AU; it is not changed
     hidden: torch.Tensor,   # (n, c, h, w) what its prefix makes of the pictures
@@ -61,7 +61,7 @@ def fine_tune(
         after_epoch()
     return model.eval()
 
-# %% ../nbs/32_personalization.ipynb #111e7bf1
+# %% ../nbs/32_personalization.ipynb #b341f3ac
 @contextmanager
 def one_thread():
     "Within this block torch uses one thread; afterwards as many as before."
@@ -97,7 +97,7 @@ def _hidden_maps(classifiers: AUClassifiers, pictures: np.ndarray) -> dict:
     return {au: prefix(model)(standardise(pictures[i], classifiers.preset.size))
             for i, (au, model) in enumerate(classifiers.models.items())}
 
-# %% ../nbs/32_personalization.ipynb #cd61a0f3
+# %% ../nbs/32_personalization.ipynb #7a64ee6f
 def personalize(
     classifiers: AUClassifiers,  # the generic ones; they stay as they are
     generator,                   # makes the six pictures for each AU

@@ -7,9 +7,10 @@ __all__ = ['FACE_CM', 'CENTRE_CM', 'FACING', 'DEPTH_SLACK', 'MEASURES', 'mesh_in
            'frontal_pixels', 'Registered', 'register_face', 'RegisteredFrames', 'open_registered', 'sample_registered',
            'register_manifest']
 
-# %% ../nbs/12_register3d.ipynb #c7ee44ba
+# %% ../nbs/12_register3d.ipynb #fb601e0e
 import hashlib
 import json
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +27,7 @@ from .meshes import canonical_face, procrustes, vertex_normals
 from .presets import write_atomically
 from .rasterize import interpolate, rasterize, sample_bilinear
 
-# %% ../nbs/12_register3d.ipynb #d5aa7e21
+# %% ../nbs/12_register3d.ipynb #1715985b
 def mesh_in_photo(landmarks: np.ndarray) -> np.ndarray:
     "The first 468 of FaceMesh's landmarks (478, 3) with y up and z towards the camera, in pixels of the photograph."
     landmarks = np.asarray(landmarks, np.float64)
@@ -41,7 +42,7 @@ def to_canonical(landmarks: np.ndarray):
     rigid = face.procrustes_index
     return procrustes(mesh_in_photo(landmarks)[rigid], face.vertices[rigid], face.procrustes_weight)
 
-# %% ../nbs/12_register3d.ipynb #c277bf03
+# %% ../nbs/12_register3d.ipynb #77175ea2
 def head_pose(landmarks: np.ndarray) -> tuple[float, float, float]:
     "Yaw, pitch and roll of the head in degrees, with the signs of `face_model.rotation`."
     turn = to_canonical(landmarks).rotation.T
@@ -50,7 +51,7 @@ def head_pose(landmarks: np.ndarray) -> tuple[float, float, float]:
     roll = np.arctan2(-turn[0, 1], turn[1, 1])
     return tuple(float(angle) for angle in np.degrees([yaw, pitch, roll]))
 
-# %% ../nbs/12_register3d.ipynb #35922815
+# %% ../nbs/12_register3d.ipynb #f02744c7
 FACE_CM = 19.5      # width of the registered picture on the canonical face, cm
 CENTRE_CM = -0.4    # canonical height that lies at the middle of the picture, cm
 
@@ -62,7 +63,7 @@ def frontal_pixels(landmarks: np.ndarray, size: int) -> np.ndarray:
     x, y, z = turned.T
     return np.stack([size / 2 + x * scale, size / 2 - (y - CENTRE_CM) * scale, z * scale], 1).astype(np.float32)
 
-# %% ../nbs/12_register3d.ipynb #2cfd946e
+# %% ../nbs/12_register3d.ipynb #60227b6b
 FACING = 0.1            # least cosine between skin normal and view
 DEPTH_SLACK = 0.05      # how far behind the nearest surface skin may lie, in widths of the face
 
@@ -79,7 +80,7 @@ def _seen_by_camera(mesh: np.ndarray, triangles: np.ndarray, raster) -> np.ndarr
     behind = buffer.depth[row, column] - position[..., 2] > DEPTH_SLACK * 222
     return raster.covered & (facing > FACING) & ~behind
 
-# %% ../nbs/12_register3d.ipynb #0f325c69
+# %% ../nbs/12_register3d.ipynb #96b64e5f
 def _shrink(image: np.ndarray, points: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     "Photograph and its points (…, 2), reduced by a whole factor where the face is much larger than the output."
     factor = int(np.ptp(points.reshape(-1, 2), axis=0).max() / size)
@@ -96,7 +97,7 @@ def _texture(image: np.ndarray, landmarks: np.ndarray, triangles: np.ndarray, ra
     colours[~raster.covered] = 0
     return np.clip(colours + 0.5, 0, 255).astype(np.uint8)
 
-# %% ../nbs/12_register3d.ipynb #0457da71
+# %% ../nbs/12_register3d.ipynb #68343d4e
 class Registered(NamedTuple):
     """One face turned to the front.
 
@@ -115,7 +116,7 @@ class Registered(NamedTuple):
     roll: float
     vertices: np.ndarray
 
-# %% ../nbs/12_register3d.ipynb #684a16a6
+# %% ../nbs/12_register3d.ipynb #d8603ae8
 def register_face(
     image: np.ndarray,      # photograph (H, W, 3) uint8
     landmarks: np.ndarray,  # (478, 3) pixels, from `detection.Face`
@@ -137,7 +138,7 @@ def register_face(
     share = float(visible.sum() / max(1, raster.covered.sum()))
     return Registered(colours.astype(np.uint8), visible, share, *head_pose(landmarks), vertices)
 
-# %% ../nbs/12_register3d.ipynb #68b21b34
+# %% ../nbs/12_register3d.ipynb #cff33d2c
 class RegisteredFrames(NamedTuple):
     """Registered frames (N, S, S, 3) uint8, often memory-mapped, and their manifest (N rows).
 
@@ -152,7 +153,7 @@ class RegisteredFrames(NamedTuple):
         mask = np.asarray(mask, bool)
         return RegisteredFrames(np.ascontiguousarray(self.frames[mask]), self.manifest[mask].reset_index(drop=True))
 
-# %% ../nbs/12_register3d.ipynb #e0a1a0bb
+# %% ../nbs/12_register3d.ipynb #c33c188a
 def open_registered(folder) -> RegisteredFrames:
     "Open a folder written by `register_manifest`; FileNotFoundError says what is missing and how to make it."
     folder = Path(folder)
@@ -166,7 +167,7 @@ def sample_registered() -> RegisteredFrames:
     "The registered frames of the sample database that comes with the project (96 × 96)."
     return open_registered(sample_database().parent / "registered")
 
-# %% ../nbs/12_register3d.ipynb #c58419f7
+# %% ../nbs/12_register3d.ipynb #3a15f594
 MEASURES = ["score", "yaw", "pitch", "roll", "visible", "valid"]
 
 
@@ -183,13 +184,13 @@ def _open_work(out: Path, count: int, size: int, fingerprint: str) -> tuple[np.n
     if state.is_file():
         if json.loads(state.read_text())["fingerprint"] != fingerprint:
             raise ValueError(f"{out} holds another registration (other frames, size or method): choose another --out.")
-        done = pd.read_csv(measures) if measures.is_file() else pd.DataFrame(columns=MEASURES)
+        done = pd.read_csv(measures) if measures.is_file() else pd.DataFrame(columns=["row", *MEASURES])
         return open_memmap(out / "frames.npy", mode="r+"), done
     frames = open_memmap(out / "frames.npy", mode="w+", dtype=np.uint8, shape=(count, size, size, 3))
     write_atomically(state, lambda path: path.write_text(json.dumps({"fingerprint": fingerprint})))
-    return frames, pd.DataFrame(columns=MEASURES)
+    return frames, pd.DataFrame(columns=["row", *MEASURES])
 
-# %% ../nbs/12_register3d.ipynb #2ae8dc6f
+# %% ../nbs/12_register3d.ipynb #ea81f80b
 def _register_batch(images, landmarker, size: int, method: str) -> tuple[np.ndarray, pd.DataFrame]:
     "Registered frames (n, S, S, 3) and their measures; frames without a face stay black and are not valid."
     frames, rows = np.zeros((len(images), size, size, 3), np.uint8), []
@@ -202,7 +203,7 @@ def _register_batch(images, landmarker, size: int, method: str) -> tuple[np.ndar
         rows.append((face.score, result.yaw, result.pitch, result.roll, result.share, True))
     return frames, pd.DataFrame(rows, columns=MEASURES)
 
-# %% ../nbs/12_register3d.ipynb #2c964baf
+# %% ../nbs/12_register3d.ipynb #a76c979b
 def register_manifest(
     manifest: pd.DataFrame,   # rows of `databases`
     out,                      # folder for frames.npy and manifest.parquet
@@ -217,28 +218,29 @@ def register_manifest(
         raise ValueError(f"method={method!r} is unknown: choose 'mesh' (3D) or 'procrustes' (2D).")
     out, landmarker = Path(out), landmarker or FaceLandmarker.from_pretrained()
     frames, done = _open_work(out, len(manifest), size, _fingerprint(manifest, size, method))
-    bar = tqdm(total=len(manifest), initial=len(done), desc="registering", unit="frame", disable=not progress)
-    for images in _batches(manifest.iloc[len(done):], batch):
-        start = len(done)
-        frames[start:start + len(images)], rows = _register_batch(images, landmarker, size, method)
-        frames.flush()
-        rows.to_csv(out / "measures.csv", mode="a", header=start == 0, index=False)
-        done = rows if start == 0 else pd.concat([done, rows], ignore_index=True)
-        bar.update(len(images))
-    bar.close()
-    complete = pd.concat([manifest.reset_index(drop=True), done.reset_index(drop=True)], axis=1)
-    complete["valid"] = complete["valid"].astype(bool)
+    left = np.setdiff1d(np.arange(len(manifest)), done.row.to_numpy(int))
+    with tqdm(total=len(manifest), initial=len(done), desc="registering", unit="frame", disable=not progress) as bar:
+        for positions, images in _batches(manifest.iloc[left], batch):
+            rows = left[positions]
+            frames[rows], measures = _register_batch(images, landmarker, size, method)
+            frames.flush()
+            measures.insert(0, "row", rows)
+            measures.to_csv(out / "measures.csv", mode="a", header=not (out / "measures.csv").exists(), index=False)
+            bar.update(len(images))
+    complete = _with_measures(manifest, out / "measures.csv")
     write_atomically(out / "manifest.parquet", lambda path: complete.to_parquet(path, index=False))
     return open_registered(out)
 
 
+def _with_measures(manifest: pd.DataFrame, path: Path) -> pd.DataFrame:
+    "The manifest with the measures of each of its rows beside it, in the manifest's order."
+    measures = pd.read_csv(path).set_index("row").sort_index().astype({"valid": bool})
+    return manifest.reset_index(drop=True).join(measures)
+
+
 def _batches(manifest: pd.DataFrame, size: int):
-    "Lists of up to `size` images of a manifest, in its order."
-    images = []
-    for _, image in read_frames(manifest):
-        images.append(image)
-        if len(images) == size:
-            yield images
-            images = []
-    if images:
-        yield images
+    "(row positions, images), up to `size` at a time, in the order in which the films are decoded."
+    stream = iter(read_frames(manifest))
+    while batch := list(islice(stream, size)):
+        positions, images = zip(*batch)
+        yield np.array(positions), list(images)

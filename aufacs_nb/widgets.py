@@ -10,7 +10,7 @@ __all__ = ['picture', 'redraw', 'titled', 'au_sliders', 'mesh_picture', 'frontal
            'show_estimates', 'use_photo', 'choose_frame', 'choose_subject', 'personalise', 'personalization_parts',
            'personalization_layout', 'personalization_demo']
 
-# %% ../nbs/52_widgets.ipynb #3ae02352
+# %% ../nbs/52_widgets.ipynb #be9b24cc
 import html
 import warnings
 from pathlib import Path
@@ -39,7 +39,7 @@ from .resampling import label_histogram, real_set, semantic_resample
 from .synthesis import synthesize
 from .train_generator import load_generator
 
-# %% ../nbs/52_widgets.ipynb #45c17217
+# %% ../nbs/52_widgets.ipynb #816a980a
 def picture(frame, width: int = 240, name: str = "picture") -> widgets.Image:
     "A JPEG picture widget of a uint8 `frame` (H, W, 3), `width` screen pixels wide, with the CSS class `name`."
     image = widgets.Image(format="jpeg", value=to_jpeg(frame, width), width=width)
@@ -58,7 +58,7 @@ def titled(title, widget) -> widgets.VBox:
     head = title if isinstance(title, widgets.Widget) else widgets.HTML(f"<b>{html.escape(title)}</b>")
     return widgets.VBox([head, widget])
 
-# %% ../nbs/52_widgets.ipynb #07bcc561
+# %% ../nbs/52_widgets.ipynb #daa5009d
 def au_sliders(aus=AUS, step: float = 0.5) -> dict:
     "One slider per AU, intensity 0–5, that reports when it is let go: dict AU → FloatSlider."
     return {au: widgets.FloatSlider(
@@ -66,7 +66,7 @@ def au_sliders(aus=AUS, step: float = 0.5) -> dict:
         description=f"AU{au} {AU_NAMES[au]}", style={"description_width": "170px"},
         layout={"width": "400px"}) for au in aus}
 
-# %% ../nbs/52_widgets.ipynb #d83ea565
+# %% ../nbs/52_widgets.ipynb #20ac7348
 def mesh_picture(identity, aus: dict, size: int = 560, height: float = 26.0) -> np.ndarray:
     "Shaded head, uint8 (size, size, 3) that shows `height` cm; `aus` maps AU → intensity 0–5."
     model, vertices = head_model(), head_vertices(identity, aus)
@@ -78,7 +78,7 @@ def mesh_picture(identity, aus: dict, size: int = 560, height: float = 26.0) -> 
     colour = np.where(white, [250, 248, 244], [224, 203, 186]) * lit
     return np.where(raster.covered[..., None], colour, 245).clip(0, 255).astype(np.uint8)
 
-# %% ../nbs/52_widgets.ipynb #c1b7d59f
+# %% ../nbs/52_widgets.ipynb #ee5b25ad
 def frontal_frame(image, landmarker=None, size: int = 224, source: str = "picture") -> np.ndarray:
     "The largest face of `image`, registered: uint8 (size, size, 3), black where unseen; NoFaceError names `source`."
     face = (landmarker or FaceLandmarker.from_pretrained()).find_one(image, source)
@@ -89,7 +89,7 @@ def intensities(parts) -> dict:
     "What the AU sliders ask for: dict AU → intensity 0–5."
     return {au: slider.value for au, slider in parts.sliders.items()}
 
-# %% ../nbs/52_widgets.ipynb #d883fdba
+# %% ../nbs/52_widgets.ipynb #bf864764
 def draw_explorer(parts) -> None:
     "Mesh, rendering and generated frame at the intensities of the sliders."
     aus = intensities(parts)
@@ -114,7 +114,7 @@ def use_source(parts, frame, title: str) -> None:
     parts.message.value = ""
     draw_explorer(parts)
 
-# %% ../nbs/52_widgets.ipynb #8d06ca78
+# %% ../nbs/52_widgets.ipynb #d5e37b81
 def read_upload(upload) -> tuple:
     "(name, uint8 picture) of the file in a FileUpload; DatabaseError if it is not a readable picture."
     entry = upload.value[-1]
@@ -135,7 +135,7 @@ def use_upload(parts, then) -> None:
     except ValueError as error:
         parts.message.value = f'<span style="color:#b00020">{html.escape(str(error))}</span>'
 
-# %% ../nbs/52_widgets.ipynb #4b617130
+# %% ../nbs/52_widgets.ipynb #ac83433f
 def explorer_parts(people, width: int) -> SimpleNamespace:
     "The widgets of the AU explorer, not yet connected."
     blank = np.full((width, width, 3), 245, np.uint8)
@@ -158,7 +158,7 @@ def explorer_layout(parts) -> widgets.HBox:
     ], layout={"grid_template_columns": "repeat(2, auto)", "grid_gap": "8px 24px"})
     return widgets.HBox([controls, pictures])
 
-# %% ../nbs/52_widgets.ipynb #b04982d2
+# %% ../nbs/52_widgets.ipynb #3e63a2ae
 def au_explorer(generator=None, people=range(9000, 9006), width: int = 280) -> widgets.HBox:
     "AU sliders → head model, true rendering and generated face of one virtual person, or of an uploaded photo."
     parts = explorer_parts(people, width)
@@ -174,14 +174,14 @@ def au_explorer(generator=None, people=range(9000, 9006), width: int = 280) -> w
     box.parts = parts
     return box
 
-# %% ../nbs/52_widgets.ipynb #0c4a4273
+# %% ../nbs/52_widgets.ipynb #4cf12473
 def figure_pixels(figure) -> np.ndarray:
     "A matplotlib figure, drawn: uint8 (H, W, 3)."
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3]
 
-# %% ../nbs/52_widgets.ipynb #e6a99d6c
+# %% ../nbs/52_widgets.ipynb #943b5b8b
 def counts_figure(before, after, title: str) -> np.ndarray:
     "Two bar charts of frames per intensity, as uint8 (H, W, 3)."
     figure = Figure(figsize=(8, 3), dpi=80, layout="constrained")
@@ -194,7 +194,7 @@ def counts_figure(before, after, title: str) -> np.ndarray:
         axes.spines[["top", "right"]].set_visible(False)
     return figure_pixels(figure)
 
-# %% ../nbs/52_widgets.ipynb #3febf950
+# %% ../nbs/52_widgets.ipynb #c3448f89
 def draw_set(parts) -> tuple:
     "The real or semantic `ResampledSet` that the controls ask for, and the warnings that drawing it gave."
     settings = dict(aus=(parts.au.value,), per_intensity=parts.per_intensity.value, seed=parts.seed.value)
@@ -216,7 +216,7 @@ def sheet_by_intensity(frames, values, columns: int = 10, side: int = 84) -> np.
     filled = [frame for row in rows for frame in [*row, *np.repeat(blank, widest - len(row), 0)]]
     return np.asarray(contact_sheet(filled, columns=widest, side=side, row_titles=[LEVELS[i] for i in levels]))
 
-# %% ../nbs/52_widgets.ipynb #27f4fa56
+# %% ../nbs/52_widgets.ipynb #d7f6d92a
 def draw_resampling(parts) -> None:
     "Histogram and contact sheet of the set that the controls ask for."
     au = parts.au.value
@@ -235,7 +235,7 @@ def training_part(registered):
     manifest = registered.manifest
     return registered.select((manifest.partition == "Train").to_numpy() & manifest.valid.to_numpy(bool))
 
-# %% ../nbs/52_widgets.ipynb #476b4456
+# %% ../nbs/52_widgets.ipynb #89f4f6bc
 def resampling_parts() -> SimpleNamespace:
     "The widgets of the resampling explorer, not yet connected."
     wide = dict(style={"description_width": "150px"}, layout={"width": "400px"})
@@ -265,7 +265,7 @@ def resampling_explorer(registered=None, generator=None) -> widgets.VBox:
     box.parts = parts
     return box
 
-# %% ../nbs/52_widgets.ipynb #a5a10955
+# %% ../nbs/52_widgets.ipynb #ef2d8e87
 def scores(truth, estimates) -> np.ndarray:
     "ICC(3,1) of each column of (N, n_aus) intensities; NaN where the truth never varies."
     return np.array([icc_3_1(t, e) if np.ptp(t) else np.nan for t, e in zip(np.transpose(truth), estimates.T)])
@@ -282,7 +282,7 @@ def score_table(truth, before, after=None) -> str:
     style = "<style>.icc td, .icc th {padding: 3px 14px; text-align: right} .icc tbody th {text-align: left}</style>"
     return style + (table.round(2) + 0.0).to_html(na_rep="–", float_format="{:.2f}".format, border=0, classes="icc")
 
-# %% ../nbs/52_widgets.ipynb #4a36047d
+# %% ../nbs/52_widgets.ipynb #1154a998
 def estimates_figure(truth, before, after=None) -> np.ndarray:
     "One panel per AU: true and estimated intensity, (N, n_aus) each, over the frames; uint8 (H, W, 3)."
     figure = Figure(figsize=(11, 4.2), dpi=80, layout="constrained")
@@ -299,16 +299,18 @@ def estimates_figure(truth, before, after=None) -> np.ndarray:
     figure.supxlabel("registered frames of the subject, in order", fontsize=10)
     return figure_pixels(figure)
 
-# %% ../nbs/52_widgets.ipynb #b9455825
+# %% ../nbs/52_widgets.ipynb #ad622825
 def show_estimates(parts) -> None:
-    "Plot and table of what is known so far."
-    parts.table.value = score_table(parts.truth, parts.before, parts.after)
+    "Plot and table of what is known so far; the frame that served as photograph is not scored."
+    judged = np.arange(len(parts.truth)) != parts.used
+    after = None if parts.after is None else parts.after[judged]
+    parts.table.value = score_table(parts.truth[judged], parts.before[judged], after)
     parts.plot.value = to_jpeg(estimates_figure(parts.truth, parts.before, parts.after))
 
 
-def use_photo(parts, frame, title: str) -> None:
-    "Make a registered frame (H, W, 3) the photograph to personalise from; what was learned from another is dropped."
-    learned, parts.source, parts.after = parts.after, frame, None
+def use_photo(parts, frame, title: str, used: int = -1) -> None:
+    "Make a registered frame the photograph to personalise from (row `used` of the subject's, -1: none of them)."
+    learned, parts.source, parts.after, parts.used = parts.after, frame, None, used
     parts.photo_title.value = f"<b>{html.escape(title)}</b>"
     redraw(parts.photo, frame)
     parts.message.value, parts.progress.value = "", 0
@@ -318,16 +320,16 @@ def use_photo(parts, frame, title: str) -> None:
 
 def choose_frame(parts, index: int) -> None:
     "Take frame `index` of the chosen subject's as the photograph."
-    use_photo(parts, parts.frames[index], f"Photograph: {parts.subject.value}, {parts.frame.label}")
+    use_photo(parts, parts.frames[index], f"Photograph: {parts.subject.value}, {parts.frame.label}", index)
 
-# %% ../nbs/52_widgets.ipynb #258cbe1f
+# %% ../nbs/52_widgets.ipynb #90e057a2
 def choose_subject(parts, name: str) -> None:
     "Estimate all frames of a test subject with the generic classifiers, and take the first one as the photograph."
     manifest = parts.registered.manifest
     chosen = parts.registered.select((manifest.subject == name).to_numpy() & manifest.valid.to_numpy(bool))
     parts.frames = np.asarray(chosen.frames[:])
     parts.truth = chosen.manifest[au_columns(AUS)].to_numpy(float)
-    parts.before, parts.after = parts.classifiers.predict(parts.frames), None
+    parts.before, parts.after, parts.used = parts.classifiers.predict(parts.frames), None, 0
     show_estimates(parts)
     rows = chosen.manifest.itertuples()
     parts.frame.options = [(f"{row.session}, frame {row.frame}", position) for position, row in enumerate(rows)]
@@ -349,7 +351,7 @@ def personalise(parts, epochs=None) -> None:
     finally:
         parts.button.disabled = False
 
-# %% ../nbs/52_widgets.ipynb #3c391a3f
+# %% ../nbs/52_widgets.ipynb #8a1a56de
 def personalization_parts(subjects) -> SimpleNamespace:
     "The widgets of the personalisation demo, not yet connected."
     style = {"description_width": "80px"}
@@ -371,7 +373,7 @@ def personalization_layout(parts) -> widgets.VBox:
     photo = titled(parts.photo_title, parts.photo)
     return widgets.VBox([widgets.HBox([controls, photo, parts.table], layout={"grid_gap": "24px"}), parts.plot])
 
-# %% ../nbs/52_widgets.ipynb #cf311395
+# %% ../nbs/52_widgets.ipynb #27d95e54
 def personalization_demo(registered=None, generator=None, classifiers=None, epochs=None) -> widgets.VBox:
     "Pick a test subject and a photograph, personalise, and compare ICC and estimates before and after."
     registered = registered or sample_registered()

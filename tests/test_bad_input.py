@@ -27,7 +27,7 @@ def database(tmp_path):
 
 def test_picture_without_a_face(aufacs, tmp_path):
     Image.fromarray(coffee()).save(tmp_path / "coffee.png")
-    check(aufacs("predict", tmp_path / "coffee.png", "--out", tmp_path / "au.csv"), "coffee.png", "face")
+    check(aufacs("predict", tmp_path / "coffee.png", "--out", tmp_path / "au.csv"), "coffee.png: no face found", "use a picture")
     assert not (tmp_path / "au.csv").exists()
     check(aufacs("personalize", tmp_path / "coffee.png", "--out", tmp_path / "me"), "coffee.png")
     assert not (tmp_path / "me").exists()
@@ -61,14 +61,14 @@ def test_label_file_with_a_wrong_value(aufacs, database, tmp_path):
     lines = labels.read_text().splitlines()
     lines[4] = "5,7"
     labels.write_text("\n".join(lines))
-    check(aufacs("manifest", database, "--out", tmp_path / "m.parquet"), labels.name, "line 5", "7")
+    check(aufacs("manifest", database, "--out", tmp_path / "m.parquet"), labels.name, "line 5: intensity 7 is outside")
 
 
 def test_label_file_with_a_missing_frame(aufacs, database, tmp_path):
     labels = sorted(database.rglob("*_AU04_Int.csv"))[0]
     lines = labels.read_text().splitlines()
     labels.write_text("\n".join(lines[:3] + lines[4:]))
-    check(aufacs("manifest", database, "--out", tmp_path / "m.parquet"), labels.name, "4")
+    check(aufacs("manifest", database, "--out", tmp_path / "m.parquet"), labels.name, "line 4")
 
 
 def test_targets_outside_the_range(aufacs, tmp_path):

@@ -117,7 +117,7 @@ def test_personalize_and_predict(run, work):
 
 
 def test_killed_generator_training_resumes_to_the_same_weights(run, work, aufacs_command):
-    options = ("train-generator", "--data", work / "registered", "--preset", "tiny", "--steps", 40, "--quiet", "--out")
+    options = ("train-generator", "--data", work / "registered", "--preset", "tiny", "--steps", 600, "--quiet", "--out")
     run(*options, work / "whole")
     command = [aufacs_command, *map(str, options), str(work / "killed")]
     running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -126,6 +126,8 @@ def test_killed_generator_training_resumes_to_the_same_weights(run, work, aufacs
         time.sleep(0.02)
     running.send_signal(signal.SIGKILL)
     running.wait()
+    assert running.returncode == -signal.SIGKILL, "it was not killed in the middle"
+    assert not (work / "killed" / "weights.safetensors").exists()
     run(*options, work / "killed")
     first, second = ((work / name / "weights.safetensors").read_bytes() for name in ("whole", "killed"))
     assert first == second
