@@ -7,7 +7,7 @@ __all__ = ['app', 'Out', 'Seed', 'PresetName', 'Quiet', 'simulate_app', 'Databas
            'register', 'train_generator_command', 'parse_targets', 'synthesize_command', 'resample',
            'train_classifiers_command', 'train', 'personalize', 'predict', 'evaluate_command', 'main']
 
-# %% ../nbs/54_cli.ipynb #5b13a513
+# %% ../nbs/54_cli.ipynb #ce29d415
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +16,7 @@ import typer
 
 from .facs import AUS, au_column
 
-# %% ../nbs/54_cli.ipynb #38dc3fb1
+# %% ../nbs/54_cli.ipynb #90b12352
 app = typer.Typer(help="Facial action units: register, synthesise, resample, train, personalise, predict.",
                   no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 Out = Annotated[Path, typer.Option(help="Folder or file to write.")]
@@ -24,7 +24,7 @@ Seed = Annotated[int, typer.Option(help="Seed of every random draw; same seed, s
 PresetName = Annotated[str, typer.Option(help="tiny (tests), small (shipped) or paper.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
 
-# %% ../nbs/54_cli.ipynb #db4b8490
+# %% ../nbs/54_cli.ipynb #e4491ba5
 @app.command()
 def demo(
     out: Out = Path("demo_out"), seed: Seed = 0, quiet: Quiet = False,
@@ -37,7 +37,7 @@ def demo(
     typer.echo(result.summary)
     typer.echo(f"\nOpen {result.report} in a browser.")
 
-# %% ../nbs/54_cli.ipynb #e3100f46
+# %% ../nbs/54_cli.ipynb #f6c52af8
 simulate_app = typer.Typer(help="Render a virtual database in the format of a real one.", no_args_is_help=True)
 app.add_typer(simulate_app, name="simulate")
 
@@ -76,7 +76,7 @@ def _poses(text: str) -> tuple:
         raise ValueError(f"--poses {text!r}: give FERA poses from 1 to 9, separated by commas, such as 3,6.")
     return poses
 
-# %% ../nbs/54_cli.ipynb #8b2440a9
+# %% ../nbs/54_cli.ipynb #3d2a1e64
 Database = Annotated[str, typer.Option(help="auto, fera17 or folder.")]
 
 
@@ -98,10 +98,13 @@ def _input_manifest(path: Path):
     if path.suffix == ".parquet":
         import pandas as pd
 
-        return pd.read_parquet(path)
+        try:
+            return pd.read_parquet(path)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path}: no readable manifest ({error}); write it with `aufacs manifest`.") from error
     return read_manifest(path)
 
-# %% ../nbs/54_cli.ipynb #05a7183f
+# %% ../nbs/54_cli.ipynb #10b7ad25
 @app.command()
 def register(
     source: Path,
@@ -119,7 +122,7 @@ def register(
     contact_sheet(result.frames[::step][:48], columns=8).save(out / "contact.png")
     typer.echo(f"{int(result.manifest.valid.sum())} of {len(result.manifest)} frames with a face → {out}")
 
-# %% ../nbs/54_cli.ipynb #818a19fa
+# %% ../nbs/54_cli.ipynb #e4aedefe
 Data = Annotated[Path, typer.Option(help="Folder of registered frames (aufacs register).")]
 
 
@@ -142,7 +145,7 @@ def train_generator_command(
     fit_generator(open_registered(data), chosen, out, seed, progress=not quiet)
     typer.echo(f"Generator → {out}")
 
-# %% ../nbs/54_cli.ipynb #a8b461ae
+# %% ../nbs/54_cli.ipynb #00de79bd
 def parse_targets(entries: list[str]) -> dict:
     "['12=5', 'AU06=3'] → {12: 5.0, 6: 3.0}; ValueError names an entry that is no AU of ours or outside 0–5."
     targets = {}
@@ -157,7 +160,7 @@ def parse_targets(entries: list[str]) -> dict:
         targets[au] = intensity
     return targets
 
-# %% ../nbs/54_cli.ipynb #56e654fa
+# %% ../nbs/54_cli.ipynb #029ec8c2
 Model = Annotated[str, typer.Option(help="Shipped name or folder of weights.")]
 
 
@@ -183,7 +186,7 @@ def synthesize_command(
     save_synthetic(out, picture, generator=model, source=photo.name, targets=", ".join(au) or "AU × intensity grid")
     typer.echo(f"Synthetic picture → {out}")
 
-# %% ../nbs/54_cli.ipynb #72020188
+# %% ../nbs/54_cli.ipynb #17d3ead8
 @app.command()
 def resample(
     data: Data, out: Out, model: Model = "small", seed: Seed = 0, quiet: Quiet = False,
@@ -206,7 +209,7 @@ def resample(
     balanced.save(out)
     typer.echo(f"{len(balanced.frames)} frames → {out}")
 
-# %% ../nbs/54_cli.ipynb #9c9876ed
+# %% ../nbs/54_cli.ipynb #1a32c20c
 @app.command("train-classifiers")
 def train_classifiers_command(
     data: Annotated[Path, typer.Option(help="Balanced set (aufacs resample).")],
@@ -244,7 +247,7 @@ def train(
     test = partition_frames(open_registered(out / "registered"), "Test", classifiers.preset.size)
     typer.echo(evaluate(classifiers, test).to_string())
 
-# %% ../nbs/54_cli.ipynb #812e7307
+# %% ../nbs/54_cli.ipynb #1b7b15e2
 @app.command()
 def personalize(photo: Path, out: Out, model: Model = "small", seed: Seed = 0):
     "Adapt the estimator to the person in PHOTO (best neutral); writes a folder for `predict --model`."
@@ -281,7 +284,7 @@ def evaluate_command(
     if out:
         write_table(table, out)
 
-# %% ../nbs/54_cli.ipynb #219608d4
+# %% ../nbs/54_cli.ipynb #a851940c
 def main():
     "Entry point of `aufacs`: user errors are one line on standard error and exit code 2; Ctrl-C exits with 130."
     try:
@@ -289,6 +292,7 @@ def main():
     except (ValueError, FileNotFoundError, IsADirectoryError, PermissionError) as error:
         typer.secho(f"aufacs: {error}", err=True, fg="red")
         sys.exit(2)
-    except KeyboardInterrupt:
-        typer.secho("aufacs: interrupted; run the same command again to go on.", err=True)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == 130:
+            typer.secho("aufacs: interrupted; run the same command again to go on.", err=True)
+        raise

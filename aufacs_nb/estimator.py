@@ -6,7 +6,7 @@
 __all__ = ['PRESENT', 'REGISTERED', 'frame_rate', 'frame_stream', 'register_batch', 'openface_table', 'AUEstimator',
            'to_openface_csv']
 
-# %% ../nbs/51_estimator.ipynb #29a1f3f6
+# %% ../nbs/51_estimator.ipynb #e1823643
 import warnings
 from itertools import islice
 from pathlib import Path
@@ -25,11 +25,14 @@ from .presets import WeightsError, weights_folder, write_atomically
 from .register3d import register_face
 from .train_generator import load_generator
 
-# %% ../nbs/51_estimator.ipynb #4334ecd9
+# %% ../nbs/51_estimator.ipynb #3f0a2366
 def frame_rate(path) -> float:
-    "Frames per second of a video; 0.0 where the file does not say."
-    with av.open(str(path)) as container:
-        rate = container.streams.video[0].average_rate
+    "Frames per second of a video; 0.0 where the file does not say. `DatabaseError` if it is no video."
+    try:
+        with av.open(str(path)) as container:
+            rate = container.streams.video[0].average_rate
+    except (OSError, ValueError, IndexError) as error:
+        raise DatabaseError(f"{path}: not a readable video ({error}); copy it again or remove it.") from error
     return float(rate) if rate else 0.0
 
 
@@ -58,7 +61,7 @@ def _folder_stream(root: Path):
         else:
             yield 1, 0.0, name, _picture_or_none(path)
 
-# %% ../nbs/51_estimator.ipynb #9a7f5815
+# %% ../nbs/51_estimator.ipynb #6f716c66
 def _array_stream(array: np.ndarray):
     "One picture (H, W, 3), or frames (N, H, W, 3), as a stream; ValueError for another shape or type."
     if array.dtype != np.uint8 or array.ndim not in (3, 4) or array.shape[-1] != 3:
@@ -84,7 +87,7 @@ def frame_stream(source):
         raise DatabaseError(f"{path}: neither picture nor video by its name; known endings are {known}.")
     return iter([(1, 0.0, path.name, read_image(path))])
 
-# %% ../nbs/51_estimator.ipynb #eeb46a8c
+# %% ../nbs/51_estimator.ipynb #181b3d66
 PRESENT = 1.0     # intensity from which an AU counts as present: level A
 REGISTERED = 224  # side at which a face is registered before the network's own size (paper §4.2.1)
 
@@ -110,7 +113,7 @@ def openface_table(stream_rows, confidence, intensities, aus=AUS) -> pd.DataFram
         table = pd.concat([table, pd.DataFrame(values, columns=columns)], axis=1)
     return table.assign(file=file)
 
-# %% ../nbs/51_estimator.ipynb #15a7c671
+# %% ../nbs/51_estimator.ipynb #c1181db1
 def _generator_name(name_or_folder, card: dict) -> str:
     "Name or folder of the generator: what the classifiers' card says, else what lies beside them."
     try:
@@ -145,7 +148,7 @@ def _joined(tables: list, source) -> pd.DataFrame:
     is_folder = not isinstance(source, np.ndarray) and Path(source).is_dir()
     return table if is_folder else table.drop(columns="file")
 
-# %% ../nbs/51_estimator.ipynb #cff797a9
+# %% ../nbs/51_estimator.ipynb #e82783f5
 class AUEstimator:
     "AU intensities of photographs, folders and videos. `generator`: a generator, or the name or folder of one."
 
@@ -193,7 +196,7 @@ class AUEstimator:
         self.classifiers.save(Path(folder) / "classifiers", generator=_noted(self.generator))
         return Path(folder)
 
-# %% ../nbs/51_estimator.ipynb #be2c6e52
+# %% ../nbs/51_estimator.ipynb #e860489d
 def to_openface_csv(table: pd.DataFrame, path) -> Path:
     "Write a table of `predict` as OpenFace would: plain commas, seconds with 3 decimals, the rest with 2. Atomic."
     digits = {name: 3 if name == "timestamp" else 2 for name in table.select_dtypes("floating").columns}

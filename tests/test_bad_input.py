@@ -46,7 +46,16 @@ def test_truncated_and_unreadable_pictures(aufacs, tmp_path):
 def test_truncated_video_is_named(aufacs, tmp_path, database):
     video = sorted((database / "FERA17_Test_MV").glob("*.mp4"))[0]
     video.write_bytes(video.read_bytes()[:2000])
-    check(aufacs("predict", video, "--out", tmp_path / "au.csv"), video.name)
+    check(aufacs("predict", video, "--out", tmp_path / "au.csv"), f"{video.name}: ", "copy it again")
+    (tmp_path / "empty.mp4").touch()
+    check(aufacs("predict", tmp_path / "empty.mp4", "--out", tmp_path / "au.csv"), "empty.mp4: not a readable video")
+    assert not (tmp_path / "au.csv").exists()
+
+
+def test_broken_manifest_and_folder_without_registration(aufacs, tmp_path):
+    (tmp_path / "m.parquet").write_text("junk")
+    check(aufacs("register", tmp_path / "m.parquet", "--out", tmp_path / "r"), "m.parquet", "aufacs manifest")
+    check(aufacs("evaluate", "--data", tmp_path / "nowhere"), "nowhere: no finished registration", "aufacs register")
 
 
 def test_empty_folder(aufacs, tmp_path):

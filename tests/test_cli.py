@@ -116,6 +116,21 @@ def test_personalize_and_predict(run, work):
     assert (tables["generic"][columns] != tables["personal"][columns]).to_numpy().any()
 
 
+def test_ctrl_c_says_how_to_go_on_and_loses_nothing(run, work, aufacs_command):
+    arguments = ("register", work / "sample.parquet", "--out", work / "interrupted", "--size", 64, "--quiet")
+    running = subprocess.Popen([aufacs_command, *map(str, arguments)], stderr=subprocess.PIPE, text=True)
+    measures, limit = work / "interrupted" / "measures.csv", time.monotonic() + 120
+    while not measures.exists() and time.monotonic() < limit and running.poll() is None:
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    said = running.communicate()[1]
+    assert running.returncode == 130 and "run the same command again" in said and "Traceback" not in said
+    done = measures.read_text()
+    run(*arguments)
+    assert measures.read_text().startswith(done), "finished rows were registered again"
+    assert pd.read_parquet(work / "interrupted" / "manifest.parquet").valid.all()
+
+
 def test_killed_generator_training_resumes_to_the_same_weights(run, work, aufacs_command):
     options = ("train-generator", "--data", work / "registered", "--preset", "tiny", "--steps", 600, "--quiet", "--out")
     run(*options, work / "whole")
