@@ -23,7 +23,8 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from .appearance import render_person, sample_person
+from .appearance import sample_person
+from .camera import render_person
 from .classifiers import AUClassifiers
 from .databases import DatabaseError, read_image
 from .detection import FaceLandmarker
