@@ -6,17 +6,20 @@
 __all__ = ['ASSETS', 'SKIN', 'EYE_CAVITY', 'MOUTH_CAVITY', 'UPPER_TEETH', 'LOWER_TEETH', 'TONGUE', 'LASH', 'EYEBALL', 'LANDMARKS',
            'ACTIVATION', 'SCULPTED', 'AU_ACTIONS', 'HeadShapes', 'head_shapes', 'catmull_clark', 'HeadModel',
            'phenotype_weights', 'blend_phenotype', 'head_model', 'Identity', 'sample_identity',
-           'intensity_to_activation', 'all_actions', 'action_weights', 'head_vertices', 'rotation']
+           'intensity_to_activation', 'all_actions', 'action_weights', 'Rim', 'rims', 'coarse_vertices',
+           'head_vertices', 'overlaps', 'rotation', 'facemesh_vertices']
 
-# %% ../nbs/03_face_model.ipynb #d8dbbc57
+# %% ../nbs/03_face_model.ipynb #98c00a92
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 import numpy as np
 import scipy.sparse as sp
+import scipy.sparse.csgraph
 
-# %% ../nbs/03_face_model.ipynb #86e2fe0f
+# %% ../nbs/03_face_model.ipynb #e5cc78a6
 ASSETS = Path(__file__).parent / 'assets' if '__file__' in globals() else Path('../aufacs_nb/assets')
 SKIN, EYE_CAVITY, MOUTH_CAVITY, UPPER_TEETH, LOWER_TEETH, TONGUE, LASH, EYEBALL = 0, 1, 3, 4, 5, 6, 7, 8
 
@@ -53,7 +56,7 @@ def head_shapes():
         dict(zip(map(str, raw['act_n']), cm['act'])), dict(zip(map(str, raw['mask_n']), raw['mask'])),
         (raw['leye'].astype(np.int64), raw['reye'].astype(np.int64)))
 
-# %% ../nbs/03_face_model.ipynb #6cd58b25
+# %% ../nbs/03_face_model.ipynb #f3d3e4c9
 LANDMARKS = dict(
     nasion=132, nose_tip=1409, nose_base=343, upper_lip=455, lower_lip=492, chin=1517, chin_tip=1526, glabella=220,
     mouth_right=527, mouth_left=2642, eye_right_outer=1027, eye_right_inner=1041, eye_left_inner=3109,
@@ -61,7 +64,7 @@ LANDMARKS = dict(
     brow_right_inner=208, brow_left_inner=2353, brow_right_middle=222, brow_left_middle=2366,
     brow_right_outer=207, brow_left_outer=2352)
 
-# %% ../nbs/03_face_model.ipynb #2cd210e6
+# %% ../nbs/03_face_model.ipynb #3b1ef69e
 def _mean_of(groups, n_points):
     "Sparse (len(groups), n_points): each row averages the points of one group; groups is (m, k)."
     m, k = groups.shape
@@ -79,7 +82,7 @@ def _edges(quads):
     edges, side_edge, uses = np.unique(sides, axis=0, return_inverse=True, return_counts=True)
     return edges, side_edge.reshape(-1, 4), uses
 
-# %% ../nbs/03_face_model.ipynb #f06d2c44
+# %% ../nbs/03_face_model.ipynb #15354104
 def _vertex_rule(quads, edges, uses, faces, middles):
     "Where the old points go: (n, n) sparse, for inner points, border points and points without a face."
     n, m, f = faces.shape[1], len(edges), len(quads)
@@ -112,7 +115,7 @@ def catmull_clark(quads, n_points):
     fine = np.stack([np.stack([quads[:, i], on_edge[:, i], centre, on_edge[:, i - 1]], 1) for i in range(4)], 1)
     return matrix.astype(np.float32), fine.reshape(-1, 4)
 
-# %% ../nbs/03_face_model.ipynb #5e93b000
+# %% ../nbs/03_face_model.ipynb #d7aba4a7
 def _split(quads):
     "Two triangles for every quad."
     return np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]])
@@ -148,7 +151,7 @@ class HeadModel:
         "(V,) float32 in [0, 1]: a named skin region ('lips', 'ears', 'eyelids', 'face') on the fine mesh."
         return np.pad(self.subdivision @ self.shapes.masks[name], (0, 2 * len(self.eyeball))).astype(np.float32)
 
-# %% ../nbs/03_face_model.ipynb #5725f76c
+# %% ../nbs/03_face_model.ipynb #3dc063eb
 def _hat(x):
     "Weights of min, average and max at x in [0, 1]; they sum to 1."
     return dict(min=max(0, 1 - 2 * x), average=1 - abs(2 * x - 1), max=max(0, 2 * x - 1))
@@ -176,7 +179,7 @@ def blend_phenotype(shapes, **traits):
     offsets = (w * shapes.phenotypes[name] for name, w in phenotype_weights(**traits).items() if w)
     return shapes.base + sum(offsets)
 
-# %% ../nbs/03_face_model.ipynb #23a0de2d
+# %% ../nbs/03_face_model.ipynb #7fa8a669
 def _place(vertices, shapes):
     "Coarse vertices with the mid-face at the origin and the teeth lowered to where a smile shows them."
     vertices = vertices.astype(np.float32).copy()
@@ -219,7 +222,7 @@ def head_model():
     canonical = np.concatenate([matrix @ coarse, _eyeballs(coarse, shapes, eyeball, np.eye(3))]).astype(np.float32)
     return HeadModel(shapes, matrix, np.concatenate(groups).astype(np.int32), part.astype(np.int8), eyeball, canonical)
 
-# %% ../nbs/03_face_model.ipynb #8715530a
+# %% ../nbs/03_face_model.ipynb #19dff5c4
 @dataclass(frozen=True, eq=False)
 class Identity:
     "Who: seed, traits (as in `phenotype_weights`) and neutral coarse vertices (n, 3) in cm."
@@ -227,12 +230,17 @@ class Identity:
     traits: dict
     neutral: np.ndarray = field(repr=False)
 
+    @property
+    def years(self):
+        "Age in years, 18 – 80."
+        return 18 + 62 * self.traits['age']
+
 
 def _draw_traits(rng):
     "Random traits; many young, some old, and ancestry often mixed."
     return dict(sex=float(np.clip(rng.integers(2) + rng.normal(0, .12), 0, 1)), age=float(rng.beta(1.1, 1.6)),
-                ancestry=tuple(rng.dirichlet([.45] * 3)), weight=float(np.clip(rng.normal(.5, .2), 0, 1)),
-                muscle=float(np.clip(rng.normal(.5, .15), 0, 1)))
+                ancestry=tuple(rng.dirichlet([.45] * 3)), weight=float(np.clip(rng.normal(.5, .25), 0, 1)),
+                muscle=float(np.clip(rng.normal(.5, .2), 0, 1)))
 
 
 def _local_scale(name):
@@ -242,25 +250,25 @@ def _local_scale(name):
     return .4 if name.startswith('head') else .8
 
 
-def _draw_local(rng, names):
-    "Amount in [-.8, .8] of each local change; the right side follows the left by 88 %."
+def _draw_local(rng, names, asymmetry=.12):
+    "Amount in [-.8, .8] of each local change; asymmetry in [0, 1]: how little the right side follows the left."
     amount = dict(zip(names, np.clip(rng.normal(0, .28, len(names)), -.8, .8)))
     for name in names:
-        if name.startswith('r-'): amount[name] = .88 * amount['l' + name[1:]] + .12 * amount[name]
+        if name.startswith('r-'): amount[name] = (1 - asymmetry) * amount['l' + name[1:]] + asymmetry * amount[name]
     return {name: a * _local_scale(name) for name, a in amount.items()}
 
 
-def sample_identity(seed):
-    "A random person: the same seed gives the same `Identity`."
+def sample_identity(seed, asymmetry=.12):
+    "A random person: the same seed gives the same `Identity`; asymmetry in [0, 1]: how much the sides differ."
     shapes, rng = head_shapes(), np.random.default_rng([seed, 3])
     traits = _draw_traits(rng)
     vertices = blend_phenotype(shapes, **traits)
-    for name, amount in _draw_local(rng, list(shapes.local)).items():
+    for name, amount in _draw_local(rng, list(shapes.local), asymmetry).items():
         more, less = shapes.local[name]
         vertices = vertices + (amount * more if amount > 0 else -amount * less)
     return Identity(seed, traits, _place(vertices, shapes))
 
-# %% ../nbs/03_face_model.ipynb #953da1b0
+# %% ../nbs/03_face_model.ipynb #67a75e45
 ACTIVATION = (0, .15, .35, .58, .8, 1.)
 
 
@@ -274,7 +282,7 @@ def intensity_to_activation(intensity):
         raise ValueError(f'AU intensity {intensity} is outside 0–5; letters A–E are 1–5')
     return np.interp(values, np.arange(6), ACTIVATION)
 
-# %% ../nbs/03_face_model.ipynb #eaa9c693
+# %% ../nbs/03_face_model.ipynb #bce231e7
 SCULPTED = dict(
     dimplePit=('mouth_left', (.75, .15, -.3), .42, (-.10, .0, -.42)),
     cornerTighten=('mouth_left', (.1, 0, 0), .55, (-.22, .0, -.28)),
@@ -302,7 +310,7 @@ def all_actions():
         actions[name + 'Right'] = _push(centre * flip, radius, direction * flip, average)
     return actions
 
-# %% ../nbs/03_face_model.ipynb #b7d4cd58
+# %% ../nbs/03_face_model.ipynb #2451fd31
 def _both(**actions):
     "The same weight on the left and on the right side."
     return [(name + side, weight) for name, weight in actions.items() for side in ('Left', 'Right')]
@@ -313,9 +321,9 @@ AU_ACTIONS = {
     2: _both(browOuterUp=1.3),
     4: _both(browDown=1.1),
     5: _both(eyeWide=1.),
-    6: _both(cheekSquint=1.1, eyeSquint=.25),
+    6: _both(cheekSquint=1.5, eyeSquint=.35),
     7: _both(eyeSquint=1.),
-    9: _both(noseSneer=1.2, mouthUpperUp=.3, browDown=.2),
+    9: _both(noseSneer=1.5, mouthUpperUp=.4, browDown=.15),
     10: _both(mouthUpperUp=1.25, noseSneer=.15),
     12: _both(mouthSmile=1.),
     14: _both(mouthDimple=.5, dimplePit=1., cornerTighten=1.) + [('mouthRollUpper', .15), ('mouthRollLower', .15)],
@@ -329,48 +337,166 @@ AU_ACTIONS = {
     26: [('jawOpen', .5)],
     43: _both(eyeBlink=1.)}
 
-# %% ../nbs/03_face_model.ipynb #f7f30533
-def action_weights(aus):
-    """Weight of every facial action for these AUs, with the meetings of lids and lips respected.
+# %% ../nbs/03_face_model.ipynb #cb9945c4
+def _side_share(name, asymmetry):
+    "How much of an action its side performs: asymmetry > 0 weakens the right side of the face, < 0 the left."
+    if name.endswith('Left'): return min(1., 1 + asymmetry)
+    return min(1., 1 - asymmetry) if name.endswith('Right') else 1.
 
-    aus: {au: intensity 0–5}. Returns name → weight. Raises ValueError for an unknown AU or intensity.
+
+def action_weights(aus, asymmetry=0.):
+    """Weight of every facial action for these AUs; what lids and lips forbid is left out.
+
+    aus: {au: intensity 0–5}; asymmetry: -1 (only the right side acts) – 1 (only the left)
+    Returns name → weight. Raises ValueError for an unknown AU, intensity or asymmetry.
     """
     unknown = set(aus) - set(AU_ACTIONS)
     if unknown: raise ValueError(f'AU {sorted(unknown)} cannot be shown; the head knows {sorted(AU_ACTIONS)}')
+    if not -1 <= asymmetry <= 1: raise ValueError(f'asymmetry {asymmetry} is outside -1 … 1')
     strength = {au: float(intensity_to_activation(intensity)) for au, intensity in aus.items()}
     weights = {}
     for au, s in strength.items():
         for name, weight in AU_ACTIONS[au]: weights[name] = weights.get(name, 0) + s * weight
-    closed, smile = strength.get(43, 0), strength.get(12, 0) * max(strength.get(25, 0), strength.get(26, 0))
+    open_smile = strength.get(12, 0) * max(strength.get(25, 0), strength.get(26, 0))
     for side in ('Left', 'Right'):
         for name in ('eyeSquint' + side, 'eyeWide' + side):
-            if name in weights: weights[name] *= 1 - closed
-        if smile: weights['mouthUpperUp' + side] = weights.get('mouthUpperUp' + side, 0) + .35 * smile
-    return weights
+            if name in weights: weights[name] *= 1 - strength.get(43, 0)
+        if open_smile: weights['mouthUpperUp' + side] = weights.get('mouthUpperUp' + side, 0) + .35 * open_smile
+    return {name: weight * _side_share(name, asymmetry) for name, weight in weights.items()}
+
+# %% ../nbs/03_face_model.ipynb #0f32c947
+class Rim(NamedTuple):
+    """Two rows of vertices that touch when closed, each sorted along x, and the skin that moves with them.
+
+    upper (u,), lower (l,): vertex indices; nearby (n,): vertices close to either row
+    pull (n, u + l): how much each of those follows the rows; a vertex of a row follows itself alone
+    """
+    upper: np.ndarray
+    lower: np.ndarray
+    nearby: np.ndarray
+    pull: np.ndarray
 
 
-def _lids_meet(neutral, blink):
-    "How much of the blink action (V, 3) shuts the eyes of this person: opening over closing, about 1."
-    mark = {name: LANDMARKS['lid_left_' + name] for name in ('upper', 'lower')}
-    closing = blink[mark['lower'], 1] - blink[mark['upper'], 1]
-    return (neutral[mark['upper'], 1] - neutral[mark['lower'], 1]) / closing
+def _border(faces, other):
+    "Edges (m, 2) that two sets of faces (n, 3 or 4) share."
+    sides = [np.sort(np.stack([f, np.roll(f, -1, 1)], -1).reshape(-1, 2), axis=1) for f in (faces, other)]
+    both, count = np.unique(np.concatenate([np.unique(side, axis=0) for side in sides]), axis=0, return_counts=True)
+    return both[count == 2]
 
 
-def head_vertices(identity, aus, gaze=(0., 0.)):
+def _two_rows(points, edges):
+    "The upper and the lower row of vertices of a ring of edges (m, 2), split at its ends in x."
+    graph = sp.coo_matrix((np.ones(len(edges)), edges.T), [len(points)] * 2).tocsr()
+    ring = np.unique(edges)
+    ends = ring[[np.argmin(points[ring, 0]), np.argmax(points[ring, 0])]]
+    inside = np.setdiff1d(ring, ends)
+    _, arc = sp.csgraph.connected_components(graph[inside][:, inside], directed=False)
+    arcs = [inside[arc == k] for k in (0, 1)]
+    arcs = sorted(arcs, key=lambda row: -points[row, 1].mean())
+    return [np.concatenate([ends[:1], row[np.argsort(points[row, 0])], ends[1:]]) for row in arcs]
+
+# %% ../nbs/03_face_model.ipynb #1a72524b
+def _make_rim(points, edges, reach):
+    "The `Rim` of a ring of edges; points (V, 3): the average head; reach: cm over which skin follows."
+    rows = _two_rows(points, edges)
+    rim = np.concatenate(rows)
+    distance = np.linalg.norm(points[:, None] - points[rim], axis=2)
+    nearby = np.flatnonzero(distance.min(1) < 3 * reach)
+    kernel = np.exp(-(distance[nearby] / reach)**2)
+    pull = kernel * (kernel.max(1) / kernel.sum(1))[:, None]
+    at = np.flatnonzero(np.isin(nearby, rim))
+    pull[at] = nearby[at, None] == rim
+    return Rim(*rows, nearby, (pull / np.maximum(1, pull.sum(1, keepdims=True))).astype(np.float32))
+
+
+def _all_rims(points, faces, part, reach):
+    "name → `Rim` of the left eye, the right eye and the lips, of a mesh with its parts; reach: eye, lips."
+    skin = faces[part == SKIN]
+    eyes, lips = (_border(skin, faces[part == p]) for p in (EYE_CAVITY, MOUTH_CAVITY))
+    left = points[eyes[:, 0], 0] > 0
+    return {'left eye': _make_rim(points, eyes[left], reach[0]), 'right eye': _make_rim(points, eyes[~left], reach[0]),
+            'lips': _make_rim(points, lips, reach[1])}
+
+# %% ../nbs/03_face_model.ipynb #789bf70c
+@lru_cache(1)
+def rims():
+    "name → `Rim` of the left eye, the right eye and the lips."
+    shapes = head_shapes()
+    return _all_rims(blend_phenotype(shapes, age=0.), shapes.quads, shapes.part, (.22, .35))
+
+# %% ../nbs/03_face_model.ipynb #7b900559
+def _row_heights(coarse, rim):
+    "At the upper and at the lower row's vertices: height (u + l,) of the upper row above the lower one, cm."
+    upper, lower = coarse[rim.upper], coarse[rim.lower]
+    above = upper[:, 1] - np.interp(upper[:, 0], lower[:, 0], lower[:, 1])
+    below = np.interp(lower[:, 0], upper[:, 0], upper[:, 1]) - lower[:, 1]
+    return np.concatenate([above, below])
+
+
+def _set_gap(coarse, rim, gap, upper_share):
+    "Move both rows, in place, so that their height difference becomes gap (u + l,); the upper one takes its share."
+    missing = gap - _row_heights(coarse, rim)
+    share = np.where(np.arange(len(missing)) < len(rim.upper), upper_share, upper_share - 1)
+    coarse[rim.nearby, 1] += rim.pull @ (missing * share).astype(np.float32)
+
+
+def _part_rows(coarse, closed):
+    "Close the eyes by closed in [0, 1], per eye, then take back every crossing of lids and lips, in place."
+    for name, rim in rims().items():
+        if closed.get(name):
+            for _ in range(4): _set_gap(coarse, rim, np.maximum(0, closed[name][1]) * (1 - closed[name][0]), .85)
+        for _ in range(8):
+            heights = _row_heights(coarse, rim)
+            if heights.min() >= (.1 if name == 'lips' else -.001): break
+            _set_gap(coarse, rim, np.maximum(heights, .12 if name == 'lips' else .01), .5)
+
+# %% ../nbs/03_face_model.ipynb #c1e32412
+def _move(identity, weights):
+    "Coarse vertices (n, 3) of a person after weighted actions, with lids and lips still free to cross."
+    actions, coarse = all_actions(), identity.neutral.copy()
+    for name, weight in weights.items(): coarse += np.float32(weight) * actions[name]
+    return coarse
+
+
+def coarse_vertices(identity, aus, asymmetry=0.):
+    "Coarse vertices (n, 3) in cm of a person who shows these AUs; lids and lips meet but never cross."
+    weights = action_weights(aus, asymmetry)
+    coarse, closed = _move(identity, weights), {}
+    for side in ('Left', 'Right'):
+        if blink := weights.get('eyeBlink' + side):
+            name, others = f'{side.lower()} eye', {k: w for k, w in weights.items() if 'Blink' not in k}
+            closed[name] = blink, _row_heights(_move(identity, others), rims()[name])
+    _part_rows(coarse, closed)
+    return coarse
+
+
+def head_vertices(identity, aus, gaze=(0., 0.), asymmetry=0.):
     """The head of a person who shows these AUs.
 
     aus: {au: intensity 0–5}; gaze: degrees (to the right of the picture, down)
+    asymmetry: -1 (only the right side of the face acts) – 1 (only the left)
     Returns (V, 3) float32 in cm, mid-face at the origin, in the order of `head_model().triangles`.
     """
-    model, actions = head_model(), all_actions()
-    coarse = identity.neutral.copy()
-    for name, weight in action_weights(aus).items():
-        if 'Blink' in name: weight *= _lids_meet(identity.neutral, actions['eyeBlinkLeft'])
-        coarse += np.float32(weight) * actions[name]
+    model, coarse = head_model(), coarse_vertices(identity, aus, asymmetry)
     balls = _eyeballs(coarse, model.shapes, model.eyeball, rotation(*gaze, 0))
     return np.concatenate([model.subdivision @ coarse, balls]).astype(np.float32)
 
-# %% ../nbs/03_face_model.ipynb #ad79ba2c
+# %% ../nbs/03_face_model.ipynb #d78f6c6a
+@lru_cache(1)
+def _fine_rims():
+    "name → `Rim` of the subdivided mesh."
+    model = head_model()
+    return _all_rims(model.canonical, model.triangles, model.part, (.01, .01))
+
+
+def overlaps(identity, aus, asymmetry=0.):
+    "How far, in cm, lids and lips cross at most: dict(lids=…, lips=…), 0 where they do not."
+    model = head_model()
+    fine = model.subdivision @ coarse_vertices(identity, aus, asymmetry)
+    crossing = {name: max(0., float(-_row_heights(fine, rim).min())) for name, rim in _fine_rims().items()}
+    return dict(lids=max(crossing['left eye'], crossing['right eye']), lips=crossing['lips'])
+
+# %% ../nbs/03_face_model.ipynb #34b6a852
 def rotation(yaw, pitch, roll):
     """Rotation matrix (3, 3) for column vectors: first yaw about y, then pitch about x, then roll about z, degrees.
 
@@ -381,3 +507,15 @@ def rotation(yaw, pitch, roll):
     nod = np.array([[1, 0, 0], [0, cp, -sp_], [0, sp_, cp]])
     tilt = np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]])
     return tilt @ nod @ turn
+
+# %% ../nbs/03_face_model.ipynb #d8f87f1b
+@lru_cache(1)
+def _facemesh_places():
+    "Corners (468, 3) in the fine mesh and weights (468, 3) of the FaceMesh points."
+    with np.load(ASSETS / 'head_facemesh.npz') as file: return file['corners'], file['weights']
+
+
+def facemesh_vertices(vertices):
+    "The 468 FaceMesh points (468, 3) of a head (V, 3) from `head_vertices`, in its units and frame."
+    corners, weights = _facemesh_places()
+    return np.einsum('nk,nkc->nc', weights, vertices[corners])

@@ -6,7 +6,7 @@
 __all__ = ['PAPER', 'SMALL', 'TINY', 'PRESETS', 'ASSETS', 'GeneratorValues', 'ClassifierValues', 'Preset', 'get_preset',
            'WeightsError', 'write_atomically', 'save_weights', 'weights_folder', 'read_card', 'load_weights']
 
-# %% ../nbs/09_presets.ipynb #2f5d5a31
+# %% ../nbs/09_presets.ipynb #36045553
 import json
 import os
 from dataclasses import asdict, dataclass, fields, replace
@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from .facs import AUS
 
-# %% ../nbs/09_presets.ipynb #f5e1baa2
+# %% ../nbs/09_presets.ipynb #62cef987
 @dataclass(frozen=True)
 class GeneratorValues:
     "Generator and critic (§3.2, §4.3, §4.4); where the paper is silent, the values of its base."
@@ -42,7 +42,7 @@ class GeneratorValues:
     gen_steps: int = 300_000         # generator steps; the paper does not give it
     n_critic: int = 5                # critic steps per generator step
 
-# %% ../nbs/09_presets.ipynb #1920428d
+# %% ../nbs/09_presets.ipynb #c0dacbf7
 @dataclass(frozen=True)
 class ClassifierValues:
     "Balanced sets, classifiers and their personalisation (§4.2.2, §4.2.3)."
@@ -60,7 +60,7 @@ class ClassifierValues:
     per_lr: float = 5e-6             # Adam, personalisation
     per_epochs: int = 30             # the last model is used
 
-# %% ../nbs/09_presets.ipynb #7e6b7a85
+# %% ../nbs/09_presets.ipynb #7d43cf6a
 @dataclass(frozen=True)
 class Preset(GeneratorValues, ClassifierValues):
     "One configuration of everything; the defaults are the paper's."
@@ -70,8 +70,9 @@ class Preset(GeneratorValues, ClassifierValues):
     people: tuple = (41, 20, 30)     # Train, Valid, Test (§4.1); how many `aufacs train` simulates
     clips: tuple = (8, 40)           # recordings of each person, frames of each
     activity: float = 1.0            # how much happens in a simulated recording; 1 is like real ones
+    domain: str = "fera17"           # light and camera of the simulated recordings; "wide" mixes all
 
-# %% ../nbs/09_presets.ipynb #21da3afd
+# %% ../nbs/09_presets.ipynb #e7158562
 PAPER = Preset()
 SMALL = Preset(
     name="small", size=64, gen_dim=16, gen_blocks=4, gen_upsample="resize", critic_dim=16, critic_layers=4,
@@ -79,14 +80,15 @@ SMALL = Preset(
     colour_jitter=0.1, warmup_share=0.6, gen_lr=1e-3, gen_batch=16, gen_steps=4000, n_critic=1,
     resampling="real", per_intensity=150,
     classifier="slim", cls_dim=16, cls_trunk_epochs=10, cls_trunk_lr=3e-3, cls_augment=True, cls_lr=2e-4,
-    cls_epochs=2, dropout=0.3, per_lr=1e-5, per_epochs=10, people=(60, 8, 16), clips=(3, 16), activity=2.0)
+    cls_epochs=2, dropout=0.3, per_lr=1e-5, per_epochs=10, people=(60, 8, 16), clips=(3, 16), activity=2.0,
+    domain="wide")
 TINY = replace(
     SMALL, name="tiny", size=32, gen_dim=8, gen_blocks=1, critic_dim=8, critic_layers=3, pair_same_share=0.5,
     cycle_share=0.5, gen_batch=4, gen_steps=6, per_intensity=8, cls_dim=8, cls_trunk_epochs=2, cls_trunk_lr=3e-3,
     cls_lr=1e-3, cls_epochs=1, per_epochs=2, people=(3, 1, 2), clips=(1, 10))
 PRESETS = {preset.name: preset for preset in (TINY, SMALL, PAPER)}
 
-# %% ../nbs/09_presets.ipynb #4be6e3f4
+# %% ../nbs/09_presets.ipynb #64866ed2
 def get_preset(preset) -> Preset:
     "The preset of that name (a `Preset` passes through); ValueError names the ones there are."
     if isinstance(preset, Preset):
@@ -95,7 +97,7 @@ def get_preset(preset) -> Preset:
         raise ValueError(f"There is no preset {preset!r}: choose one of {', '.join(PRESETS)}, or pass a Preset.")
     return PRESETS[preset]
 
-# %% ../nbs/09_presets.ipynb #b16c7123
+# %% ../nbs/09_presets.ipynb #48e33b9f
 class WeightsError(ValueError):
     "Weights that are missing, damaged, or made for another preset."
 
@@ -109,7 +111,7 @@ def write_atomically(path: Path, write) -> Path:
     os.replace(temporary, path)
     return path
 
-# %% ../nbs/09_presets.ipynb #5eb239e0
+# %% ../nbs/09_presets.ipynb #986d1c53
 def save_weights(
     folder,          # where `weights.safetensors` and `card.json` go
     tensors: dict,   # name → NumPy array or torch tensor
@@ -124,7 +126,7 @@ def save_weights(
     write_atomically(folder / "card.json", lambda path: path.write_text(text + "\n", encoding="utf-8"))
     return folder
 
-# %% ../nbs/09_presets.ipynb #e36e3fb4
+# %% ../nbs/09_presets.ipynb #2504b849
 ASSETS = Path(__file__).parent / "assets" if "__file__" in globals() else Path("../aufacs_nb/assets").resolve()
 
 
@@ -139,7 +141,7 @@ def weights_folder(name_or_folder, part: str) -> Path:
     raise WeightsError(f"No {part} weights at {str(name_or_folder)!r}: give a folder with weights.safetensors and "
                        f"card.json, or a shipped name ({', '.join(names) or 'none is shipped'}).")
 
-# %% ../nbs/09_presets.ipynb #5e19e202
+# %% ../nbs/09_presets.ipynb #3ae48ca7
 def read_card(folder) -> tuple[dict, Preset]:
     "The card of a weights folder and the preset written on it; WeightsError names the file that cannot be read."
     path = Path(folder) / "card.json"
