@@ -10,7 +10,7 @@ __all__ = ['CHART_AXIS', 'CHART_RADIUS', 'CHART_TOP', 'PX_PER_CM', 'CHART_SHAPE'
            'blood_map', 'melanin_map', 'freckles', 'add_dot', 'paint_skin', 'paint_makeup', 'brow_strokes',
            'hair_cover', 'stubble_cover', 'Person', 'person_wrinkles', 'sample_person']
 
-# %% ../nbs/05_appearance.ipynb #af7dab7e
+# %% ../nbs/05_appearance.ipynb #e58c2ff0
 from dataclasses import dataclass, field
 from functools import lru_cache
 import numpy as np
@@ -18,7 +18,7 @@ from scipy.interpolate import make_interp_spline
 from scipy.ndimage import gaussian_filter
 from .body import Figure, hairline, sample_figure
 from .face_model import LANDMARKS, SKIN, Identity, head_model, sample_identity
-from .rasterize import interpolate, rasterize, sample_bilinear
+from .rasterize import interpolate, rasterize
 
 # %% ../nbs/05_appearance.ipynb #7b6be266
 CHART_AXIS, CHART_RADIUS = -5., 10.2  # cm: where the cylinder stands in z, and its radius
@@ -161,16 +161,16 @@ WRINKLES = {  # au: [(landmark, control points in cm, half-width in cm, depth, f
     24: [('lower_lip', [(-1.6, -.8), (0, -.55), (1.6, -.8)], .23, .6, .2),
          ('mouth_left', [(.4, .5), (.6, 0), (.4, -.6)], .20, .5, -.3)]}
 
-# %% ../nbs/05_appearance.ipynb #7298b118
+# %% ../nbs/05_appearance.ipynb #f6d25d62
 BULGES = {  # au: [(landmark, offset in cm, half-axes in cm, height)]
     1: [('glabella', (0, .9), (3.2, .7), 2.)],
     2: [('brow_left_outer', (-.7, .8), (2.6, .65), 2.2)],
     4: [('glabella', (1.7, .3), (1.5, .9), 3.6), ('glabella', (0, .9), (.5, 1.6), 1.3),
         ('glabella', (1.6, 2.2), (1.4, 1.), 1.5)],
-    6: [('eye_left', (.6, -2.9), (2.5, 1.4), 5.), ('eye_left', (0, -.85), (1.5, .35), .6)],
+    6: [('eye_left', (.6, -2.9), (2.5, 1.4), 3.8), ('eye_left', (0, -.85), (1.5, .35), .6)],
     7: [('eye_left', (0, -.6), (1.9, .42), 1.3), ('eye_left', (.2, 1.1), (1.9, .4), .8)],
     9: [('nose_tip', (2.7, 1.4), (1.3, 1.7), 4.2), ('nasion', (0, .7), (1.3, .7), 2.2)],
-    10: [('nose_tip', (3.2, .7), (1.9, 1.6), 5.)], 12: [('mouth_left', (1.4, 2.3), (2.3, 2.0), 6.5)],
+    10: [('nose_tip', (3.2, .7), (1.9, 1.6), 3.8)], 12: [('mouth_left', (1.4, 2.3), (2.3, 2.0), 4.6)],
     14: [('mouth_left', (1.7, -.1), (1.1, 1.5), 2.), ('mouth_left', (.85, .05), (.36, .45), -1.)],
     15: [('mouth_left', (.1, -1.6), (1., 1.1), 2.2), ('mouth_left', (1.7, -1.), (.9, 1.2), 1.5)],
     17: [('chin', (0, .1), (2.4, 1.4), 6.5)], 20: [('mouth_left', (1.9, -.2), (1.1, 1.6), 2.)],
@@ -363,13 +363,13 @@ def paint_makeup(albedo, rng, palette):
     albedo = _blend(albedo, (.02, .015, .015), np.clip(liner * palette.makeup, 0, 1))
     return _blend(albedo, palette.lips, .25 * palette.makeup * _both('eye_left', (1.3, -3.2), 1.7, 1.))
 
-# %% ../nbs/05_appearance.ipynb #c62ac750
+# %% ../nbs/05_appearance.ipynb #24240e94
 def _brow_curve(along, arch, slant, length):
     "Across and up of the left brow's middle line, from inner (0) to outer end (1)."
     eye = place_of('eye_left')
     drop = np.clip(along - .62, 0, 1)
     return np.stack([eye[0] - 1.75 + 4.1 * length * along,
-                     eye[1] + 1.45 + arch * np.sin(np.pi * along * .8) + slant * along
+                     eye[1] + 1.6 + arch * np.sin(np.pi * along * .8) + slant * along
                      - (.8 + arch) * 1.3 * drop**1.3], -1)
 
 
@@ -377,7 +377,7 @@ def brow_strokes(rng, thickness):
     "(H, W) in [0, 1]: both brows, hair by hair; thickness in cm."
     ink = np.zeros(CHART_SHAPE, np.float32)
     count = int(rng.uniform(900, 1500) * (thickness / .45)**.6)
-    shape = rng.uniform(.1, .85), rng.normal(-.05, .08), rng.uniform(.88, 1.08)
+    shape = rng.uniform(.1, .6), rng.normal(-.16, .09), rng.uniform(.88, 1.08)
     for side in (-1, 1):
         along = rng.random(count)**.9
         offset = np.clip(rng.normal(0, .42, count), -1, 1) * thickness * (1 - .65 * along**1.5)
@@ -411,7 +411,7 @@ def stubble_cover(rng):
     area = np.clip(gaussian_filter(area - 1.4 * spot(place_of('nose_tip'), 1.7, 1.5), 3), 0, 1)
     return area * np.clip(.62 + .4 * smooth_noise(rng, (.9, .6)), .1, 1.2)
 
-# %% ../nbs/05_appearance.ipynb #e939ff50
+# %% ../nbs/05_appearance.ipynb #05abe9ff
 @dataclass(frozen=True, eq=False)
 class Person:
     """Somebody who can be photographed.
@@ -419,7 +419,6 @@ class Person:
     seed, identity, palette; albedo (H, W, 4) float32: linear RGB and gloss over the chart; relief (H, W) chart pixels
     figure: neck, clothes and hair mass; hair_colour, cloth_colour (3,) linear RGB; cloth_pattern: a name
     wrinkling: how strongly AUs wrinkle this skin; creases: {au: (pattern, depth)}, see `person_wrinkles`
-    hair_volume (V,) cm: how far hair lifts the head's own surface where the figure's hair mass is not drawn
     """
     seed: int
     identity: Identity
@@ -431,7 +430,6 @@ class Person:
     cloth_colour: np.ndarray
     cloth_pattern: str
     creases: dict = field(repr=False)
-    hair_volume: np.ndarray = field(repr=False)
     wrinkling: float = 1.
 
 
@@ -478,16 +476,7 @@ def _paint_relief(rng, age, creases, cover):
         relief[rows, columns] += np.float32(share * max(0, age - .2)) * np.minimum(height, .8)
     return relief
 
-# %% ../nbs/05_appearance.ipynb #121b7bb1
-def _hair_on_vertices(cover, volume):
-    "(V,) cm: how far the surface of the hair lies above the scalp."
-    model = head_model()
-    thickness = sample_bilinear(np.float32(cover), chart_pixels(chart(model.canonical))) * volume
-    behind_the_nape = model.canonical[:, 1] < place_of('mouth_left')[1] - 3
-    not_scalp = np.isin(np.arange(len(thickness)), model.triangles[model.part != SKIN]) | behind_the_nape
-    return np.where(not_scalp | (model.mask('ears') > .3), 0, thickness).astype(np.float32)
-
-
+# %% ../nbs/05_appearance.ipynb #eb39b433
 def _draw_creases(rng):
     "{au: (pattern, depth)}: how this skin folds with each AU."
     return {au: (int(rng.integers(PATTERNS)), float(rng.uniform(.75, 1.15))) for au in WRINKLES}
@@ -505,4 +494,4 @@ def sample_person(seed):
     cloth = CLOTH_TONES[rng.integers(len(CLOTH_TONES))] * rng.uniform(.7, 1.2)
     return Person(seed, identity, palette, albedo, _paint_relief(rng, age, creases, cover), figure, palette.hair, cloth,
                   CLOTH_PATTERNS[rng.integers(len(CLOTH_PATTERNS))], creases,
-                  _hair_on_vertices(cover, rng.uniform(.2, 1.4)), float(rng.uniform(.85, 1.15) * (.85 + .4 * age)))
+                  float(rng.uniform(.85, 1.15) * (.85 + .4 * age)))

@@ -195,7 +195,7 @@ def _unit(x, y, z):
     scale = 1 / math.sqrt(x * x + y * y + z * z + 1e-12)
     return x * scale, y * scale, z * scale
 
-# %% ../nbs/06_camera.ipynb #d71a87c0
+# %% ../nbs/06_camera.ipynb #7272c7da
 @nb.njit(cache=True, fastmath=True)
 def _texel(column, row, shape):
     "Top-left texel and fractions for a bilinear lookup that leaves room for a slope on every side."
@@ -229,7 +229,7 @@ def _bump(normal, relief, i, j, dx, dy, right, up):
 @nb.njit(cache=True, fastmath=True)
 def _crevice(height):
     "Darkening at the floor of a wrinkle, where light hardly reaches: for red, and for green and blue."
-    dark = max(.25, 1 + .4 * min(0., height))
+    dark = max(.72, 1 + .22 * min(0., height))
     return dark, dark * dark
 
 # %% ../nbs/06_camera.ipynb #688976f0
@@ -259,7 +259,7 @@ def _ambient(sh, x, y, z):
     return max(.03, sh[0] + sh[1] * y + sh[2] * z + sh[3] * x + sh[4] * x * y + sh[5] * y * z
                + sh[6] * (3 * z * z - 1) + sh[7] * x * z + sh[8] * (x * x - y * y))
 
-# %% ../nbs/06_camera.ipynb #2a693247
+# %% ../nbs/06_camera.ipynb #51ecdc2d
 SHADOW_FIELD, SHADOW_BIAS = 34., .6  # cm: width of the lamp's picture, and slack against self-shadowing
 
 
@@ -271,11 +271,14 @@ def _lit(position, lamp):
     column = (axes[0, 0] * x + axes[0, 1] * y + axes[0, 2] * z) / SHADOW_FIELD * size + size * .5
     row = (axes[1, 0] * x + axes[1, 1] * y + axes[1, 2] * z) / SHADOW_FIELD * size + size * .5
     depth = axes[2, 0] * x + axes[2, 1] * y + axes[2, 2] * z + SHADOW_BIAS
+    if column < 2 or row < 2 or column >= size - 2 or row >= size - 2: return 1.
     lit = 0.
-    for dy in range(-1, 2):
-        for dx in range(-1, 2):
-            i, j = int(column + dx * 1.2), int(row + dy * 1.2)
-            if i < 0 or j < 0 or i >= size or j >= size or lamp.depth[j, i] < depth: lit += 1
+    for dy in (-1.2, 1.2):
+        for dx in (-1.2, 1.2): lit += lamp.depth[int(row + dy), int(column + dx)] < depth
+    if lit == 0 or lit == 4: return lit / 4
+    for dy in (-1.2, 0., 1.2):
+        for dx in (-1.2, 0., 1.2):
+            if dx == 0 or dy == 0: lit += lamp.depth[int(row + dy), int(column + dx)] < depth
     return lit / 9
 
 
@@ -288,7 +291,7 @@ def shadow_depth(positions, triangles, towards_light, size=160):
     pixels[:, :2] = pixels[:, :2] / SHADOW_FIELD * size + size / 2
     return rasterize(pixels, triangles, size).depth, axes
 
-# %% ../nbs/06_camera.ipynb #ffb150ad
+# %% ../nbs/06_camera.ipynb #bd713622
 @nb.njit(cache=True, fastmath=True)
 def _highlight(normal, direction, facing, sharpness):
     "Blinn's highlight towards the camera at +z, stronger at grazing angles."
@@ -303,14 +306,15 @@ def _light(out, colour, normal, lit, lamp, gloss, sharpness, share, softness):
     "Write the lit colour (3,) into out."
     x, y, z = normal
     facing = x * lamp.direction[0] + y * lamp.direction[1] + z * lamp.direction[2]
-    shine = lamp.gloss * gloss * _highlight(normal, lamp.direction, facing, sharpness) * lit
+    shine = 0.
+    if lit > 0 and facing > 0: shine = lamp.gloss * gloss * lit * _highlight(normal, lamp.direction, facing, sharpness)
     for k in range(3):
         wrap = (.28, .12, .06)[k] * softness
         key = max(0., (facing + wrap) / (1 + wrap)) * min(1., lit + (.12 * softness if k == 0 else 0.))
         ambient = _ambient(lamp.ambient[k], x, y, z)
         out[k] = colour[k] * (ambient * share + lamp.key[k] * key * (.5 + .5 * share)) + lamp.key[k] * shine
 
-# %% ../nbs/06_camera.ipynb #c51aa499
+# %% ../nbs/06_camera.ipynb #3b984985
 @nb.njit(cache=True, fastmath=True)
 def _lattice(x, y):
     "Smooth noise in [0, 1] of a place, from hashed corners of the unit grid."
@@ -320,8 +324,9 @@ def _lattice(x, y):
     total = 0.
     for b in range(2):
         for a in range(2):
-            n = math.sin((i + a) * 127.1 + (j + b) * 311.7) * 43758.5453
-            total += (n - math.floor(n)) * (u if a else 1 - u) * (v if b else 1 - v)
+            n = ((int(i) + a) * 374761393 + (int(j) + b) * 668265263) & 0xffffffff
+            n = ((n ^ (n >> 13)) * 1274126177) & 0xffffffff
+            total += ((n ^ (n >> 16)) & 0xffff) / 65536. * (u if a else 1 - u) * (v if b else 1 - v)
     return total
 
 
@@ -408,7 +413,7 @@ def _solid_and_lashes():
     solid = (model.part != LASH) & ~(torn & (model.canonical[model.triangles][:, :, 2].max(1) > 0))
     return model.triangles[solid], model.part[solid], model.triangles[model.part == LASH]
 
-# %% ../nbs/06_camera.ipynb #c1e7eea0
+# %% ../nbs/06_camera.ipynb #d699169c
 def _strands(figure):
     "(F, 3) directions from root to tip at the figure's points."
     p, uv = figure.vertices[figure.triangles], figure.uv[figure.triangles]
@@ -433,6 +438,16 @@ def _layout(person):
     return (coordinates, np.concatenate([triangles, figure.triangles + n]).astype(np.int32),
             np.concatenate([part, figure.part]), strands)
 
+# %% ../nbs/06_camera.ipynb #484300cd
+@lru_cache(8)
+def _drawing(person):
+    "What the z-buffers need of `_layout`: which triangles are one-sided, and the coarser triangles that cast shadows."
+    _, triangles, part, _ = _layout(person)
+    shapes, n = head_model().shapes, len(head_model().canonical)
+    quads = shapes.quads[shapes.part == SKIN]
+    casting = np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]], person.figure.triangles + n])
+    return (part == SKIN) | (part == EYEBALL), casting.astype(np.int32)
+
 
 def picture_shape(size):
     "Width and height in pixels of `size`: one number for a square, or (width, height)."
@@ -446,7 +461,7 @@ def project(positions, size, field=CAMERA_FIELD):
     scale = CAMERA_DISTANCE * min(width, height) / field / (CAMERA_DISTANCE - positions[:, 2])
     return np.stack([width / 2 + positions[:, 0] * scale, height / 2 - positions[:, 1] * scale, positions[:, 2]], 1)
 
-# %% ../nbs/06_camera.ipynb #ec99b0f5
+# %% ../nbs/06_camera.ipynb #ffe49300
 def posed_head(person, aus, gaze=(0., 0.), asymmetry=0.):
     "Vertices (V, 3) in cm of a person's head, not yet turned."
     uneven = {'asymmetry': asymmetry} if asymmetry else {}
@@ -469,7 +484,6 @@ def pose_surface(person, aus, turn, gaze=(0., 0.), asymmetry=0., view=np.eye(3))
     "`Surface` of a person who shows these AUs: the head turned by a matrix (3, 3), then all by `view` (3, 3)."
     coordinates, triangles, part, strands = _layout(person)
     head = posed_head(person, aus, gaze, asymmetry)
-    if person.hair_volume.any(): head += _normals(head, _solid_and_lashes()[0]) * person.hair_volume[:, None]
     figure, rim, n = _turned_figure(person.figure, turn), person.figure.rim, len(head)
     positions = np.concatenate([head @ np.float32(turn).T, figure])
     positions[rim[:, 0] + n] = positions[rim[:, 1]]
@@ -486,7 +500,8 @@ def wrinkled_relief(person, aus):
     for au, intensity in aus.items():
         if intensity > 0 and (lines := person_wrinkles(person, au)):
             rows, columns, height, depth = lines
-            relief[rows, columns] += np.float32(person.wrinkling * intensity_to_activation(intensity) * depth) * height
+            depth = 1.5 * person.wrinkling * depth * intensity_to_activation(intensity)
+            relief[rows, columns] += np.float32(depth) * height
     return relief
 
 
@@ -495,7 +510,7 @@ def _paint(person, relief):
     return Paint(person.albedo, relief, np.float32(person.palette.iris), np.float32(person.hair_colour),
                  np.float32(person.cloth_colour), 1. if 'strip' in person.cloth_pattern else 0.)
 
-# %% ../nbs/06_camera.ipynb #4e13dba9
+# %% ../nbs/06_camera.ipynb #fc17a736
 def _backdrop(scene, width, height):
     "(height, width, 3) float32 linear RGB: the scene's colour with soft clutter."
     flat = np.full((height, width, 3), np.float32(scene.background))
@@ -539,13 +554,21 @@ def _compress(picture, quality):
     return np.array(Image.open(buffer))
 
 
+@lru_cache(1)
+def _noise_bank():
+    "Two million normal numbers, drawn once: a frame takes a run of them that starts anywhere."
+    return np.random.default_rng(6).standard_normal(1 << 21, np.float32)
+
+
 def develop(picture, noise, seed):
     "uint8 (H, W, 3) picture from linear light (H, W, 3) with sensor noise of this deviation."
-    rng = np.random.default_rng(seed)
-    grainy = picture + np.float32(noise) * rng.standard_normal(picture.shape, np.float32)
+    start = np.random.default_rng(seed).integers(1 << 21)
+    noisy = np.resize(np.roll(_noise_bank(), -start) if picture.size + start > 1 << 21 else _noise_bank()[start:],
+                      picture.size).reshape(picture.shape)
+    grainy = picture + np.float32(noise) * noisy
     return _gamma_table()[(np.clip(grainy, 0, 1) * 65535).astype(np.uint16)]
 
-# %% ../nbs/06_camera.ipynb #7881b505
+# %% ../nbs/06_camera.ipynb #bc8cbcb4
 def _turn(yaw, pitch, roll, view):
     "Rotation (3, 3) of the head: its own, then the camera's."
     return rotation(*view, 0) @ rotation(yaw, pitch, roll)
@@ -565,8 +588,9 @@ def render_person(person, aus, yaw=0, pitch=0, roll=0, scene=STUDIO, size=224, s
     n = np.array([width, height]) * supersample
     surface = pose_surface(person, aus, rotation(yaw, pitch, roll), gaze, asymmetry, rotation(*view, 0))
     pixels = project(surface.positions, n, scene.field)
-    raster = rasterize(pixels, surface.triangles, n[1], n[0])
-    depth, axes = shadow_depth(surface.positions, surface.triangles, scene.towards_light)
+    one_sided, casting = _drawing(person)
+    raster = rasterize(pixels, surface.triangles, n[1], n[0], one_sided)
+    depth, axes = shadow_depth(surface.positions, casting, scene.towards_light)
     lamp = Lamp(scene.ambient, scene.towards_light, scene.key, axes, depth, float(scene.gloss))
     relief = wrinkled_relief(person, aus) if wrinkles else person.relief
     picture = _backdrop(scene, *n)

@@ -7,7 +7,7 @@ __all__ = ['CHANGED', 'partition_frames', 'coded', 'clip_names', 'neutral_rows',
            'git_revision', 'provenance', 'simulate_and_register', 'fit_generator', 'add_to_card', 'fit_classifiers',
            'write_table', 'train_all']
 
-# %% ../nbs/50_pipeline.ipynb #784f696b
+# %% ../nbs/50_pipeline.ipynb #87d137fd
 import json
 import subprocess
 from pathlib import Path
@@ -28,7 +28,7 @@ from .simulate import simulate_fera17
 from .synthesis import synthesize
 from .train_generator import load_generator, train_generator
 
-# %% ../nbs/50_pipeline.ipynb #53a6cfa7
+# %% ../nbs/50_pipeline.ipynb #7c650764
 def partition_frames(registered: RegisteredFrames, partition: str, size: int) -> RegisteredFrames:
     "Valid frames of one partition resized to `size` pixels; ValueError if there are none."
     part = registered.select((registered.manifest.partition == partition) & registered.manifest.valid)
@@ -48,7 +48,7 @@ def clip_names(manifest: pd.DataFrame) -> np.ndarray:
     "Person and recording of each frame: pairs within a clip share the person and the light."
     return (manifest.subject + " " + manifest.session.astype(str)).to_numpy()
 
-# %% ../nbs/50_pipeline.ipynb #0a61871f
+# %% ../nbs/50_pipeline.ipynb #e00caa1e
 CHANGED = 24  # grey levels (of 255) by which a pixel must differ to count as changed
 
 
@@ -71,7 +71,7 @@ def paired_error(generator, part: RegisteredFrames) -> float:
     changed = np.abs(source - truth).mean(-1) > CHANGED
     return float(np.abs(fake - truth).mean(-1)[changed].mean() / np.abs(source - truth).mean(-1)[changed].mean())
 
-# %% ../nbs/50_pipeline.ipynb #400be399
+# %% ../nbs/50_pipeline.ipynb #6e7da7c3
 def evaluate(classifiers: AUClassifiers, part: RegisteredFrames, n: int = 1000, seed: int = 0) -> pd.DataFrame:
     "Table with ICC(3,1) and bootstrap interval (over subjects) per AU and their mean."
     labels = part.manifest[au_columns(classifiers.preset.aus)].to_numpy(float)
@@ -83,7 +83,7 @@ def scores_of(table: pd.DataFrame) -> dict:
     "The values of an ICC table's first column as plain numbers for a card."
     return {name: round(float(interval.value), 3) for name, interval in table.iloc[:, 0].items()}
 
-# %% ../nbs/50_pipeline.ipynb #fe07b8b5
+# %% ../nbs/50_pipeline.ipynb #d77c7a58
 def git_revision() -> str | None:
     "Short hash of the checkout that this module runs from, with '+' if it has changes; None outside a checkout."
     folder = Path(__file__).parent if "__file__" in globals() else Path()
@@ -101,12 +101,12 @@ def provenance(part: RegisteredFrames) -> dict:
     data = {"databases": sorted(table.database.unique()), "people": int(table.subject.nunique()), "frames": len(table)}
     return {"data": data, "version": __version__, "revision": git_revision()}
 
-# %% ../nbs/50_pipeline.ipynb #a51a92ce
+# %% ../nbs/50_pipeline.ipynb #5e7be7cd
 def simulate_and_register(preset: Preset, out: Path, seed: int, n_jobs: int, progress: bool) -> RegisteredFrames:
     "A virtual FERA 2017 of the preset's size under `out`, registered in 3D at 224 × 224."
     (train, valid, test), (tasks, frames) = preset.people, preset.clips
     simulate_fera17(out / "database", train=train, valid=valid, test=test, tasks=tasks, frames=frames, seed=seed,
-                    activity=preset.activity, n_jobs=n_jobs, progress=progress)
+                    activity=preset.activity, domain=preset.domain, n_jobs=n_jobs, progress=progress)
     return register_manifest(fera17_manifest(out / "database"), out / "registered", progress=progress)
 
 
@@ -123,7 +123,7 @@ def fit_generator(registered: RegisteredFrames, preset: Preset, out: Path, seed:
     add_to_card(out, **provenance(part), scores=scores)
     return generator
 
-# %% ../nbs/50_pipeline.ipynb #1c200709
+# %% ../nbs/50_pipeline.ipynb #1e5ddd91
 def add_to_card(folder: Path, **entries) -> None:
     "Add entries to the card of a weights folder."
     tensors, card, preset = load_weights(folder)
@@ -155,7 +155,7 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
             for column in table for part in ("value", "low", "high")}
     pd.DataFrame(flat, index=table.index).rename_axis("au").round(4).to_csv(path)
 
-# %% ../nbs/50_pipeline.ipynb #0e102ab6
+# %% ../nbs/50_pipeline.ipynb #ba49d8dd
 def train_all(
     preset="small",                # preset or its name
     out=None,                      # folder for every stage; runs/PRESET by default

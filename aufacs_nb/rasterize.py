@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['Raster', 'rasterize', 'interpolate', 'sample_bilinear', 'uv_position_map']
 
-# %% ../nbs/02_rasterize.ipynb #81caa986
+# %% ../nbs/02_rasterize.ipynb #c242345a
 from typing import NamedTuple
 import math
 import numba as nb
 import numpy as np
 from .meshes import MeshError
 
-# %% ../nbs/02_rasterize.ipynb #6122cb5b
+# %% ../nbs/02_rasterize.ipynb #ee36c2fc
 class Raster(NamedTuple):
     """What each pixel sees.
 
@@ -29,7 +29,7 @@ class Raster(NamedTuple):
         "(H, W) bool: pixels that lie on some triangle"
         return self.triangle >= 0
 
-# %% ../nbs/02_rasterize.ipynb #28251141
+# %% ../nbs/02_rasterize.ipynb #984d2c09
 @nb.njit(cache=True, inline='always')
 def _weights(a, b, c, x, y, inverse_area):
     "Barycentric weights of the point (x, y) in the triangle a, b, c (pixel coordinates)."
@@ -43,33 +43,47 @@ def _pixel_range(a, b, c, limit):
     "First and last pixel of a row or column whose centre can lie between three coordinates."
     return max(0, math.ceil(min(a, b, c) - .5)), min(limit - 1, math.floor(max(a, b, c) - .5))
 
-# %% ../nbs/02_rasterize.ipynb #a47703d9
-@nb.njit(cache=True)
-def _draw_triangle(index, a, b, c, triangle, barycentric, depth):
-    "Draw one triangle (corners x, y, nearness) into the three buffers, in place."
+# %% ../nbs/02_rasterize.ipynb #56126bdf
+@nb.njit(cache=True, error_model='numpy')
+def _draw_triangle(index, a, b, c, triangle, depth):
+    "Draw one triangle (corners x, y, nearness) into the two buffers, in place."
     area = (b[0] - a[0]) * (c[1] - a[1]) - (c[0] - a[0]) * (b[1] - a[1])
-    if abs(area) < 1e-9: return
     left, right = _pixel_range(a[0], b[0], c[0], triangle.shape[1])
     top, bottom = _pixel_range(a[1], b[1], c[1], triangle.shape[0])
+    inverse_area = 1 / area
     for y in range(top, bottom + 1):
         for x in range(left, right + 1):
-            w0, w1, w2 = _weights(a, b, c, x + .5, y + .5, 1 / area)
-            if w0 < 0 or w1 < 0 or w2 < 0: continue
+            w0, w1, w2 = _weights(a, b, c, x + .5, y + .5, inverse_area)
+            if (w0 < 0) | (w1 < 0) | (w2 < 0): continue
             z = w0 * a[2] + w1 * b[2] + w2 * c[2]
             if z <= depth[y, x]: continue
             depth[y, x] = z
             triangle[y, x] = index
-            barycentric[y, x, 0], barycentric[y, x, 1], barycentric[y, x, 2] = w0, w1, w2
 
 
 @nb.njit(cache=True)
-def _draw(vertices, triangles, triangle, barycentric, depth):
-    "Draw all triangles; see `_draw_triangle`."
+def _draw(vertices, triangles, one_sided, triangle, depth):
+    "Draw all triangles; one_sided ones only if their corners run counter-clockwise in the picture."
     for t in range(triangles.shape[0]):
-        _draw_triangle(t, vertices[triangles[t, 0]], vertices[triangles[t, 1]], vertices[triangles[t, 2]],
-                       triangle, barycentric, depth)
+        a, b, c = vertices[triangles[t, 0]], vertices[triangles[t, 1]], vertices[triangles[t, 2]]
+        area = (b[0] - a[0]) * (c[1] - a[1]) - (c[0] - a[0]) * (b[1] - a[1])
+        if abs(area) < 1e-9 or (area > 0 and one_sided[t]): continue
+        _draw_triangle(t, a, b, c, triangle, depth)
 
-# %% ../nbs/02_rasterize.ipynb #8f521d4b
+# %% ../nbs/02_rasterize.ipynb #c94e6ddc
+@nb.njit(cache=True, error_model='numpy')
+def _locate(vertices, triangles, triangle, barycentric):
+    "Barycentric weights (H, W, 3) of every covered pixel in its triangle, in place; 0 elsewhere."
+    for y in range(triangle.shape[0]):
+        for x in range(triangle.shape[1]):
+            t, w0, w1, w2 = triangle[y, x], 0., 0., 0.
+            if t >= 0:
+                a, b, c = vertices[triangles[t, 0]], vertices[triangles[t, 1]], vertices[triangles[t, 2]]
+                area = (b[0] - a[0]) * (c[1] - a[1]) - (c[0] - a[0]) * (b[1] - a[1])
+                w0, w1, w2 = _weights(a, b, c, x + .5, y + .5, 1 / area)
+            barycentric[y, x, 0], barycentric[y, x, 1], barycentric[y, x, 2] = w0, w1, w2
+
+# %% ../nbs/02_rasterize.ipynb #8758264c
 def _check_mesh(vertices, triangles):
     "Vertices (V, 3) float32 and triangles (T, 3) int32, or MeshError."
     vertices = np.ascontiguousarray(vertices, np.float32)
@@ -85,22 +99,27 @@ def _check_mesh(vertices, triangles):
     return vertices, triangles
 
 
-def rasterize(vertices_px, triangles, height, width=None):
+def rasterize(vertices_px, triangles, height, width=None, one_sided=None):
     """Draw a mesh with a z-buffer.
 
     vertices_px: (V, 3) x right and y down in pixels (centres at +.5), third column larger = nearer
     triangles: (T, 3) vertex indices, either orientation
     height, width: size of the picture in pixels; width=None means square
+    one_sided: (T,) bool, triangles to draw only where their corners run counter-clockwise in the picture; None: no one
     Returns a `Raster`. Raises MeshError for a mesh that cannot be drawn.
     """
     vertices, triangles = _check_mesh(vertices_px, triangles)
     shape = (height, width or height)
-    raster = Raster(np.full(shape, -1, np.int32), np.zeros((*shape, 3), np.float32),
+    raster = Raster(np.full(shape, -1, np.int32), np.empty((*shape, 3), np.float32),
                     np.full(shape, -np.inf, np.float32))
-    _draw(vertices, triangles, *raster)
+    one_sided = np.zeros(len(triangles), bool) if one_sided is None else np.ascontiguousarray(one_sided, bool)
+    if len(one_sided) != len(triangles):
+        raise MeshError(f'one_sided has {len(one_sided)} entries for {len(triangles)} triangles')
+    _draw(vertices, triangles, one_sided, raster.triangle, raster.depth)
+    _locate(vertices, triangles, raster.triangle, raster.barycentric)
     return raster
 
-# %% ../nbs/02_rasterize.ipynb #55b569bb
+# %% ../nbs/02_rasterize.ipynb #29e51b8f
 def interpolate(raster, triangles, attributes, fill=0):
     """Attributes of the vertices, at every pixel.
 
@@ -115,7 +134,7 @@ def interpolate(raster, triangles, attributes, fill=0):
     result[covered] = np.einsum('nk,nkc->nc', raster.barycentric[covered], corners)
     return result
 
-# %% ../nbs/02_rasterize.ipynb #b6aabd0e
+# %% ../nbs/02_rasterize.ipynb #b94e574a
 @nb.njit(cache=True)
 def _sample(image, xy, out):
     "Bilinear lookup of xy (n, 2) in image (H, W, C), into out (n, C)."
@@ -146,7 +165,7 @@ def sample_bilinear(image, xy):
     _sample(grid, np.ascontiguousarray(xy.reshape(-1, 2)), out)
     return out.reshape(*xy.shape[:-1], *image.shape[2:])
 
-# %% ../nbs/02_rasterize.ipynb #cff6e1b3
+# %% ../nbs/02_rasterize.ipynb #d6cf3b59
 def uv_position_map(vertices, uv, triangles, size=256):
     """A face flattened: each texture pixel holds the 3D position of its skin point.
 
