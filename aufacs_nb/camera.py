@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STUDIO', 'ROOMS', 'DOMAINS', 'SHADOW_FIELD', 'SHADOW_BIAS', 'CAMERA_DISTANCE', 'CAMERA_FIELD', 'NECK', 'Scene',
-           'Domain', 'sample_scene', 'Surface', 'Paint', 'Lamp', 'shadow_depth', 'picture_shape', 'project',
-           'posed_head', 'pose_surface', 'wrinkled_relief', 'develop', 'render_person', 'face_truth']
+           'Domain', 'sample_scene', 'Surface', 'Paint', 'Lamp', 'shadow_depth', 'render_plan', 'picture_shape',
+           'project', 'posed_head', 'pose_surface', 'wrinkled_relief', 'develop', 'render_person', 'face_truth']
 
 # %% ../nbs/06_camera.ipynb #59cb0116
 from dataclasses import dataclass, replace
@@ -179,7 +179,7 @@ class Lamp(NamedTuple):
     gloss: float
 
 # %% ../nbs/06_camera.ipynb #86d0b22c
-@nb.njit(cache=True, fastmath=True)
+@nb.njit(cache=True, fastmath=True, inline='always')
 def _mix(values, corners, weights):
     "Three components of a vertex attribute at barycentric weights."
     i, j, k = corners
@@ -263,7 +263,7 @@ def _ambient(sh, x, y, z):
 SHADOW_FIELD, SHADOW_BIAS = 34., .6  # cm: width of the lamp's picture, and slack against self-shadowing
 
 
-@nb.njit(cache=True, fastmath=True)
+@nb.njit(cache=True, fastmath=True, inline='always')
 def _lit(position, lamp):
     "Share in [0, 1] of the key light that reaches a position."
     size, axes = lamp.depth.shape[0], lamp.axes
@@ -301,7 +301,7 @@ def _highlight(normal, direction, facing, sharpness):
     return glance * max(0., x * hx + y * hy + z * hz)**sharpness * max(0., min(1., facing * 3))
 
 
-@nb.njit(cache=True, fastmath=True)
+@nb.njit(cache=True, fastmath=True, inline='always')
 def _light(out, colour, normal, lit, lamp, gloss, sharpness, share, softness):
     "Write the lit colour (3,) into out."
     x, y, z = normal
@@ -330,7 +330,7 @@ def _lattice(x, y):
     return total
 
 
-@nb.njit(cache=True, fastmath=True)
+@nb.njit(cache=True, fastmath=True, inline='always')
 def _light_hair(out, place, normal, strand, lit, paint, lamp):
     "Write the lit colour (3,) of hair into out."
     lock = .55 * _lattice(place[0] * 9, place[1] * .35) + .45 * _lattice(place[0] * 3 + 50, place[1] * .2)
@@ -352,7 +352,7 @@ def _cloth_shade(place, stripes):
     return weave * (1 - .5 * stripes * (1 if math.sin(place[1] * 2.4) > 0 else 0))
 
 # %% ../nbs/06_camera.ipynb #790e2c99
-@nb.njit(cache=True, fastmath=True)
+@nb.njit(cache=True, fastmath=True, inline='always')
 def _shade_pixel(out, corners, weights, part, surface, paint, lamp):
     "Colour (3,) of one covered pixel, into out."
     x, y, z = _unit(*_mix(surface.normals, corners, weights))
@@ -440,7 +440,7 @@ def _layout(person):
 
 # %% ../nbs/06_camera.ipynb #484300cd
 @lru_cache(8)
-def _drawing(person):
+def render_plan(person):
     "What the z-buffers need of `_layout`: which triangles are one-sided, and the coarser triangles that cast shadows."
     _, triangles, part, _ = _layout(person)
     shapes, n = head_model().shapes, len(head_model().canonical)
@@ -588,7 +588,7 @@ def render_person(person, aus, yaw=0, pitch=0, roll=0, scene=STUDIO, size=224, s
     n = np.array([width, height]) * supersample
     surface = pose_surface(person, aus, rotation(yaw, pitch, roll), gaze, asymmetry, rotation(*view, 0))
     pixels = project(surface.positions, n, scene.field)
-    one_sided, casting = _drawing(person)
+    one_sided, casting = render_plan(person)
     raster = rasterize(pixels, surface.triangles, n[1], n[0], one_sided)
     depth, axes = shadow_depth(surface.positions, casting, scene.towards_light)
     lamp = Lamp(scene.ambient, scene.towards_light, scene.key, axes, depth, float(scene.gloss))

@@ -353,7 +353,7 @@ LAYOUTS = {
     'multipie': Layout((), (960, 640), (2, 2, 1.5), FPS, _named(lambda i: f'{i+1:03d}', 102, 337), _multipie_sessions,
                        _multipie_place, _multipie_picture, lambda clip, truth: {})}
 
-# %% ../nbs/07_simulate.ipynb #53476434
+# %% ../nbs/07_simulate.ipynb #29d285c7
 def _faults(p):
     "Pairs (wrong, message) for the parameters of any database."
     size = [p['size']] * 2 if isinstance(p['size'], int) else p['size']
@@ -382,8 +382,9 @@ def make_plan(database, seed=0, size=256, frames=24, sessions=1, media='video', 
     for wrong, message in _faults(p):
         if wrong:
             raise SimulationError(f'cannot simulate with {message}')
-    subjects = {partition: {name: _person_seed(seed, partition, i, woman) for i, (name, woman) in enumerate(of.items())}
-                for partition, of in LAYOUTS[database].people(p).items()}
+    subjects = {partition: {name: _person_seed(seed, partition or database, i, woman)
+                            for i, (name, woman) in enumerate(people.items())}
+                for partition, people in LAYOUTS[database].people(p).items()}
     return {'made_by': 'aufacs_nb.simulate', 'people': 'virtual', 'parameters': p, 'subjects': subjects}
 
 # %% ../nbs/07_simulate.ipynb #ab4a402e

@@ -42,7 +42,7 @@ def test_help_is_quick_and_names_every_command(run):
 
 
 def test_simulate_is_the_same_to_the_byte_and_resumes(run, work):
-    options = ("--train", 1, "--valid", 1, "--test", 1, "--tasks", 1, "--frames", 3, "--size", 96, "--seed", 5, "--quiet")
+    options = ("--subjects", "1,1,1", "--tasks", 1, "--frames", 3, "--size", 96, "--seed", 5, "--quiet")
     for name in ("a", "b"):
         run("simulate", "fera17", "--out", work / name, *options)
     files = sorted(p.relative_to(work / "a") for p in (work / "a").rglob("*") if p.is_file())
