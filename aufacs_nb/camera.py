@@ -439,6 +439,9 @@ def _layout(person):
             np.concatenate([part, figure.part]), strands)
 
 # %% ../nbs/06_camera.ipynb #484300cd
+#| export
+
+# %% ../nbs/06_camera.ipynb #rp000001
 @lru_cache(8)
 def render_plan(person):
     "What the z-buffers need of `_layout`: which triangles are one-sided, and the coarser triangles that cast shadows."
