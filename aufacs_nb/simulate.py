@@ -625,7 +625,7 @@ def simulate_multipie(root, subjects=337, size=(960, 640), seed=0, n_jobs=1, pro
 
 SIMULATORS = {'fera17': simulate_fera17, 'disfa': simulate_disfa, 'unbc': simulate_unbc, 'multipie': simulate_multipie}
 
-# %% ../nbs/07_simulate.ipynb #29b93977
+# %% ../nbs/07_simulate.ipynb #b5f77978
 def _intensities(aus):
     "{au: intensity} from a dictionary or from a vector in the order of `AUS`."
     if isinstance(aus, dict):
