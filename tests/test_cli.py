@@ -58,6 +58,33 @@ def test_simulate_is_the_same_to_the_byte_and_resumes(run, work):
     assert before == {p: p.stat().st_mtime_ns for p in before}, "a finished clip was rendered again"
 
 
+SMALL_DATABASES = {"disfa": ("--subjects", 2, "--frames", 4, "--size", "160x120"),
+                   "unbc": ("--subjects", 2, "--sessions", 1, "--frames", 4, "--size", "96x72"),
+                   "multipie": ("--subjects", 1, "--size", "96x64")}
+
+
+@pytest.mark.parametrize("name", SMALL_DATABASES)
+def test_other_databases_are_written_and_read_back(run, work, name):
+    root, table = work / name, work / f"{name}.parquet"
+    run("simulate", name, "--out", root, *SMALL_DATABASES[name], "--seed", 2, "--quiet")
+    said = run("manifest", root, "--database", name, "--out", table)
+    frames = pd.read_parquet(table)
+    assert f"{len(frames)} frames" in said and "0 skipped" in said
+    pictures = len(list(root.rglob("*.png"))) or 2 * 4   # DISFA has films
+    assert (frames.database == name).all() and len(frames) == pictures >= 8
+    assert list((root / "truth").rglob("*.npz"))
+
+
+def test_a_wrong_label_is_named_or_skipped(run, aufacs, work):
+    run("simulate", "unbc", "--out", work / "spoilt", *SMALL_DATABASES["unbc"], "--seed", 3, "--quiet")
+    label = sorted((work / "spoilt" / "Frame_Labels" / "FACS").rglob("*_facs.txt"))[1]
+    label.write_text("   1.2000000e+01   9.0000000e+00   0.0000000e+00   0.0000000e+00\n")
+    done = aufacs("manifest", work / "spoilt", "--database", "unbc", "--out", work / "spoilt.parquet")
+    assert done.returncode == 2 and label.name in done.stderr and "Traceback" not in done.stderr
+    said = run("manifest", work / "spoilt", "--database", "unbc", "--on-error", "skip", "--out", work / "spoilt.parquet")
+    assert "1 skipped" in said and len(pd.read_parquet(work / "spoilt.parquet")) == 7
+
+
 def test_manifest_and_register(run, work):
     out = run("manifest", sample_database(), "--out", work / "sample.parquet")
     table = pd.read_parquet(work / "sample.parquet")
