@@ -145,7 +145,8 @@ def test_personalize_and_predict(run, work):
 
 def test_ctrl_c_says_how_to_go_on_and_loses_nothing(run, work, aufacs_command):
     arguments = ("register", work / "sample.parquet", "--out", work / "interrupted", "--size", 64, "--quiet")
-    running = subprocess.Popen([aufacs_command, *map(str, arguments)], stderr=subprocess.PIPE, text=True)
+    running = subprocess.Popen([aufacs_command, *map(str, arguments)], stderr=subprocess.PIPE, text=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # CI may ignore it
     measures, limit = work / "interrupted" / "measures.csv", time.monotonic() + 120
     while not measures.exists() and time.monotonic() < limit and running.poll() is None:
         time.sleep(0.05)
