@@ -530,13 +530,7 @@ def _veil(picture, raster, pixels, colour):
     covered = lashes.depth > raster.depth
     picture[covered] = .45 * picture[covered] + .55 * np.float32(colour)
 
-
-@lru_cache(1)
-def _gamma_table():
-    "uint8 display value for every 16-bit linear value."
-    return (np.linspace(0, 1, 65536)**(1 / 2.2) * 255 + .5).astype(np.uint8)
-
-
+# %% ../nbs/06_camera.ipynb #lens0002
 def _lens(picture, scene):
     "Light (H, W, 3) after blur, darkening of the corners and colour cast."
     height, width = picture.shape[:2]
@@ -555,6 +549,12 @@ def _compress(picture, quality):
     buffer = BytesIO()
     Image.fromarray(picture).save(buffer, 'JPEG', quality=int(quality))
     return np.array(Image.open(buffer))
+
+# %% ../nbs/06_camera.ipynb #lens0004
+@lru_cache(1)
+def _gamma_table():
+    "uint8 display value for every 16-bit linear value."
+    return (np.linspace(0, 1, 65536)**(1 / 2.2) * 255 + .5).astype(np.uint8)
 
 
 @lru_cache(1)
