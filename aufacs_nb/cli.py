@@ -162,7 +162,7 @@ def register(
 ):
     "Turn every face of SOURCE (manifest, database or folder) to the front; resumes where it stopped."
     from aufacs_nb.pictures import contact_sheet
-    from aufacs_nb.register3d import register_manifest
+    from aufacs_nb.registration import register_manifest
 
     result = register_manifest(_input_manifest(source), out, size=size, method=method, progress=not quiet)
     step = max(1, len(result.frames) // 48)
@@ -184,7 +184,7 @@ def train_generator_command(
 
     from aufacs_nb.pipeline import fit_generator
     from aufacs_nb.presets import get_preset
-    from aufacs_nb.register3d import open_registered
+    from aufacs_nb.registration import open_registered
 
     chosen = get_preset(preset)
     changes = {"gen_steps": steps, "lambda_ids": lambda_ids}
@@ -242,7 +242,7 @@ def resample(
 ):
     "Draw an AU-balanced set from the Train partition of DATA."
     from aufacs_nb.pipeline import partition_frames
-    from aufacs_nb.register3d import open_registered
+    from aufacs_nb.registration import open_registered
     from aufacs_nb.resampling import real_set, semantic_resample
     from aufacs_nb.train_generator import load_generator
 
@@ -267,7 +267,7 @@ def train_classifiers_command(
     from aufacs_nb.classifiers import train_classifiers
     from aufacs_nb.pipeline import partition_frames
     from aufacs_nb.presets import get_preset
-    from aufacs_nb.register3d import open_registered
+    from aufacs_nb.registration import open_registered
     from aufacs_nb.resampling import ResampledSet
 
     chosen = get_preset(preset)
@@ -287,7 +287,7 @@ def train(
 ):
     "Everything from nothing: simulate, register, generator, balanced set, classifiers, scores on Test."
     from aufacs_nb.pipeline import evaluate, partition_frames, train_all
-    from aufacs_nb.register3d import open_registered
+    from aufacs_nb.registration import open_registered
 
     out = out or Path("runs") / preset
     _, classifiers = train_all(preset, out, seed=seed, resampling=resampling, n_jobs=jobs, progress=not quiet)
@@ -323,7 +323,7 @@ def evaluate_command(
     "ICC(3,1) per AU with bootstrap intervals over subjects."
     from aufacs_nb.classifiers import AUClassifiers
     from aufacs_nb.pipeline import evaluate, partition_frames, write_table
-    from aufacs_nb.register3d import open_registered
+    from aufacs_nb.registration import open_registered
 
     classifiers = AUClassifiers.from_pretrained(model)
     table = evaluate(classifiers, partition_frames(open_registered(data), partition, classifiers.preset.size))

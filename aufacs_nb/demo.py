@@ -32,7 +32,8 @@ from .personalization import personalize
 from .pictures import contact_sheet, save_synthetic, to_jpeg
 from .pipeline import partition_frames, write_table
 from .presets import write_atomically
-from .register3d import Registered, RegisteredFrames, register_face, register_manifest
+from .register3d import Registered, register_face
+from .registration import RegisteredFrames, register_manifest
 from .resampling import label_histogram, plot_histograms, semantic_resample
 from .simulate import render_truth, simulate_fera17
 from .synthesis import intensity_grid

@@ -22,7 +22,7 @@ from .facs import au_columns, intensity_to_unit
 from .generators import frames_to_tensor, tensor_to_frames
 from .metrics import icc_table
 from .presets import Preset, get_preset, load_weights, save_weights
-from .register3d import RegisteredFrames, register_manifest
+from .registration import RegisteredFrames, register_manifest
 from .resampling import real_set, semantic_resample
 from .simulate import simulate_fera17
 from .synthesis import synthesize

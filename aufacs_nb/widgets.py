@@ -35,7 +35,8 @@ from .metrics import icc_3_1
 from .personalization import personalize
 from .pictures import contact_sheet, to_jpeg
 from .rasterize import interpolate, rasterize
-from .register3d import register_face, sample_registered
+from .register3d import register_face
+from .registration import sample_registered
 from .resampling import label_histogram, real_set, semantic_resample
 from .synthesis import synthesize
 from .train_generator import load_generator

@@ -126,7 +126,7 @@ def test_registration_of_something_else_into_the_same_folder(aufacs, tmp_path):
 
 
 def test_partitions_never_mix():
-    from aufacs_nb.register3d import sample_registered
+    from aufacs_nb.registration import sample_registered
     from aufacs_nb.resampling import semantic_pairs
 
     manifest = fera17_manifest(sample_database())
