@@ -131,7 +131,7 @@ class FaceMesh(nn.Module):
         features = self.stages(self.stem(images))
         return self.landmarks(features).reshape(-1, 478, 3), self.presence(features).reshape(-1)
 
-# %% ../nbs/10_detection.ipynb #c02f8480
+# %% ../nbs/10_detection.ipynb #e025faf3
 def _load(network, path):
     """Fill `network` from the safetensors file at path; eval mode, float32, channels last."""
     if not path.is_file():
@@ -148,7 +148,8 @@ def _load(network, path):
 def load_networks(folder=None, device="cpu"):
     """Return (BlazeFace, FaceMesh, card) from a folder of converted weights; None = the package's own. Cached.
 
-    device: where the networks compute, "cpu" or "cuda". Raises FileNotFoundError for a missing file, ValueError for weights of another network.
+    device: where the networks compute, "cpu" or "cuda".
+    Raises FileNotFoundError for a missing file, ValueError for weights of another network.
     """
     folder = Path(str(files("aufacs_nb") / "assets" / "detection")) if folder is None else Path(folder)
     networks = _load(BlazeFace(), folder / "blazeface.safetensors"), _load(FaceMesh(), folder / "facemesh.safetensors")
@@ -176,7 +177,7 @@ def _unit_grid(size):
     """Return the centres of size x size pixels in the unit square, (size, size, 2) x, y."""
     return np.stack(np.meshgrid(*2 * [(np.arange(size) + .5) / size]), -1)
 
-# %% ../nbs/10_detection.ipynb #e91150d1
+# %% ../nbs/10_detection.ipynb #186120d9
 @nb.njit(cache=True, nogil=True)
 def _average(image, left, top, factor, out):
     """Fill out (h, w, 3) with the means of factor x factor pixels of image from (left, top) on; fewer at its rim."""
@@ -193,10 +194,10 @@ def _average(image, left, top, factor, out):
 
 @nb.njit(cache=True, nogil=True)
 def _lay_out(patch, start, across, down, out):
-    """Fill out (size, size, 3) with patch read at start + x across + y down, bilinear, 0 beyond it; 255 becomes 1."""
+    """Fill out (3, size, size) with patch read at start + x across + y down, bilinear, 0 beyond it; 255 becomes 1."""
     height, width = patch.shape[:2]
-    for row in range(out.shape[0]):
-        for column in range(out.shape[1]):
+    for row in range(out.shape[1]):
+        for column in range(out.shape[2]):
             x = start[0] + (column + .5) * across[0] + (row + .5) * down[0] - .5
             y = start[1] + (column + .5) * across[1] + (row + .5) * down[1] - .5
             left, top = math.floor(x), math.floor(y)
@@ -204,12 +205,12 @@ def _lay_out(patch, start, across, down, out):
                 for j in range(max(left, 0), min(left + 2, width)):
                     weight = (1 - abs(y - i)) * (1 - abs(x - j)) / 255
                     for channel in range(3):
-                        out[row, column, channel] += weight * patch[i, j, channel]
+                        out[channel, row, column] += weight * patch[i, j, channel]
 
-# %% ../nbs/10_detection.ipynb #411492df
+# %% ../nbs/10_detection.ipynb #82eacaa1
 def _cut_into(image, square, out):
-    """Add a `Square` of image (H, W, 3) uint8 to out (size, size, 3) float32 of zeros, as values in [0, 1]."""
-    size, limits = len(out), np.array(image.shape[1::-1])
+    """Add a `Square` of image (H, W, 3) uint8 to out (3, size, size) float32 of zeros, as values in [0, 1]."""
+    size, limits = out.shape[2], np.array(image.shape[1::-1])
     corners = square.to_picture([[0, 0], [1, 0], [0, 1], [1, 1]])
     low = np.clip(np.floor(corners.min(0)) - 1, 0, limits).astype(int)
     high = np.clip(np.ceil(corners.max(0)) + 1, 0, limits).astype(int)
@@ -226,14 +227,14 @@ def _cut_into(image, square, out):
 
 
 def cut_all(images, squares, size):
-    """Cut one `Square` out of each image (H, W, 3) uint8: (n, 3, size, size) float32 in [0, 1], channels last.
+    """Cut one `Square` out of each image (H, W, 3) uint8: (n, 3, size, size) float32 in [0, 1].
 
     Black outside the photograph; squares much larger than `size` are averaged first.
     """
-    out = np.zeros((len(squares), size, size, 3), np.float32)
+    out = np.zeros((len(squares), 3, size, size), np.float32)
     for image, square, one in zip(images, squares, out):
         _cut_into(image, square, one)
-    return torch.from_numpy(out).permute(0, 3, 1, 2)
+    return torch.from_numpy(out)
 
 
 def cut(image, square, size):
@@ -377,7 +378,7 @@ def distinct(faces, threshold=.5):
             kept.append(face)
     return sorted(kept, key=lambda face: -face.area)
 
-# %% ../nbs/10_detection.ipynb #2817443f
+# %% ../nbs/10_detection.ipynb #64d91417
 def _in_picture(square, points):
     """Map detections (n, 8, 2) from a square's unit coordinates to the photograph, their boxes level there."""
     placed = square.to_picture(points)
@@ -388,7 +389,7 @@ def _in_picture(square, points):
 
 @torch.inference_mode()
 def _candidates(detector, images, windows, threshold, batch=32):
-    """Search windows[k], a list of squares, of images[k]: for each a pair (points (n, 8, 2), scores (n,)), unblended."""
+    """Search windows[k], a list of squares, of images[k]: for each points (n, 8, 2) and scores (n,), unblended."""
     jobs = [(number, square) for number, squares in enumerate(windows) for square in squares]
     found = [([np.zeros((0, 8, 2))], [np.zeros(0)]) for _ in images]
     device = next(detector.parameters()).device
