@@ -177,7 +177,7 @@ def _unit_grid(size):
     """Return the centres of size x size pixels in the unit square, (size, size, 2) x, y."""
     return np.stack(np.meshgrid(*2 * [(np.arange(size) + .5) / size]), -1)
 
-# %% ../nbs/10_detection.ipynb #186120d9
+# %% ../nbs/10_detection.ipynb #02f5325d
 @nb.njit(cache=True, nogil=True)
 def _average(image, left, top, factor, out):
     """Fill out (h, w, 3) with the means of factor x factor pixels of image from (left, top) on; fewer at its rim."""
@@ -201,11 +201,18 @@ def _lay_out(patch, start, across, down, out):
             x = start[0] + (column + .5) * across[0] + (row + .5) * down[0] - .5
             y = start[1] + (column + .5) * across[1] + (row + .5) * down[1] - .5
             left, top = math.floor(x), math.floor(y)
+            if 0 <= left < width - 1 and 0 <= top < height - 1:
+                right, below = np.float32(x - left), np.float32(y - top)
+                a, b = (1 - below) * (1 - right) / 255, (1 - below) * right / 255
+                c, d = below * (1 - right) / 255, below * right / 255
+                for k in range(3):
+                    out[k, row, column] = (a * patch[top, left, k] + b * patch[top, left + 1, k]
+                                           + c * patch[top + 1, left, k] + d * patch[top + 1, left + 1, k])
+                continue
             for i in range(max(top, 0), min(top + 2, height)):
                 for j in range(max(left, 0), min(left + 2, width)):
-                    weight = (1 - abs(y - i)) * (1 - abs(x - j)) / 255
-                    for channel in range(3):
-                        out[channel, row, column] += weight * patch[i, j, channel]
+                    for k in range(3):
+                        out[k, row, column] += (1 - abs(y - i)) * (1 - abs(x - j)) / 255 * patch[i, j, k]
 
 # %% ../nbs/10_detection.ipynb #82eacaa1
 def _cut_into(image, square, out):
