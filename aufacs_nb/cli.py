@@ -138,8 +138,9 @@ def manifest(root: Path, out: Out = Path("manifest.parquet"), database: Database
     typer.echo(f"{len(table)} frames of {table.subject.nunique()} subjects, {len(skipped)} skipped → {out}")
 
 
-def _input_manifest(path: Path):
+def _input_manifest(path: Path, on_error: str = "raise"):
     "A manifest from a .parquet file, a database, a folder, or one picture or video."
+    from aufacs_nb.databases import file_manifest
     from aufacs_nb.databases import manifest as read_manifest
 
     if path.suffix == ".parquet":
@@ -149,24 +150,32 @@ def _input_manifest(path: Path):
             return pd.read_parquet(path)
         except (OSError, ValueError) as error:
             raise ValueError(f"{path}: no readable manifest ({error}); write it with `aufacs manifest`.") from error
-    return read_manifest(path)
+    return file_manifest(path) if path.is_file() else read_manifest(path, on_error=on_error)
 
 # %% ../nbs/54_cli.ipynb #1909f5db
 @app.command()
 def register(
     source: Path,
     out: Out,
-    method: Annotated[str, typer.Option(help="mesh (3D) or procrustes (2D).")] = "mesh",
+    method: Annotated[str, typer.Option(help="mesh (3D), prnet (3D) or procrustes (2D).")] = "mesh",
     size: Annotated[int, typer.Option(help="Side of the registered frames, pixels.")] = 224,
-    quiet: Quiet = False,
+    fill: Annotated[str, typer.Option(help="Hidden parts: black, mirror (invents symmetry) or keep.")] = "black",
+    uv: Annotated[bool, typer.Option("--uv", help="Write UV textures and position maps too, 256 × 256.")] = False,
+    jobs: Annotated[int, typer.Option(help="Threads.")] = 2,
+    on_error: OnError = "raise", quiet: Quiet = False,
 ):
-    "Turn every face of SOURCE (manifest, database or folder) to the front; resumes where it stopped."
+    "Turn every face of SOURCE (photo, video, folder, database or manifest) to the front; resumes where it stopped."
+    from aufacs_nb.detection import NoFaceError
     from aufacs_nb.pictures import contact_sheet
     from aufacs_nb.registration import register_manifest
 
-    result = register_manifest(_input_manifest(source), out, size=size, method=method, progress=not quiet)
-    step = max(1, len(result.frames) // 48)
-    contact_sheet(result.frames[::step][:48], columns=8).save(out / "contact.png")
+    result = register_manifest(_input_manifest(source, on_error), out, size=size, method=method, fill=fill,
+                               uv=256 if uv else None, n_jobs=jobs, on_error=on_error, progress=not quiet)
+    step = -(-len(result.frames) // 48)
+    contact_sheet(result.frames[::step], columns=8).save(out / "contact.png")
+    if not result.manifest.valid.any():
+        raise NoFaceError(f"{source}: no face in any of {len(result.frames)} frames: both eyes must be in sight and "
+                          "the face at least 40 pixels wide.")
     typer.echo(f"{int(result.manifest.valid.sum())} of {len(result.manifest)} frames with a face → {out}")
 
 # %% ../nbs/54_cli.ipynb #159870e6
@@ -218,8 +227,9 @@ def synthesize_command(
     model: Model = "small",
 ):
     "Give the face in PHOTO other AU intensities; a PNG that says it is synthetic."
-    from aufacs_nb.demo import grid_sheet, register_photo
+    from aufacs_nb.demo import grid_sheet
     from aufacs_nb.pictures import save_synthetic, upscale
+    from aufacs_nb.registration import register_photo
     from aufacs_nb.synthesis import synthesize
     from aufacs_nb.train_generator import load_generator
 
@@ -283,7 +293,7 @@ def train(
     out: Annotated[Path | None, typer.Option(help="Folder of all stages; runs/PRESET by default.")] = None,
     seed: Seed = 0, quiet: Quiet = False,
     resampling: Annotated[str | None, typer.Option(help="semantic or real; the preset's by default.")] = None,
-    jobs: Annotated[int, typer.Option(help="Processes that render.")] = 2,
+    jobs: Annotated[int, typer.Option(help="Processes that render, threads that register.")] = 2,
 ):
     "Everything from nothing: simulate, register, generator, balanced set, classifiers, scores on Test."
     from aufacs_nb.pipeline import evaluate, partition_frames, train_all
@@ -336,7 +346,7 @@ def main():
     "Entry point of `aufacs`: user errors are one line on standard error and exit code 2; Ctrl-C exits with 130."
     try:
         app()
-    except (ValueError, FileNotFoundError, IsADirectoryError, PermissionError) as error:
+    except (ValueError, OSError) as error:
         typer.secho(f"aufacs: {error}", err=True, fg="red")
         sys.exit(2)
     except SystemExit as end:

@@ -107,7 +107,7 @@ def simulate_and_register(preset: Preset, out: Path, seed: int, n_jobs: int, pro
     (train, valid, test), (tasks, frames) = preset.people, preset.clips
     simulate_fera17(out / "database", train=train, valid=valid, test=test, tasks=tasks, frames=frames, seed=seed,
                     activity=preset.activity, domain=preset.domain, n_jobs=n_jobs, progress=progress)
-    return register_manifest(fera17_manifest(out / "database"), out / "registered", progress=progress)
+    return register_manifest(fera17_manifest(out / "database"), out / "registered", n_jobs=n_jobs, progress=progress)
 
 
 def fit_generator(registered: RegisteredFrames, preset: Preset, out: Path, seed: int, progress: bool = True):
@@ -161,7 +161,7 @@ def train_all(
     out=None,                      # folder for every stage; runs/PRESET by default
     seed: int = 0,                 # of people, time courses, weights and draws
     resampling: str | None = None, # balanced set: "semantic" (§4.2.2) or "real"; the preset's by default
-    n_jobs: int = 2,               # processes that render
+    n_jobs: int = 2,               # processes that render, threads that register
     progress: bool = True,
 ) -> tuple:
     "Simulate, register, train generator and classifiers, score on Test; returns (generator, classifiers)."

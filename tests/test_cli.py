@@ -147,15 +147,19 @@ def test_ctrl_c_says_how_to_go_on_and_loses_nothing(run, work, aufacs_command):
     arguments = ("register", work / "sample.parquet", "--out", work / "interrupted", "--size", 64, "--quiet")
     running = subprocess.Popen([aufacs_command, *map(str, arguments)], stderr=subprocess.PIPE, text=True,
                                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # CI may ignore it
-    measures, limit = work / "interrupted" / "measures.csv", time.monotonic() + 120
+    measures, limit = work / "interrupted" / "progress.jsonl", time.monotonic() + 120
     while not measures.exists() and time.monotonic() < limit and running.poll() is None:
         time.sleep(0.05)
     running.send_signal(signal.SIGINT)
     said = running.communicate()[1]
     assert running.returncode == 130 and "run the same command again" in said and "Traceback" not in said
-    done = measures.read_text()
+    done = len(measures.read_text().splitlines())
+    assert not (work / "interrupted" / "manifest.parquet").exists(), "it was not stopped in the middle"
+    frames = np.load(work / "interrupted" / "frames.npy", mmap_mode="r")
+    kept = json.loads(measures.read_text().splitlines()[0])["rows"]
+    before = frames[kept].copy()
     run(*arguments)
-    assert measures.read_text().startswith(done), "finished rows were registered again"
+    assert done >= 1 and before.any() and (frames[kept] == before).all()
     assert pd.read_parquet(work / "interrupted" / "manifest.parquet").valid.all()
 
 
