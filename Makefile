@@ -35,7 +35,8 @@ lab: $(STAMP)  ## JupyterLab on the notebooks
 
 voila: $(STAMP)  ## serve the widget demos on http://127.0.0.1:8866
 	JUPYTER_PATH="$(CURDIR)/nbs/demos/share:$$JUPYTER_PATH" \
-	  $(BIN)/voila nbs/demos --template=offline --Voila.ip=127.0.0.1 --port=$(PORT) $(VOILA_ARGS)
+	  $(BIN)/voila nbs/demos --template=offline --Voila.ip=127.0.0.1 --port=$(PORT) \
+	  --Voila.tornado_settings="{'websocket_max_message_size': 134217728}" $(VOILA_ARGS)
 
 notebooks: $(STAMP)  ## run every notebook again in reading order and store its outputs; README.md follows
 	$(BIN)/python tools/run_notebooks.py

@@ -59,7 +59,7 @@ def frontal_pixels(landmarks: np.ndarray, size: int) -> np.ndarray:
     "The mesh turned to the front, (468, 3) in pixels of a size × size picture: x right, y down, z nearer."
     return _laid_out(to_canonical(landmarks).apply(mesh_in_photo(landmarks)), size)
 
-# %% ../nbs/12_register3d.ipynb #460c6244
+# %% ../nbs/12_register3d.ipynb #015683fa
 FACING = 0.1            # least cosine between skin normal and view
 DEPTH_SLACK = 0.05      # how far behind the nearest surface skin may lie, in widths of the face
 BUFFER = 224            # side of the z-buffer of the photograph, pixels
@@ -94,7 +94,8 @@ def _read_photo(triangle, weights, corners, points, image, depth, facing, slack,
                 at[k] = (weights[row, column, 0] * points[corners[t, 0], k] + weights[row, column, 1]
                          * points[corners[t, 1], k] + weights[row, column, 2] * points[corners[t, 2], k])
             x, y = min(max(int(at[2]), 0), len(depth) - 1), min(max(int(at[3]), 0), len(depth) - 1)
-            seen[row, column] = at[5] > facing and depth[y, x] - at[4] <= slack
+            inside = 0 <= at[0] <= image.shape[1] and 0 <= at[1] <= image.shape[0]
+            seen[row, column] = inside and at[5] > facing and depth[y, x] - at[4] <= slack
             _read_pixel(image, at[0], at[1], colours[row, column])
 
 # %% ../nbs/12_register3d.ipynb #b5756b38
@@ -174,7 +175,7 @@ def register_face(
     share = float(visible.sum() / max(1, raster.covered.sum()))
     return Registered(colours, visible, share, *_pose(turn.rotation), vertices)
 
-# %% ../nbs/12_register3d.ipynb #afccd7f0
+# %% ../nbs/12_register3d.ipynb #94be5f54
 @lru_cache(maxsize=4)
 def _chart(size: int):
     "The raster of the canonical face laid out by its texture coordinates."
@@ -196,7 +197,7 @@ def uv_texture(image: np.ndarray, landmarks: np.ndarray, size: int = 256) -> tup
     colours, seen = _from_photo(_chart(size), image, landmarks)
     return colours * seen[..., None], seen
 
-# %% ../nbs/12_register3d.ipynb #b90e8c0b
+# %% ../nbs/12_register3d.ipynb #a0cdf962
 GRAZING = 0.2           # cosine below which the frontal frame holds too few pixels of the skin to turn it
 
 

@@ -1,4 +1,4 @@
-"""The three demos in a real browser: voila serves them, headless chromium drives them, nothing leaves this machine.
+"""The four demos in a real browser: voila serves them, headless chromium drives them, nothing leaves this machine.
 
 Skipped where chromium is not installed, unless AUFACS_REQUIRE_BROWSER=1 says that it must be.
 Every test leaves a screenshot in `screenshots/`.
@@ -16,6 +16,7 @@ from urllib.error import URLError
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -25,6 +26,7 @@ SCREENSHOTS = ROOT / "screenshots"
 REQUIRED = os.environ.get("AUFACS_REQUIRE_BROWSER") == "1"
 READY = 180_000  # ms for a demo's kernel to start, load weights and draw, on two busy cores
 CHANGE = 30_000  # ms for one picture to follow one slider
+NOT_OURS = "/labextensions/jupyterlab-jupytext/"  # an extension of the notebook editor, which voila loads and cannot use
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]
 
@@ -95,8 +97,8 @@ def server(chromium, tmp_path_factory):
         stop(process)
 
 
-def save_jpeg(image, path):
-    """Write a uint8 array as a JPEG for the file chooser; returns its path."""
+def save_picture(image, path):
+    """Write a uint8 array as a file for the file chooser, in the format that its name says; returns its path."""
     Image.fromarray(image).save(path)
     return path
 
@@ -104,8 +106,8 @@ def save_jpeg(image, path):
 class Demo:
     """One demo in one page: open it, move its widgets, read its pictures."""
 
-    def __init__(self, page, address, outside, folder):
-        self.page, self.address, self.outside, self.folder = page, address, outside, folder
+    def __init__(self, page, address, outside, errors, folder):
+        self.page, self.address, self.outside, self.errors, self.folder = page, address, outside, errors, folder
 
     def open(self, name):
         """Load a notebook and wait for its first picture."""
@@ -137,6 +139,11 @@ class Demo:
             self.page.wait_for_timeout(2000)
             sources = self.page.locator("img.jupyter-widgets").evaluate_all("all => all.map(e => e.src)")
 
+    def choose(self, label, option):
+        """Choose an option of the drop-down list below the title `label`."""
+        boxes = self.page.locator(".widget-vbox", has_text=label, has=self.page.locator("select"))
+        boxes.last.locator("select").select_option(label=option)
+
     def push(self, label, keys=6, key="ArrowRight"):
         """Press a key on the handle of the slider with this label."""
         handle = self.page.locator(".widget-slider", has_text=label).locator(".noUi-handle").first
@@ -151,11 +158,12 @@ class Demo:
         chooser.value.set_files(path)
 
     def screenshot(self, suffix=""):
-        """Keep the page, at rest, as a PNG, and check that nothing outside this machine was asked for."""
+        """Keep the page, at rest, as a PNG; nothing outside this machine was asked for, and no script failed."""
         self.settle()
         SCREENSHOTS.mkdir(exist_ok=True)
         self.page.screenshot(path=SCREENSHOTS / f"{self.name}{suffix}.png")
         assert self.outside == [], f"{self.name} asked for {self.outside}"
+        assert self.errors == [], f"{self.name}, in the browser's console: {self.errors}"
 
 
 @pytest.fixture
@@ -178,7 +186,10 @@ def demo(request, chromium, server, tmp_path):
         browser.route("**/*", gate)
         page = browser.pages[0]
         page.on("websocket", lambda socket: is_local(socket.url) or outside.append(socket.url))
-        yield Demo(page, server, outside, tmp_path)
+        errors = []
+        page.on("console", lambda line: line.type == "error" and NOT_OURS not in line.text and errors.append(line.text))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        yield Demo(page, server, outside, errors, tmp_path)
         SCREENSHOTS.mkdir(exist_ok=True)
         page.screenshot(path=SCREENSHOTS / f"{request.node.name}_end.png")
         browser.close()
@@ -195,12 +206,12 @@ def test_au_explorer(demo):
         demo.wait_for_change(part, before[part])
     demo.screenshot()
     source, generated = demo.picture("neutral"), demo.picture("generated")
-    demo.upload(save_jpeg(data.astronaut(), demo.folder / "astronaut.jpg"))
+    demo.upload(save_picture(data.astronaut(), demo.folder / "astronaut.jpg"))
     demo.wait_for_change("neutral", source)
     demo.wait_for_change("generated", generated)
     demo.screenshot("_photo")
     source = demo.picture("neutral")
-    demo.upload(save_jpeg(data.coffee(), demo.folder / "coffee.jpg"))
+    demo.upload(save_picture(data.coffee(), demo.folder / "coffee.jpg"))
     demo.page.get_by_text("coffee.jpg").first.wait_for(timeout=CHANGE)
     assert demo.picture("neutral") == source
     demo.screenshot("_no_face")
@@ -236,3 +247,43 @@ def test_personalization(demo):
     assert any(0 < width < 100 for width in widths), f"the bar was never seen half-way: {sorted(widths)}"
     demo.page.get_by_text("Done.").wait_for(timeout=CHANGE)
     demo.screenshot()
+
+
+def portrait(path):
+    """A rendered face with an alpha channel, as a PNG file; returns its path."""
+    from aufacs_nb.appearance import sample_person
+    from aufacs_nb.camera import render_person
+
+    image = render_person(sample_person(11), {12: 3}, yaw=20, size=(360, 440))
+    return save_picture(np.dstack([image, np.full(image.shape[:2], 255, np.uint8)]), path)
+
+
+def test_registration(demo):
+    """A picture, an angle, a fill and an uploaded file each change their own views; a file without a face is refused."""
+    demo.page.set_viewport_size({"width": 1280, "height": 1240})
+    demo.open("registration")
+    parts = ("photo", "view", "places", "flat", "frontal", "uv", "poses")
+    before = {part: demo.picture(part) for part in parts}
+    demo.choose("Picture", "Virtual, pose 9 (40°, 0°)")
+    for part in parts:
+        demo.wait_for_change(part, before[part])
+    demo.screenshot()
+    before = {part: demo.picture(part) for part in parts}
+    demo.push("Yaw", keys=8)
+    demo.wait_for_change("view", before["view"])
+    demo.page.get_by_role("button", name="Wire").click()
+    demo.wait_for_change("photo", before["photo"])
+    demo.page.get_by_role("button", name="Mirror").click()
+    for part in ("frontal", "poses"):
+        demo.wait_for_change(part, before[part])
+    assert (demo.picture("flat"), demo.picture("places")) == (before["flat"], before["places"])
+    before = demo.picture("photo")
+    demo.upload(portrait(demo.folder / "portrait.png"))
+    demo.wait_for_change("photo", before)
+    demo.settle()
+    before = demo.picture("photo")
+    demo.upload(save_picture(np.full((300, 400), 128, np.uint8), demo.folder / "fog.png"))
+    demo.page.get_by_text("fog.png: no face found").wait_for(timeout=CHANGE)
+    assert demo.picture("photo") == before
+    assert demo.page.locator("select").first.evaluate("e => e.selectedOptions[0].text") == "portrait.png"
+    demo.screenshot("_no_face")

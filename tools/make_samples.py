@@ -28,8 +28,7 @@ def make_registered(out):
     table["path"] = [os.path.relpath(p, out) for p in table.path]
     table.attrs.clear()
     table.to_parquet(path, index=False)
-    for name in ("registration.json", "vertices.npy"):
-        (out / "registered" / name).unlink()
+    (out / "registered" / "registration.json").unlink()
 
 
 def main():
