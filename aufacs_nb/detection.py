@@ -9,7 +9,7 @@ __all__ = ['TURNS', 'SMALLEST_TILE', 'LARGEST_SEARCH', 'WEAK', 'SURE', 'STILL', 
            'PictureError', 'Face', 'check_picture', 'distinct', 'detect_all', 'fit_meshes', 'as_faces', 'fit_faces',
            'FaceLandmarker']
 
-# %% ../nbs/10_detection.ipynb #b2980d6c
+# %% ../nbs/10_detection.ipynb #f7af228e
 import json
 import math
 from dataclasses import dataclass
@@ -24,6 +24,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
+
+from .mesh_kernels import FastMesh
 
 # %% ../nbs/10_detection.ipynb #57864ca4
 class SameConv(nn.Conv2d):
@@ -485,7 +487,7 @@ def fit_faces(mesh, images, squares, detected=None):
         scores[weak] = np.where((sure > SURE) & still, sure, 0)
     return as_faces(landmarks, scores)
 
-# %% ../nbs/10_detection.ipynb #82f68006
+# %% ../nbs/10_detection.ipynb #055f9b6a
 class FaceLandmarker:
     """Finds faces and their 478 landmarks in photographs; make one with `FaceLandmarker.from_pretrained()`."""
 
@@ -494,12 +496,14 @@ class FaceLandmarker:
 
     @classmethod
     def from_pretrained(cls, folder=None, device="cpu"):
-        """Load the package's weights (read once), or those in a folder that the conversion tool wrote."""
-        return cls(*load_networks(folder, device)[:2])
+        """Load the package's weights or those of a converted folder; on "cpu" the mesh runs as `FastMesh`."""
+        detector, mesh, _ = load_networks(folder, device)
+        return cls(detector, FastMesh(mesh) if torch.device(device).type == "cpu" else mesh)
 
     def find_all(self, images, small_faces=None):
         """Return for each image (H, W, 3) uint8 its list of `Face`s, largest first; see `detect_all` for small_faces.
 
+        Where a first look stopped at something that is no face after all, all looks are taken.
         Raises `PictureError` for an array that is not a uint8 picture.
         """
         images = [check_picture(image, f"picture {number}") for number, image in enumerate(images)]
@@ -508,8 +512,12 @@ class FaceLandmarker:
         squares = [square_from_detection(each) for points, _ in found for each in points]
         scores = np.concatenate([scores for _, scores in found]) if found else []
         faces = fit_faces(self.mesh, [images[number] for number in owners], squares, scores)
-        return [distinct([face for face, owner in zip(faces, owners) if face is not None and owner == number])
+        kept = [distinct([face for face, owner in zip(faces, owners) if face is not None and owner == number])
                 for number in range(len(images))]
+        misled = [number for number in set(owners) if not kept[number]] if small_faces is None else []
+        for number, again in zip(misled, self.find_all([images[number] for number in misled], True) if misled else []):
+            kept[number] = again
+        return kept
 
     def find(self, image, small_faces=True):
         """Return all `Face`s of one image (H, W, 3) uint8, small ones too, largest first; an empty list if none."""

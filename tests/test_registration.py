@@ -1,0 +1,229 @@
+"""Registration of what people really bring: half faces, tiny faces, giant pictures, broken and uneven films."""
+import json
+import os
+import subprocess
+import sys
+import warnings
+from fractions import Fraction
+
+import av
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from skimage.data import astronaut
+
+from aufacs_nb.appearance import sample_person
+from aufacs_nb.camera import render_person
+from aufacs_nb.databases import DatabaseError, file_manifest, folder_manifest, read_image, timed_frames
+from aufacs_nb.detection import FaceLandmarker, NoFaceError
+from aufacs_nb.registration import open_registered, register_manifest, register_photo
+
+
+@pytest.fixture(scope="module")
+def talk():
+    "A virtual person for 40 frames, 160 × 160."
+    person = sample_person(21)
+    return [render_person(person, {26: 3 * abs(np.sin(k / 3)), 12: 2}, yaw=10 * np.sin(k / 9), size=160)
+            for k in range(40)]
+
+
+def write_film(path, frames, times=None, options=None):
+    "Encode frames; times: seconds of each, 25 a second if None."
+    with av.open(str(path), "w", options=options or {}) as out:
+        stream = out.add_stream("libx264", rate=25, options={"crf": "15", "bf": "0"})
+        stream.height, stream.width, stream.pix_fmt = *frames[0].shape[:2], "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for k, image in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts, frame.time_base = round(1000 * (k / 25 if times is None else times[k])), Fraction(1, 1000)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode())
+    return path
+
+
+def register(aufacs_command, *arguments, **options):
+    "Run `aufacs register`; its exit code and what it said."
+    done = subprocess.run([aufacs_command, "register", *map(str, arguments), "--quiet"], capture_output=True, text=True,
+                          **options)
+    return done.returncode, done.stdout + done.stderr
+
+
+# pictures
+
+def test_no_face_is_said_and_kept(tmp_path, aufacs_command):
+    Image.new("RGB", (300, 200), (90, 120, 60)).save(tmp_path / "lawn.png")
+    with pytest.raises(NoFaceError, match="lawn.png: no face found in 300 x 200"):
+        register_photo(tmp_path / "lawn.png")
+    code, said = register(aufacs_command, tmp_path / "lawn.png", "--out", tmp_path / "out")
+    assert code == 2 and "lawn.png: no face in any of 1 frames" in said and "Traceback" not in said
+    result = open_registered(tmp_path / "out")
+    assert not result.manifest.valid.any() and not result.frames.any()
+
+
+def test_half_a_face_is_refused_and_most_of_one_registered_as_far_as_it_goes():
+    with pytest.raises(NoFaceError, match="both eyes"):
+        register_photo(np.ascontiguousarray(astronaut()[:, :222]))
+    most, whole = register_photo(np.ascontiguousarray(astronaut()[:, :250])), register_photo(astronaut())
+    assert most.share < .9 * whole.share and not most.visible[60:160, 180:].any()
+    both = most.visible & whole.visible
+    assert both.mean() > .2 and np.abs(most.image[both].astype(int) - whole.image[both]).mean() < 25
+
+
+@pytest.mark.parametrize("pixels", [20, 28])
+def test_a_face_of_few_pixels_is_found_or_refused_in_words(pixels):
+    face = FaceLandmarker.from_pretrained().find_one(astronaut())
+    scale = pixels / (face.box[2] - face.box[0])
+    small = Image.fromarray(astronaut()).resize(2 * [round(512 * scale)], Image.Resampling.LANCZOS)
+    picture = Image.new("RGB", (400, 300), (110, 110, 110))
+    picture.paste(small, (250, 90))
+    found = FaceLandmarker.from_pretrained().find(np.asarray(picture))
+    expected = face.landmarks[:, :2] * scale + [250, 90]
+    assert len(found) == 1 and np.linalg.norm(found[0].landmarks[:, :2] - expected, axis=1).mean() < 3
+    result = register_photo(np.asarray(picture))
+    assert result.image.shape == (224, 224, 3) and result.share > .8
+
+
+def test_a_hundred_megapixels_in_bounded_memory(tmp_path):
+    head = Image.fromarray(astronaut()[:300, 80:380]).resize((3000, 3000))
+    giant = Image.new("RGB", (10_000, 10_000), (100, 110, 120))
+    giant.paste(head, (5200, 3100))
+    giant.save(tmp_path / "giant.jpg", quality=80)
+    del giant
+    code = ("import resource, sys; from aufacs_nb.registration import register_photo; start = "
+            "resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; print(register_photo(sys.argv[1]).share, "
+            "resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start)")
+    done = subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", code, tmp_path / "giant.jpg"],
+                          capture_output=True, text=True, check=True)
+    share, grown = map(float, done.stdout.split())
+    assert share > .9 and grown < 900_000, f"{grown / 1000:.0f} MB more than before for a picture of 300 MB"
+
+
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+def test_pictures_turned_by_exif_grey_and_alpha(tmp_path, orientation):
+    upright = Image.fromarray(astronaut())
+    turned = upright.transpose({3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90,
+                                8: Image.Transpose.ROTATE_270}[orientation])
+    exif = turned.getexif()
+    exif[0x0112] = orientation
+    turned.save(tmp_path / "turned.png", exif=exif)
+    upright.convert("L").save(tmp_path / "grey.png")
+    upright.convert("RGBA").save(tmp_path / "alpha.png")
+    plain = register_photo(astronaut())
+    for name, most in (("turned", 2), ("alpha", 2), ("grey", 30)):
+        other = register_photo(tmp_path / f"{name}.png")
+        assert np.abs(other.image.astype(int) - plain.image).mean() < most and abs(other.roll - plain.roll) < 2
+
+
+def test_an_unreadable_picture_stops_or_is_skipped(tmp_path):
+    for name in ("a", "b", "c"):
+        Image.fromarray(astronaut()).save(tmp_path / f"{name}.png")
+    (tmp_path / "b.png").write_bytes((tmp_path / "b.png").read_bytes()[:5000])
+    manifest = folder_manifest(tmp_path)
+    with pytest.raises(DatabaseError, match="b.png: not a readable picture.*kept in"):
+        register_manifest(manifest, tmp_path / "out", size=48, progress=False)
+    with pytest.warns(UserWarning, match="b.png.*not valid"):
+        result = register_manifest(manifest, tmp_path / "out", size=48, on_error="skip", progress=False)
+    assert result.manifest.valid.tolist() == [True, False, True]
+
+
+# films
+
+def test_a_film_that_breaks_off_keeps_what_was_there(tmp_path, talk, aufacs_command):
+    film = write_film(tmp_path / "talk.mkv", talk)
+    manifest = file_manifest(film)
+    whole = register_manifest(manifest, tmp_path / "whole", size=48, progress=False)
+    film.write_bytes(film.read_bytes()[:int(film.stat().st_size * .6)])  # in the middle of a frame
+    with pytest.raises(DatabaseError, match="talk.mkv.*(ends after|breaks off).*kept in"):
+        register_manifest(manifest, tmp_path / "torn", size=48, progress=False)
+    with pytest.warns(UserWarning, match="talk.mkv.*not valid"):
+        torn = register_manifest(manifest, tmp_path / "torn", size=48, on_error="skip", progress=False)
+    kept = int(torn.manifest.valid.sum())
+    assert 10 < kept < 35 and torn.manifest.valid.tolist() == [True] * kept + [False] * (40 - kept)
+    close = np.abs(np.array(torn.frames[:kept], int) - whole.frames[:kept]).mean()
+    assert close < 2 and not torn.frames[kept:].any()
+    code, said = register(aufacs_command, film, "--out", tmp_path / "alone", "--size", 48)
+    assert code == 0 and "frames with a face" in said
+
+
+def test_a_film_without_its_index_is_named(tmp_path, talk, aufacs_command):
+    film = write_film(tmp_path / "talk.mp4", talk[:10])
+    film.write_bytes(film.read_bytes()[:-800])
+    code, said = register(aufacs_command, film, "--out", tmp_path / "out")
+    assert code == 2 and "Traceback" not in said
+    assert "talk.mp4: no picture stream" in said or "talk.mp4: not a readable" in said
+
+
+def test_uneven_frames_keep_their_times(tmp_path, talk):
+    times = np.cumsum([0, *np.random.default_rng(0).choice([.02, .033, .05, .2], 39)])
+    film = write_film(tmp_path / "phone.mkv", talk, times)
+    assert np.allclose([time for time, _ in timed_frames(film)], times, atol=.002)
+    result = register_manifest(file_manifest(film), tmp_path / "out", size=48, progress=False)
+    assert np.allclose(result.manifest.timestamp, times, atol=.002)
+    assert result.manifest.valid.all() and set(result.manifest.face_id) == {0}
+
+
+def test_a_film_of_no_frames_is_refused(tmp_path, talk, aufacs_command):
+    film = tmp_path / "none.mkv"
+    with av.open(str(film), "w") as out:
+        stream = out.add_stream("libx264", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 64, 64, "yuv420p"
+        out.start_encoding()
+    code, said = register(aufacs_command, film, "--out", tmp_path / "out")
+    assert code == 2 and "none.mkv" in said and "Traceback" not in said
+    assert not (tmp_path / "out" / "frames.npy").exists()
+
+
+# folders and runs
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, talk, aufacs_command):
+    film = write_film(tmp_path / "talk.mp4", talk[:5])
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o555)
+    out = locked / "out" if os.geteuid() else "/proc/aufacs_nb"  # root may write where others may not
+    code, said = register(aufacs_command, film, "--out", out)
+    assert code == 2 and "cannot write there" in said and "choose an --out" in said and "Traceback" not in said
+
+
+def test_methods_share_their_faces_but_not_their_pictures(tmp_path, talk):
+    manifest = file_manifest(write_film(tmp_path / "talk.mp4", talk[:8]))
+    results = {method: register_manifest(manifest, tmp_path / method, size=96, method=method, progress=False)
+               for method in ("mesh", "prnet", "procrustes")}
+    mesh = results["mesh"].manifest
+    for method, result in results.items():
+        assert result.manifest.valid.all() and np.allclose(result.manifest.left, mesh.left)
+    corner = {method: np.array(result.frames)[:, :8, :8].mean() for method, result in results.items()}
+    assert corner["mesh"] == corner["prnet"] == 0 < corner["procrustes"]
+    assert np.abs(np.array(results["prnet"].frames, int) - results["mesh"].frames).mean() < 25
+    settings = json.loads((tmp_path / "prnet" / "registration.json").read_text())
+    assert settings["method"] == "prnet" and settings["size"] == 96
+
+
+def test_memory_does_not_grow_with_the_film(tmp_path, talk):
+    code = ("import resource, sys; from aufacs_nb.registration import register_manifest; from aufacs_nb.databases "
+            "import file_manifest; register_manifest(file_manifest(sys.argv[1]), sys.argv[2], progress=False); "
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)")
+    peak = {}
+    for count in (64, 320):
+        film = write_film(tmp_path / f"{count}.mp4", (talk * 8)[:count])
+        done = subprocess.run([sys.executable, "-c", code, film, tmp_path / str(count)], capture_output=True, text=True,
+                              check=True)
+        peak[count] = float(done.stdout)
+    assert peak[320] < peak[64] + 30_000, f"{peak} kB; 256 frames more are 38 MB of registered pixels"
+
+
+def test_the_read_picture_is_bounded(tmp_path):
+    Image.new("L", (12_000, 9_000), 80).save(tmp_path / "wide.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_image(tmp_path / "wide.png").shape == (4500, 6000, 3)
+
+
+def test_registered_table_reads_as_expected(tmp_path, talk):
+    result = register_manifest(file_manifest(write_film(tmp_path / "talk.mp4", talk[:6])), tmp_path / "out", size=64,
+                               progress=False)
+    table = pd.read_parquet(tmp_path / "out" / "manifest.parquet")
+    assert (table.right > table.left).all() and (table.bottom > table.top).all() and (table.faces == 1).all()
+    assert result.vertices.shape == (6, 468, 3) and result.select([True] * 3 + [False] * 3).vertices.shape[0] == 3
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "frames.npy", "manifest.parquet", "registration.json", "vertices.npy"]
