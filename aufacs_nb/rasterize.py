@@ -61,7 +61,7 @@ def _draw_triangle(index, a, b, c, triangle, depth):
             triangle[y, x] = index
 
 
-@nb.njit(cache=True)
+@nb.njit(cache=True, nogil=True)
 def _draw(vertices, triangles, one_sided, triangle, depth):
     "Draw all triangles; one_sided ones only if their corners run counter-clockwise in the picture."
     for t in range(triangles.shape[0]):
@@ -71,7 +71,7 @@ def _draw(vertices, triangles, one_sided, triangle, depth):
         _draw_triangle(t, a, b, c, triangle, depth)
 
 # %% ../nbs/02_rasterize.ipynb #c94e6ddc
-@nb.njit(cache=True, error_model='numpy')
+@nb.njit(cache=True, error_model='numpy', nogil=True)
 def _locate(vertices, triangles, triangle, barycentric):
     "Barycentric weights (H, W, 3) of every covered pixel in its triangle, in place; 0 elsewhere."
     for y in range(triangle.shape[0]):
@@ -135,7 +135,7 @@ def interpolate(raster, triangles, attributes, fill=0):
     return result
 
 # %% ../nbs/02_rasterize.ipynb #b94e574a
-@nb.njit(cache=True)
+@nb.njit(cache=True, nogil=True)
 def _sample(image, xy, out):
     "Bilinear lookup of xy (n, 2) in image (H, W, C), into out (n, C)."
     height, width, channels = image.shape
