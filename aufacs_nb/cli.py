@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['app', 'Out', 'Seed', 'PresetName', 'Quiet', 'simulate_app', 'Frames', 'Jobs', 'OPTION_HELP', 'Database', 'OnError',
-           'Data', 'Model', 'demo', 'fera17', 'manifest', 'register', 'train_generator_command', 'parse_targets',
-           'synthesize_command', 'resample', 'train_classifiers_command', 'train', 'personalize', 'predict',
-           'evaluate_command', 'main']
+           'Data', 'Model', 'demo', 'fera17', 'manifest', 'register', 'normalize', 'train_prnet_command',
+           'train_generator_command', 'parse_targets', 'synthesize_command', 'resample', 'train_classifiers_command',
+           'train', 'personalize', 'predict', 'evaluate_command', 'main']
 
 # %% ../nbs/54_cli.ipynb #3c0c7c9d
 import inspect
@@ -178,10 +178,38 @@ def register(
                           "the face at least 40 pixels wide.")
     typer.echo(f"{int(result.manifest.valid.sum())} of {len(result.manifest)} frames with a face → {out}")
 
-# %% ../nbs/54_cli.ipynb #159870e6
+# %% ../nbs/54_cli.ipynb #5b1e0c7d
 Data = Annotated[Path, typer.Option(help="Folder of registered frames (aufacs register).")]
 
 
+@app.command()
+def normalize(
+    data: Data, out: Out, quiet: Quiet = False,
+    method: Annotated[str, typer.Option(help="mean (personal mean texture) or au0 (neutral frame), §4.5.")] = "mean",
+    neutral: Annotated[list[str], typer.Option(help="SUBJECT=ROW of a neutral frame; found where not given.")] = [],
+):
+    "Subtract each person's mean texture or neutral frame from their registered frames."
+    from aufacs_nb.normalize import normalize_registered
+
+    given = dict(entry.partition("=")[::2] for entry in neutral)
+    if wrong := [name for name, row in given.items() if not row.isdigit()]:
+        raise ValueError(f"--neutral {wrong[0]}={given[wrong[0]]}: write SUBJECT=ROW, such as F001=12.")
+    normalize_registered(data, out, method, {name: int(row) for name, row in given.items()}, progress=not quiet)
+    typer.echo(f"Differences → {out}")
+
+
+@app.command("train-prnet")
+def train_prnet_command(
+    out: Out, preset: PresetName = "small", seed: Seed = 0, quiet: Quiet = False,
+    jobs: Annotated[int, typer.Option(help="Processes that render.")] = 2,
+):
+    "Train PRNet on virtual faces and their exact position maps; an interrupted run goes on."
+    from aufacs_nb.prnet import train_prnet
+
+    train_prnet(out, preset, seed, jobs, progress=not quiet)
+    typer.echo(f"PRNet → {out}")
+
+# %% ../nbs/54_cli.ipynb #159870e6
 @app.command("train-generator")
 def train_generator_command(
     data: Data, out: Out, preset: PresetName = "small", seed: Seed = 0, quiet: Quiet = False,

@@ -62,7 +62,7 @@ def find_neutral(vertices: np.ndarray, rows: np.ndarray) -> int:
     middle = median_shape(vertices, rows)
     return int(rows[np.argmin([((vertices[row] - middle) ** 2).sum() for row in rows])])
 
-# %% ../nbs/14_normalize.ipynb #4e7e66d1
+# %% ../nbs/14_normalize.ipynb #b2ca62c9
 METHODS = ("au0", "mean")
 
 
@@ -101,6 +101,8 @@ def make_reference(
     if isinstance(given, np.ndarray) and given.ndim == 3:
         return _as_reference(given, "neutral picture, given")
     if given is not None:
+        if not 0 <= int(given) < len(frames):
+            raise ValueError(f"neutral frame {given}: rows of the manifest go from 0 to {len(frames) - 1}.")
         return _as_reference(frames[int(given)], "neutral frame, given", int(given))
     if vertices is None:
         raise ValueError("no neutral frame given, and no meshes (vertices.npy) to find one by: register again.")
