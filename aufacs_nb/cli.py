@@ -162,6 +162,7 @@ def register(
     fill: Annotated[str, typer.Option(help="Hidden parts: black, mirror (invents symmetry) or keep.")] = "black",
     uv: Annotated[bool, typer.Option("--uv", help="Write UV textures and position maps too, 256 × 256.")] = False,
     jobs: Annotated[int, typer.Option(help="Threads.")] = 2,
+    device: Annotated[str, typer.Option(help="Where networks compute: cpu or cuda.")] = "cpu",
     on_error: OnError = "raise", quiet: Quiet = False,
 ):
     "Turn every face of SOURCE (photo, video, folder, database or manifest) to the front; resumes where it stopped."
@@ -170,7 +171,8 @@ def register(
     from aufacs_nb.registration import register_manifest
 
     result = register_manifest(_input_manifest(source, on_error), out, size=size, method=method, fill=fill,
-                               uv=256 if uv else None, n_jobs=jobs, on_error=on_error, progress=not quiet)
+                               uv=256 if uv else None, n_jobs=jobs, device=device, on_error=on_error,
+                               progress=not quiet)
     step = -(-len(result.frames) // 48)
     contact_sheet(result.frames[::step], columns=8).save(out / "contact.png")
     if not result.manifest.valid.any():

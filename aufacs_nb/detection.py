@@ -134,7 +134,7 @@ class FaceMesh(nn.Module):
         features = self.stages(self.stem(images))
         return self.landmarks(features).reshape(-1, 478, 3), self.presence(features).reshape(-1)
 
-# %% ../nbs/10_detection.ipynb #e025faf3
+# %% ../nbs/10_detection.ipynb #1798f940
 def _load(network, path):
     """Fill `network` from the safetensors file at path; eval mode, float32, channels last."""
     if not path.is_file():
@@ -152,8 +152,10 @@ def load_networks(folder=None, device="cpu"):
     """Return (BlazeFace, FaceMesh, card) from a folder of converted weights; None = the package's own. Cached.
 
     device: where the networks compute, "cpu" or "cuda".
-    Raises FileNotFoundError for a missing file, ValueError for weights of another network.
+    Raises FileNotFoundError for a missing file, ValueError for weights of another network or a missing device.
     """
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device={device!r}: PyTorch finds no graphics card here: choose 'cpu'")
     folder = Path(str(files("aufacs_nb") / "assets" / "detection")) if folder is None else Path(folder)
     networks = _load(BlazeFace(), folder / "blazeface.safetensors"), _load(FaceMesh(), folder / "facemesh.safetensors")
     networks = [network.to(device) for network in networks]
