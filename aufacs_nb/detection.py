@@ -9,7 +9,7 @@ __all__ = ['TURNS', 'SMALLEST_TILE', 'LARGEST_SEARCH', 'WEAK', 'SURE', 'STILL', 
            'PictureError', 'Face', 'check_picture', 'distinct', 'detect_all', 'fit_meshes', 'as_faces', 'fit_faces',
            'FaceLandmarker']
 
-# %% ../nbs/10_detection.ipynb #f7af228e
+# %% ../nbs/10_detection.ipynb #6378089c
 import json
 import math
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
-from .mesh_kernels import FastMesh
+from .mesh_kernels import FastFace, FastMesh
 
 # %% ../nbs/10_detection.ipynb #57864ca4
 class SameConv(nn.Conv2d):
@@ -489,7 +489,7 @@ def fit_faces(mesh, images, squares, detected=None):
         scores[weak] = np.where((sure > SURE) & still, sure, 0)
     return as_faces(landmarks, scores)
 
-# %% ../nbs/10_detection.ipynb #055f9b6a
+# %% ../nbs/10_detection.ipynb #88d3fae2
 class FaceLandmarker:
     """Finds faces and their 478 landmarks in photographs; make one with `FaceLandmarker.from_pretrained()`."""
 
@@ -498,9 +498,9 @@ class FaceLandmarker:
 
     @classmethod
     def from_pretrained(cls, folder=None, device="cpu"):
-        """Load the package's weights or those of a converted folder; on "cpu" the mesh runs as `FastMesh`."""
+        """Load the package's weights or those of a converted folder; on "cpu" both run as compiled loops."""
         detector, mesh, _ = load_networks(folder, device)
-        return cls(detector, FastMesh(mesh) if torch.device(device).type == "cpu" else mesh)
+        return cls(detector, mesh) if torch.device(device).type != "cpu" else cls(FastFace(detector), FastMesh(mesh))
 
     def find_all(self, images, small_faces=None):
         """Return for each image (H, W, 3) uint8 its list of `Face`s, largest first; see `detect_all` for small_faces.

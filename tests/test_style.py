@@ -105,10 +105,11 @@ def normal(requirement):
 
 @cache
 def declared():
-    """Names of the requirements in settings.ini, and the distributions behind each importable name."""
+    """Names of the requirements in settings.ini, optional ones too, and the distributions of each importable name."""
     parser = ConfigParser(delimiters=["="])
     parser.read(ROOT / "settings.ini", encoding="utf-8")
-    return {normal(r) for r in parser["DEFAULT"]["requirements"].split()}, packages_distributions()
+    optional = {normal(r).removesuffix("-bin") for r in parser["DEFAULT"]["dlib_requirements"].split()}
+    return {normal(r) for r in parser["DEFAULT"]["requirements"].split()} | optional, packages_distributions()
 
 
 @every_module
