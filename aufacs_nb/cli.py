@@ -6,7 +6,7 @@
 __all__ = ['app', 'Out', 'Seed', 'PresetName', 'Quiet', 'simulate_app', 'Frames', 'Jobs', 'OPTION_HELP', 'Database', 'OnError',
            'Data', 'Model', 'demo', 'fera17', 'manifest', 'register', 'normalize', 'train_prnet_command',
            'train_generator_command', 'parse_targets', 'synthesize_command', 'resample', 'train_classifiers_command',
-           'train', 'personalize', 'predict', 'evaluate_command', 'main']
+           'train', 'personalize', 'predict', 'actions', 'evaluate_command', 'main']
 
 # %% ../nbs/54_cli.ipynb #3c0c7c9d
 import inspect
@@ -350,6 +350,16 @@ def predict(source: Path, out: Out = Path("au.csv"), model: Model = "small", qui
     from aufacs_nb.estimator import AUEstimator, to_openface_csv
 
     table = AUEstimator.from_pretrained(model).predict(source, progress=not quiet)
+    to_openface_csv(table, out)
+    typer.echo(f"{int(table.success.sum())} of {len(table)} rows with a face → {out}")
+
+
+@app.command()
+def actions(source: Path, out: Out = Path("actions.csv"), quiet: Quiet = False):
+    "52 facial actions, 0 to 1, of a photograph, folder or video as a CSV; no FACS codes, and no classifier of ours."
+    from aufacs_nb.estimator import actions_table, to_openface_csv
+
+    table = actions_table(source, progress=not quiet)
     to_openface_csv(table, out)
     typer.echo(f"{int(table.success.sum())} of {len(table)} rows with a face → {out}")
 

@@ -143,6 +143,15 @@ def test_personalize_and_predict(run, work):
     assert (tables["generic"][columns] != tables["personal"][columns]).to_numpy().any()
 
 
+def test_actions_and_normalize(run, work):
+    run("actions", work / "me.png", "--out", work / "actions.csv", "--quiet")
+    table = pd.read_csv(work / "actions.csv")
+    assert len(table) == 1 and table.shape[1] == 5 + 52 and table.mouthSmileLeft[0] > 0.5
+    run("normalize", "--data", work / "registered", "--out", work / "differences", "--method", "au0", "--quiet")
+    made = pd.read_parquet(work / "differences" / "manifest.parquet")
+    assert made.reference.str.startswith("neutral frame, found").all() and (made.reference_row >= 0).all()
+
+
 def test_ctrl_c_says_how_to_go_on_and_loses_nothing(run, work, aufacs_command):
     arguments = ("register", work / "sample.parquet", "--out", work / "interrupted", "--size", 64, "--quiet")
     running = subprocess.Popen([aufacs_command, *map(str, arguments)], stderr=subprocess.PIPE, text=True,
