@@ -182,7 +182,7 @@ def _unit_grid(size):
     """Return the centres of size x size pixels in the unit square, (size, size, 2) x, y."""
     return np.stack(np.meshgrid(*2 * [(np.arange(size) + .5) / size]), -1)
 
-# %% ../nbs/10_detection.ipynb #02f5325d
+# %% ../nbs/10_detection.ipynb #845b2ecc
 @nb.njit(cache=True, nogil=True)
 def _average(image, left, top, factor, out):
     """Fill out (h, w, 3) with the means of factor x factor pixels of image from (left, top) on; fewer at its rim."""
@@ -198,26 +198,35 @@ def _average(image, left, top, factor, out):
 
 
 @nb.njit(cache=True, nogil=True)
+def _lay_at_border(patch, x, y, out):
+    """Add patch at x, y to out (3,), bilinear, 0 beyond its border; 255 becomes 1."""
+    left, top = math.floor(x), math.floor(y)
+    for i in range(max(top, 0), min(top + 2, patch.shape[0])):
+        for j in range(max(left, 0), min(left + 2, patch.shape[1])):
+            for k in range(3):
+                out[k] += (1 - abs(y - i)) * (1 - abs(x - j)) / 255 * patch[i, j, k]
+
+
+@nb.njit(cache=True, nogil=True, fastmath=True)
 def _lay_out(patch, start, across, down, out):
     """Fill out (3, size, size) with patch read at start + x across + y down, bilinear, 0 beyond it; 255 becomes 1."""
     height, width = patch.shape[:2]
     for row in range(out.shape[1]):
+        x0, y0 = start[0] + (row + .5) * down[0] - .5, start[1] + (row + .5) * down[1] - .5
         for column in range(out.shape[2]):
-            x = start[0] + (column + .5) * across[0] + (row + .5) * down[0] - .5
-            y = start[1] + (column + .5) * across[1] + (row + .5) * down[1] - .5
-            left, top = math.floor(x), math.floor(y)
-            if 0 <= left < width - 1 and 0 <= top < height - 1:
+            x, y = x0 + (column + .5) * across[0], y0 + (column + .5) * across[1]
+            if x >= 0 and y >= 0 and x < width - 1 and y < height - 1:
+                left, top = int(x), int(y)
                 right, below = np.float32(x - left), np.float32(y - top)
-                a, b = (1 - below) * (1 - right) / 255, (1 - below) * right / 255
-                c, d = below * (1 - right) / 255, below * right / 255
+                d = right * below
+                b, c = right - d, below - d
+                a = np.float32(1) - right - c
                 for k in range(3):
-                    out[k, row, column] = (a * patch[top, left, k] + b * patch[top, left + 1, k]
-                                           + c * patch[top + 1, left, k] + d * patch[top + 1, left + 1, k])
-                continue
-            for i in range(max(top, 0), min(top + 2, height)):
-                for j in range(max(left, 0), min(left + 2, width)):
-                    for k in range(3):
-                        out[k, row, column] += (1 - abs(y - i)) * (1 - abs(x - j)) / 255 * patch[i, j, k]
+                    value = (a * patch[top, left, k] + b * patch[top, left + 1, k] + c * patch[top + 1, left, k]
+                             + d * patch[top + 1, left + 1, k])
+                    out[k, row, column] = value * np.float32(1 / 255)
+            else:
+                _lay_at_border(patch, x, y, out[:, row, column])
 
 # %% ../nbs/10_detection.ipynb #82eacaa1
 def _cut_into(image, square, out):

@@ -6,7 +6,7 @@
 __all__ = ['FACING', 'DEPTH_SLACK', 'BUFFER', 'SPECK', 'GRAZING', 'mesh_in_photo', 'to_canonical', 'head_pose', 'frontal_pixels',
            'Registered', 'register_face', 'position_map', 'uv_texture', 'rotate']
 
-# %% ../nbs/12_register3d.ipynb #a033b2db
+# %% ../nbs/12_register3d.ipynb #eb96e920
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from scipy import ndimage
 from .align2d import CENTRE_CM, FACE_CM
 from .face_model import rotation
 from .meshes import canonical_face, procrustes, vertex_normals
-from .rasterize import interpolate, rasterize, uv_position_map
+from .rasterize import depth_buffer, rasterize, uv_position_map
 
 # %% ../nbs/12_register3d.ipynb #ab3ba5d9
 def mesh_in_photo(landmarks: np.ndarray) -> np.ndarray:
@@ -98,7 +98,7 @@ def _read_photo(triangle, weights, corners, points, image, depth, facing, slack,
             seen[row, column] = inside and at[5] > facing and depth[y, x] - at[4] <= slack
             _read_pixel(image, at[0], at[1], colours[row, column])
 
-# %% ../nbs/12_register3d.ipynb #b5756b38
+# %% ../nbs/12_register3d.ipynb #b4f1084c
 SPECK = 0.0015          # holes up to this share of the picture are not counted as hidden
 
 
@@ -115,9 +115,10 @@ def _shrink(image: np.ndarray, points: np.ndarray, size: int) -> tuple[np.ndarra
 
 def _fill_specks(seen: np.ndarray, covered: np.ndarray) -> np.ndarray:
     "seen (S, S) with holes of at most `SPECK` of the picture counted as seen."
-    if np.array_equal(seen, covered):
-        return seen
-    holes, count = ndimage.label(covered & ~seen)
+    hidden = covered & ~seen
+    if np.count_nonzero(hidden) <= SPECK * seen.size:
+        return covered
+    holes, count = ndimage.label(hidden)
     small = np.bincount(holes.ravel(), minlength=count + 1) <= SPECK * seen.size
     small[0] = False
     return seen | small[holes]
@@ -132,7 +133,7 @@ def _from_photo(raster, image: np.ndarray, landmarks: np.ndarray) -> tuple[np.nd
     attributes = np.c_[points, photo, vertex_normals(mesh, triangles)[:, 2]]
     colours, seen = np.zeros((*raster.triangle.shape, 3), np.uint8), np.zeros(raster.triangle.shape, bool)
     _read_photo(raster.triangle, raster.barycentric, triangles, attributes, np.ascontiguousarray(image),
-                rasterize(photo, triangles, BUFFER).depth, FACING, DEPTH_SLACK * (BUFFER - 2), colours, seen)
+                depth_buffer(photo, triangles, BUFFER), FACING, DEPTH_SLACK * (BUFFER - 2), colours, seen)
     return colours, _fill_specks(seen, raster.covered)
 
 # %% ../nbs/12_register3d.ipynb #f614df33
