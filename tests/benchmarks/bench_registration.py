@@ -6,7 +6,8 @@
 MediaPipe 1.2.2 is installed into a virtual environment of its own (build/bench/mediapipe, or --venv) and runs there as
 a process; the project never imports it. It decodes the same frames with the same PyAV calls and stops at landmarks in
 VIDEO mode, while ours goes on to registered frames on disk. Rounds alternate between the two; compare the numbers of
-one run only, and on a machine with other work to do trust processor time rather than frames per second. The default clip is a virtual person of 300 frames, 640 x 480, who moves and acts; it is rendered once.
+one run only, and on a machine with other work to do trust processor time rather than frames per second. The default
+clip is a virtual person of 300 frames, 640 x 480, who moves and acts; it is rendered once.
 """
 import argparse
 import json
