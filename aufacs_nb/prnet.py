@@ -523,16 +523,17 @@ def score_prnet(network, pool):
     scores = {"nme": fit_prnet(network, pictures, squares), "nme_mean_face": baseline}
     return {name: round(float(landmark_error(found, truth).mean()), 4) for name, found in scores.items()}
 
-# %% ../nbs/13_prnet.ipynb #eb0534cd
+# %% ../nbs/13_prnet.ipynb #31e4c0e8
 def save_prnet(folder, trainer, pool):
     "Write weights.safetensors and card.json of a finished run; returns the folder."
     tensors = {name: tensor.half() if tensor.ndim == 4 else tensor
                for name, tensor in trainer.network.state_dict().items() if not name.endswith("num_batches_tracked")}
     data = (f"{len(pool.points)} pictures of {trainer.values.parts * trainer.values.people} virtual people; exact "
             "position maps, every fifth face FaceMesh's landmarks on the virtual picture where its score is above 0.9")
-    command = f"aufacs_nb.prnet.train_prnet(out, preset={trainer.values.name!r}, seed={trainer.seed})"
+    command = f"aufacs train-prnet --out DIR --preset {trainer.values.name} --seed {trainer.seed}"
     return save_weights(folder, tensors, trainer.values, seed=trainer.seed, data=data, command=command,
-                        photographs="none", scores=score_prnet(trainer.network.eval(), pool))
+                        threads=torch.get_num_threads(), torch=torch.__version__, photographs="none",
+                        scores=score_prnet(trainer.network.eval(), pool))
 
 # %% ../nbs/13_prnet.ipynb #36cacc00
 def load_prnet(name_or_folder="small", device="cpu"):
@@ -551,11 +552,12 @@ def load_prnet(name_or_folder="small", device="cpu"):
         raise WeightsError(f"{name_or_folder}: {len(missing)} tensors are missing, such as {sorted(missing)[0]}.")
     return network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
 
-# %% ../nbs/13_prnet.ipynb #c4550cee
+# %% ../nbs/13_prnet.ipynb #c516c4e7
 def train_prnet(out, preset="small", seed=0, jobs=1, every=250, progress=True):
     """Render a pool of virtual people and train a `PRNet` on it; returns the folder `out` with weights and card.
 
-    out: folder; its `pool` and `checkpoint.safetensors` let a killed run go on, and same values give the same bytes
+    out: folder; its `pool` and `checkpoint.safetensors` let a killed run go on. Same preset and seed, same bytes, on
+    one machine with one number of threads.
     preset: "tiny", "small", "paper" or `PRNetValues`; jobs: processes that render; every: steps between checkpoints
     """
     out, values = Path(out), prnet_values(preset)
