@@ -4,9 +4,11 @@
 
 # %% auto #0
 __all__ = ['MOST_SHAPES', 'METHODS', 'seen_pixels', 'RunningMean', 'median_shape', 'find_neutral', 'Reference', 'make_reference',
-           'difference', 'encode', 'decode', 'restore', 'normalize_registered']
+           'difference', 'encode', 'decode', 'restore', 'live_differences', 'normalize_registered', 'open_references']
 
-# %% ../nbs/14_normalize.ipynb #c250487e
+# %% ../nbs/14_normalize.ipynb #cd239fd6
+import json
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,169 +19,260 @@ from tqdm.auto import tqdm
 
 from .presets import write_atomically
 
-# %% ../nbs/14_normalize.ipynb #bc338006
+# %% ../nbs/14_normalize.ipynb #d6d80193
 def seen_pixels(frames: np.ndarray) -> np.ndarray:
     "Which pixels of registered frames (…, S, S, 3) uint8 were seen: (…, S, S) bool; hidden ones are black."
     return np.asarray(frames).any(-1)
 
 
 class RunningMean:
-    "Mean of registered frames over the pixels that were seen, frame by frame."
+    "Mean of registered frames over the pixels that were seen, frame by frame. count: (S, S), how often each was."
 
     def __init__(self):
         self.frames, self.total, self.count = 0, 0, 0
 
     def update(self, frame: np.ndarray) -> "RunningMean":
-        "Take in one frame (S, S, 3) uint8; returns itself."
-        seen = seen_pixels(frame)
+        "Take in one frame (S, S, 3) uint8, black where hidden; returns itself."
         self.frames += 1
-        self.total = self.total + np.where(seen[..., None], frame, 0).astype(np.float64)
-        self.count = self.count + seen
+        self.total = self.total + frame.astype(np.int64)
+        self.count = self.count + seen_pixels(frame).astype(np.int32)
         return self
 
     @property
     def mean(self) -> np.ndarray:
-        "(S, S, 3) float32, 0 where no frame has seen anything; ValueError before the first frame."
+        "(S, S, 3) uint8, at least 1 where anything was seen, black elsewhere; ValueError before the first frame."
         if not self.frames:
             raise ValueError("no frame was given: a mean texture needs at least one registered frame.")
-        return (self.total / np.maximum(self.count, 1)[..., None]).astype(np.float32)
+        count = self.count[..., None]
+        return (np.rint(self.total / np.maximum(count, 1)).clip(1) * (count > 0)).astype(np.uint8)
 
-# %% ../nbs/14_normalize.ipynb #da3aa91f
+# %% ../nbs/14_normalize.ipynb #f5b068f3
 MOST_SHAPES = 2000
 
 
-def median_shape(vertices: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    "Median (468, 3) of the meshes vertices[rows], over at most `MOST_SHAPES` of them, evenly spaced."
-    chosen = rows[np.linspace(0, len(rows) - 1, min(len(rows), MOST_SHAPES)).round().astype(int)]
-    return np.median(np.stack([vertices[row] for row in chosen]), axis=0)
+def median_shape(vertices: np.ndarray, rows: np.ndarray, seed: int = 0) -> np.ndarray:
+    "Median (468, 3) of the meshes vertices[rows], over at most `MOST_SHAPES` of them, drawn with the seed."
+    if len(rows) > MOST_SHAPES:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, MOST_SHAPES, replace=False))
+    return np.median(np.stack([vertices[row] for row in rows]), axis=0)
 
 
-def find_neutral(vertices: np.ndarray, rows: np.ndarray) -> int:
+def find_neutral(vertices: np.ndarray, rows: np.ndarray, seed: int = 0) -> int:
     "The row among `rows` whose mesh (468, 3) is nearest to their median shape; ValueError if there is none."
     rows = np.asarray(rows)
     if not len(rows):
         raise ValueError("no frame to choose a neutral one from: look at the manifest's column `valid`.")
-    middle = median_shape(vertices, rows)
+    middle = median_shape(vertices, rows, seed)
     return int(rows[np.argmin([((vertices[row] - middle) ** 2).sum() for row in rows])])
 
-# %% ../nbs/14_normalize.ipynb #b2ca62c9
+# %% ../nbs/14_normalize.ipynb #dd95db60
 METHODS = ("au0", "mean")
 
 
 class Reference(NamedTuple):
     """What is subtracted from a person's frames.
 
-    image: (S, S, 3) float32, grey levels 0–255; seen: (S, S) bool; how: a sentence; row: of the manifest, -1 = none
+    image: (S, S, 3) uint8, black where never seen; count: (S, S) int32, in how many frames each pixel was seen
+    how: a sentence; row: of the manifest, -1 = not one frame
     """
 
     image: np.ndarray
-    seen: np.ndarray
+    count: np.ndarray
     how: str
-    row: int
+    row: int = -1
+
+    @property
+    def seen(self) -> np.ndarray:
+        "(S, S) bool"
+        return self.count > 0
+
+
+def _given_reference(frames: np.ndarray, given) -> Reference:
+    "The `Reference` of a neutral frame that the user names: a row, or a registered picture (S, S, 3)."
+    if np.ndim(given) == 0:
+        if not 0 <= int(given) < len(frames):
+            raise ValueError(f"neutral frame {given}: rows of the manifest go from 0 to {len(frames) - 1}.")
+        return _as_reference(frames[int(given)], f"neutral frame {given}, given", int(given))
+    if np.shape(given) != frames.shape[1:] or np.asarray(given).dtype != np.uint8:
+        raise ValueError(f"neutral picture is {np.asarray(given).dtype} {np.shape(given)}: register it at the size of "
+                         f"the frames, uint8 {frames.shape[1:]}.")
+    return _as_reference(given, "neutral picture, given")
 
 
 def _as_reference(frame: np.ndarray, how: str, row: int = -1) -> Reference:
-    "A registered frame as `Reference`."
-    return Reference(np.asarray(frame, np.float32), seen_pixels(frame), how, row)
+    "A registered frame as `Reference`; ValueError if it is all black."
+    if not np.any(frame):
+        raise ValueError(f"{how}: there is no face in it; give another one.")
+    return Reference(np.array(frame), seen_pixels(frame).astype(np.int32), how, row)
 
-
+# %% ../nbs/14_normalize.ipynb #d2d51fdb
 def make_reference(
     frames: np.ndarray,       # registered frames (N, S, S, 3) uint8, memory-mapped or not
     rows: np.ndarray,         # those of the person in which a face was found
     method: str = "mean",     # "au0" (neutral frame) or "mean" (mean texture)
     vertices=None,            # (N, 468, 3), needed to find a neutral frame
-    given=None,               # neutral frame: a row of `frames`, or a registered picture (S, S, 3)
+    given=None,               # neutral frame for "au0": a row of `frames`, or a registered picture (S, S, 3)
 ) -> Reference:
     "The reference of one person (§4.5); ValueError for an unknown method or where nothing can be found."
     if method not in METHODS:
         raise ValueError(f"method={method!r} is unknown: choose 'au0' (neutral frame) or 'mean' (mean texture).")
     if method == "mean":
+        if given is not None:
+            raise ValueError("a neutral frame is given, which the mean texture does not use: choose method='au0'.")
         mean = RunningMean()
         for row in rows:
             mean.update(frames[row])
-        return Reference(mean.mean, mean.count > 0, f"mean of {len(rows)} frames", -1)
-    if isinstance(given, np.ndarray) and given.ndim == 3:
-        return _as_reference(given, "neutral picture, given")
+        return Reference(mean.mean, mean.count, f"mean of {len(rows)} frames")
     if given is not None:
-        if not 0 <= int(given) < len(frames):
-            raise ValueError(f"neutral frame {given}: rows of the manifest go from 0 to {len(frames) - 1}.")
-        return _as_reference(frames[int(given)], "neutral frame, given", int(given))
+        return _given_reference(frames, given)
     if vertices is None:
         raise ValueError("no neutral frame given, and no meshes (vertices.npy) to find one by: register again.")
     row = find_neutral(vertices, rows)
     return _as_reference(frames[row], f"neutral frame, found: nearest the median shape of {len(rows)}", row)
 
-# %% ../nbs/14_normalize.ipynb #a52fe3a7
+# %% ../nbs/14_normalize.ipynb #f8055241
 def difference(frames: np.ndarray, reference: Reference) -> tuple[np.ndarray, np.ndarray]:
-    "Frames (…, S, S, 3) minus the reference: float32 in [-255, 255], 0 where hidden; and (…, S, S) bool what was seen."
+    "Frames (…, S, S, 3) uint8 minus the reference: int16, 0 where hidden; and (…, S, S) bool what was seen in both."
     seen = seen_pixels(frames) & reference.seen
-    return (np.asarray(frames, np.float32) - reference.image) * seen[..., None], seen
+    return (np.asarray(frames, np.int16) - reference.image) * seen[..., None], seen
 
 
 def encode(change: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    "A difference as bytes, uint8: 128 + half of it, 1 to 255; 0 where nothing was seen."
-    return (np.clip(np.round(128 + change / 2), 1, 255) * seen[..., None]).astype(np.uint8)
+    "A difference as bytes, uint8: 128 + half of it, rounded up, 1 to 255; 0 where nothing was seen."
+    return (np.minimum((change + 257) >> 1, 255) * seen[..., None]).astype(np.uint8)
 
 
 def decode(coded: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    "The inverse of `encode`, exact to a grey level (two at -255): float32 difference and what was seen."
+    "The inverse of `encode`, exact to one grey level: int16 difference and what was seen."
     seen = seen_pixels(coded)
-    return (np.asarray(coded, np.float32) - 128) * 2 * seen[..., None], seen
+    return (np.asarray(coded, np.int16) - 128) * 2 * seen[..., None], seen
 
 
-def restore(coded: np.ndarray, reference: Reference) -> np.ndarray:
-    "Frames (…, S, S, 3) uint8 from coded differences and their reference, black where hidden."
-    change, seen = decode(coded)
-    return (np.clip(np.round(reference.image + change), 0, 255) * seen[..., None]).astype(np.uint8)
+def restore(change: np.ndarray, seen: np.ndarray, reference: Reference) -> np.ndarray:
+    "Frames (…, S, S, 3) uint8 from a difference and its reference, exact, black where hidden."
+    frames = np.clip(reference.image + np.asarray(change, np.int16), 0, 255)
+    return (frames * np.asarray(seen)[..., None]).astype(np.uint8)
 
-# %% ../nbs/14_normalize.ipynb #c87690ba
-def _source(folder) -> tuple:
+# %% ../nbs/14_normalize.ipynb #da38777b
+def live_differences(frames, reference: Reference | None = None):
+    "Yield the coded difference (S, S, 3) uint8 of each of an iterable's frames; no reference: from the mean so far."
+    mean = RunningMean()
+    for frame in frames:
+        if reference is None:
+            mean.update(frame)
+        yield encode(*difference(frame, reference or Reference(mean.mean, mean.count, "mean so far")))
+
+# %% ../nbs/14_normalize.ipynb #9a169e25
+def _source(folder: Path) -> tuple:
     "Frames, meshes or None, and manifest of a registered folder, memory-mapped."
-    folder = Path(folder)
     if not (folder / "manifest.parquet").is_file():
         raise FileNotFoundError(f"{folder}: no finished registration; run `aufacs register INPUT --out {folder}`.")
-    vertices = folder / "vertices.npy"
-    meshes = np.load(vertices, mmap_mode="r") if vertices.is_file() else None
-    return np.load(folder / "frames.npy", mmap_mode="r"), meshes, pd.read_parquet(folder / "manifest.parquet")
+    if (folder / "normalization.json").is_file():
+        raise ValueError(f"{folder} holds differences already: give the folder they were made from.")
+    table, meshes = pd.read_parquet(folder / "manifest.parquet"), folder / "vertices.npy"
+    if table.subject.isna().any():
+        raise ValueError(f"{folder}: {table.subject.isna().sum()} rows of the manifest have no subject: name them.")
+    frames = np.load(folder / "frames.npy", mmap_mode="r")
+    return frames, np.load(meshes, mmap_mode="r") if meshes.is_file() else None, table
 
 
-def _write_differences(path: Path, frames, references: dict, owners, progress: bool) -> None:
-    "Write coded differences (N, S, S, 3) to path, frame by frame; rows of people without a reference stay 0."
-    open_memmap(path, "w+", np.uint8, frames.shape)
-    start, row_bytes = path.stat().st_size - frames.nbytes, frames[0].nbytes
+def _claim(folder: Path, out: Path, method: str) -> None:
+    "Make `out` a folder for differences, unfinished; ValueError if it holds something else, OSError if it cannot be."
+    if out.is_dir() and any(out.iterdir()) and not (out / "normalization.json").is_file():
+        raise ValueError(f"{out} holds something else: choose a new or an empty folder for the differences.")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "manifest.parquet").unlink(missing_ok=True)
+        settings = json.dumps({"method": method, "source": folder.name, "code": "128 + difference / 2, 0 = hidden"})
+        write_atomically(out / "normalization.json", lambda path: path.write_text(settings + "\n"))
+    except OSError as error:
+        raise OSError(f"{out}: cannot write there ({error}): choose a folder you may write to.") from error
+
+
+def _rows_of_people(table: pd.DataFrame) -> dict:
+    "{subject: their rows in which a face was found}, in the order in which they appear."
+    valid = np.flatnonzero(table.valid.to_numpy(bool))
+    subjects = table.subject.iloc[valid]
+    at = subjects.groupby(subjects).indices
+    return {name: valid[at[name]] for name in subjects.unique()}
+
+
+def _check_given(given: dict, people: dict, folder: Path) -> None:
+    "ValueError where a given neutral frame is nobody's, or not one of the person's own."
+    for name, neutral in given.items():
+        if name not in people:
+            raise ValueError(f"given names {name!r}, who is not among the subjects with a face of {folder}.")
+        if np.ndim(neutral) == 0 and int(neutral) not in people[name]:
+            raise ValueError(f"neutral frame {neutral} of {name!r}: that row of the manifest is another person's, or "
+                             "has no face.")
+
+# %% ../nbs/14_normalize.ipynb #ea6810ba
+def _write_differences(out: Path, frames, people: dict, make, progress: bool) -> dict:
+    """Write frames.npy, references.npy and reference_counts.npy, one person at a time; {subject: Reference.how, .row}.
+
+    people: {subject: rows}; make: (subject, rows) -> `Reference`. Rows of nobody stay 0.
+    """
+    shape, made = frames.shape[1:], {}
+    for name, kind, size in (("frames", np.uint8, frames.shape), ("references", np.uint8, (len(people), *shape)),
+                             ("reference_counts", np.int32, (len(people), *shape[:2]))):
+        if 0 in size:
+            np.save(out / f"{name}.npy", np.zeros(size, kind))
+        else:
+            open_memmap(out / f"{name}.npy", "w+", kind, size)
+    with tqdm(total=sum(map(len, people.values())), desc="normalising", unit="frame", disable=not progress) as bar:
+        for number, (name, rows) in enumerate(people.items()):
+            reference = make(name, rows)
+            made[name] = reference.how, reference.row
+            _put(out / "references.npy", number, reference.image)
+            _put(out / "reference_counts.npy", number, reference.count)
+            for row in rows:
+                _put(out / "frames.npy", row, encode(*difference(frames[row], reference)))
+                bar.update()
+    return made
+
+
+def _put(path: Path, row: int, values: np.ndarray) -> None:
+    "Write values into one row of an .npy file; unlike a memory map this keeps no pages."
     with open(path, "r+b") as file:
-        for row, owner in enumerate(tqdm(owners, desc="normalising", unit="frame", disable=not progress)):
-            if owner in references:
-                file.seek(start + row * row_bytes)
-                file.write(encode(*difference(frames[row], references[owner])).data)
+        version = np.lib.format.read_magic(file)
+        (np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0)(file)
+        file.seek(int(row) * values.nbytes, 1)
+        file.write(np.ascontiguousarray(values).data)
 
-# %% ../nbs/14_normalize.ipynb #6d91080c
+# %% ../nbs/14_normalize.ipynb #470e8b56
 def normalize_registered(
     folder,                    # registered frames (`aufacs register`)
-    out,                       # folder for the differences
+    out,                       # folder for the differences, new or of an earlier run
     method: str = "mean",      # "au0" or "mean"
-    given: dict | None = None, # neutral frames: {subject: row of the manifest, or registered picture (S, S, 3)}
+    given: dict | None = None, # neutral frames for "au0": {subject: row of the manifest, or picture (S, S, 3) uint8}
     progress: bool = True,     # show a progress bar
 ) -> Path:
     "Subtract each subject's reference from their frames (§4.5); constant memory, at most two passes."
+    folder, out, given = Path(folder), Path(out), given or {}
     frames, vertices, table = _source(folder)
-    out, given = Path(out), given or {}
-    if unknown := set(given) - set(table.subject):
-        raise ValueError(f"given names {sorted(unknown)[0]!r}, who is not among the subjects of {folder}.")
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "manifest.parquet").unlink(missing_ok=True)
-    references = {name: make_reference(frames, rows, method, vertices, given.get(name))
-                  for name, rows in _rows_of_people(table).items()}
-    _write_differences(out / "frames.npy", frames, references, table.subject.to_numpy(), progress)
-    np.savez_compressed(out / "references.npz", **{name: ref.image for name, ref in references.items()})
-    how, row = ({name: getattr(ref, part) for name, ref in references.items()} for part in ("how", "row"))
-    table = table.assign(reference=table.subject.map(how).fillna("none: no face found"),
+    people = _rows_of_people(table)
+    _check_given(given, people, folder)
+    if method not in METHODS or method == "mean" and given:
+        make_reference(frames, [], method, given=next(iter(given.values()), None))
+    _claim(folder, out, method)
+    made = _write_differences(out, frames, people, lambda name, rows: make_reference(
+        frames, rows, method, vertices, given.get(name)), progress)
+    if vertices is not None:
+        shutil.copyfile(folder / "vertices.npy", out / "vertices.npy")
+    how, row = ({name: each[k] for name, each in made.items()} for k in (0, 1))
+    table = table.assign(reference=table.subject.map(how).astype(object).fillna("none: no face found"),
                          reference_row=table.subject.map(row).fillna(-1).astype(int))
     write_atomically(out / "manifest.parquet", lambda path: table.to_parquet(path, index=False))
     return out
 
 
-def _rows_of_people(table: pd.DataFrame) -> dict:
-    "{subject: their rows in which a face was found}."
-    valid = table[table.valid.to_numpy(bool)]
-    return {name: np.array(rows) for name, rows in valid.groupby("subject", sort=False).groups.items()}
+def open_references(folder) -> dict:
+    "{subject: `Reference`} of a folder written by `normalize_registered`, memory-mapped."
+    folder = Path(folder)
+    if not (folder / "manifest.parquet").is_file() or not (folder / "normalization.json").is_file():
+        raise FileNotFoundError(f"{folder}: no finished differences; run `aufacs normalize --data … --out {folder}`.")
+    table = pd.read_parquet(folder / "manifest.parquet")
+    images, counts = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("references", "reference_counts"))
+    named = table[table.valid.to_numpy(bool)].drop_duplicates("subject")
+    return {one.subject: Reference(images[k], counts[k], one.reference, int(one.reference_row))
+            for k, one in enumerate(named.itertuples())}
