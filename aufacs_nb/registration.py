@@ -157,7 +157,7 @@ class _Faults:
 # %% ../nbs/17_registration.ipynb #9c304b4b
 def _film_frames(path, wanted: dict, faults):
     "(row, seconds, image) of the wanted {frame: rows} of a film; image None for what cannot be read and is skipped."
-    left = {row: None for rows in wanted.values() for row in rows}
+    left, number = {row: None for rows in wanted.values() for row in rows}, 0
     try:
         for number, (time, image) in enumerate(timed_frames(path), 1):
             for row in wanted.get(number, ()):
@@ -165,7 +165,7 @@ def _film_frames(path, wanted: dict, faults):
                 yield row, time, image
             if not left:
                 return
-        raise DatabaseError(f"{path}: ends after {number if wanted else 0} frames, frame {max(wanted)} is asked for; "
+        raise DatabaseError(f"{path}: ends after {number} frames, frame {max(wanted)} is asked for; "
                             "copy it again, or leave the rest out with --on-error skip")
     except DatabaseError as error:
         faults.note(error)

@@ -146,6 +146,17 @@ def test_a_film_that_breaks_off_keeps_what_was_there(tmp_path, talk, aufacs_comm
     assert code == 0 and "frames with a face" in said
 
 
+def test_a_film_of_which_only_the_head_is_left(tmp_path, talk):
+    film = write_film(tmp_path / "talk.mkv", talk[:12])
+    manifest, data = file_manifest(film), film.read_bytes()
+    film.write_bytes(data[:1200])
+    with pytest.raises(DatabaseError, match="talk.mkv"):
+        register_manifest(manifest, tmp_path / "out", size=48, progress=False)
+    with pytest.warns(UserWarning, match="not valid"):
+        result = register_manifest(manifest, tmp_path / "out", size=48, on_error="skip", progress=False)
+    assert not result.manifest.valid.any() and len(result.frames) == 12
+
+
 def test_a_film_without_its_index_is_named(tmp_path, talk, aufacs_command):
     film = write_film(tmp_path / "talk.mp4", talk[:10])
     film.write_bytes(film.read_bytes()[:-800])
