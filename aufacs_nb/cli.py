@@ -216,7 +216,10 @@ def train_prnet_command(
 def train_generator_command(
     data: Data, out: Out, preset: PresetName = "small", seed: Seed = 0, quiet: Quiet = False,
     steps: Annotated[int | None, typer.Option(help="Generator steps; the preset's by default.")] = None,
+    arch: Annotated[str | None, typer.Option(help="ganimation, stargan or flow; the preset's by default.")] = None,
     lambda_ids: Annotated[float | None, typer.Option(help="Weight of the idiosyncratic loss.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Pairs of a step, in each process.")] = None,
+    precision: Annotated[str, typer.Option(help="no, bf16, or fp16 on GPUs.")] = "no",
 ):
     "Train the generator on the Train partition of DATA; an interrupted run goes on."
     from dataclasses import replace
@@ -226,9 +229,9 @@ def train_generator_command(
     from aufacs_nb.registration import open_registered
 
     chosen = get_preset(preset)
-    changes = {"gen_steps": steps, "lambda_ids": lambda_ids}
+    changes = {"gen_steps": steps, "gen_arch": arch, "lambda_ids": lambda_ids, "gen_batch": batch}
     chosen = replace(chosen, **{key: value for key, value in changes.items() if value is not None})
-    fit_generator(open_registered(data), chosen, out, seed, progress=not quiet)
+    fit_generator(open_registered(data), chosen, out, seed, progress=not quiet, precision=precision)
     typer.echo(f"Generator → {out}")
 
 # %% ../nbs/54_cli.ipynb #2c49dd26

@@ -11,12 +11,13 @@ import torch
 import torch.nn.functional as F
 
 # %% ../nbs/21_losses.ipynb #0f750a22
-def gradient_penalty(critic, real: torch.Tensor, fake: torch.Tensor, generator=None) -> torch.Tensor:
+def gradient_penalty(critic, real: torch.Tensor, fake: torch.Tensor, epsilon=None) -> torch.Tensor:
     """Mean of (‖∇D_adv(Ĩ)‖₂ − 1)² with Ĩ = ε I + (1 − ε) G(I|y_t), ε uniform for each picture (Gulrajani et al. 2017).
 
-    real, fake: (N, 3, S, S). `critic(images)` → (scores (N, …), any). `generator`: torch.Generator that draws ε.
+    real, fake: (N, 3, S, S). `critic(images)` → (scores (N, …), any). `epsilon`: (N,) in [0, 1], drawn if None.
     """
-    epsilon = torch.rand(len(real), 1, 1, 1, generator=generator).to(real)
+    epsilon = torch.rand(len(real)) if epsilon is None else epsilon
+    epsilon = epsilon.reshape(-1, 1, 1, 1).to(real)
     between = (epsilon * real.detach() + (1 - epsilon) * fake.detach()).requires_grad_()
     scores = critic(between)[0].flatten(1).mean(1).sum()
     slope, = torch.autograd.grad(scores, between, create_graph=True)
@@ -37,14 +38,15 @@ def expression_loss(estimates: torch.Tensor, labels: torch.Tensor) -> torch.Tens
     return error.square().sum() / coded.sum().clamp(min=1)
 
 # %% ../nbs/21_losses.ipynb #823e1de7
-def critic_loss(critic, real, fake, labels, preset, generator=None) -> tuple[torch.Tensor, dict]:
+def critic_loss(critic, real, fake, labels, preset, epsilon=None) -> tuple[torch.Tensor, dict]:
     """Loss of a critic step and its parts: λ_adv (E D(fake) − E D(real) + λ_gp · GP) + λ_exp · L_exp(real, y_s).
 
-    real, fake: (N, 3, S, S); labels: (N, n_aus) in [0, 1]; λ from `preset`; `generator` draws the interpolates.
+    real, fake: (N, 3, S, S); labels: (N, n_aus) in [0, 1]; λ from `preset`; `epsilon`: see
+    `gradient_penalty`.
     """
     real_scores, estimates = critic(real)
     parts = {"critic_adv": critic(fake.detach())[0].mean() - real_scores.mean(),
-             "critic_gp": gradient_penalty(critic, real, fake, generator),
+             "critic_gp": gradient_penalty(critic, real, fake, epsilon),
              "critic_exp": expression_loss(estimates, labels)}
     adversarial = parts["critic_adv"] + preset.lambda_gp * parts["critic_gp"]
     return preset.lambda_adv * adversarial + preset.lambda_exp * parts["critic_exp"], parts
@@ -55,17 +57,18 @@ def identity_loss(reconstruction: torch.Tensor, source: torch.Tensor) -> torch.T
     return (reconstruction - source).abs().mean()
 
 # %% ../nbs/21_losses.ipynb #0778e1ad
-def idiosyncratic_loss(fake, target_images, same_person, weight=None) -> torch.Tensor:
+def idiosyncratic_loss(fake, target_images, same_person, weight=None, n_pairs=None) -> torch.Tensor:
     """Mean |G(I|y_t) − J| over the pairs that show one person (paper §3.2); 0 (with a graph) if there is none.
 
     fake, target_images: (N, 3, S, S); same_person: (N,) bool; weight: (N, 1, S, S) or None, see `changed_weight`.
+    n_pairs: what to divide by, where this is one process's part of a batch; those of one person here by default.
     """
     difference = (fake - target_images).abs()
     if weight is not None:
         difference = difference * weight
     per_pair = difference.flatten(1).mean(1)
     same = same_person.to(per_pair)
-    return (per_pair * same).sum() / same.sum().clamp(min=1)
+    return (per_pair * same).sum() / max(1.0, float(same.sum() if n_pairs is None else n_pairs))
 
 # %% ../nbs/21_losses.ipynb #043a1fe6
 def changed_weight(source, target_images, extra: float, threshold: float = 0.12) -> torch.Tensor | None:

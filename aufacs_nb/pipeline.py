@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from accelerate import PartialState
 
 from . import __version__
 from .classifiers import AUClassifiers, train_classifiers
@@ -110,12 +111,14 @@ def simulate_and_register(preset: Preset, out: Path, seed: int, n_jobs: int, pro
     return register_manifest(fera17_manifest(out / "database"), out / "registered", n_jobs=n_jobs, progress=progress)
 
 
-def fit_generator(registered: RegisteredFrames, preset: Preset, out: Path, seed: int, progress: bool = True):
-    "Train the generator on Train only (§3.2), score it on Test, and put the score on its card."
+def fit_generator(registered: RegisteredFrames, preset: Preset, out: Path, seed: int, progress: bool = True, **options):
+    "Train on Train only (§3.2), score on Test, put the score on the card; `options` go to `train_generator`."
     part = coded(partition_frames(registered, "Train", preset.size), preset.aus)
     labels = intensity_to_unit(part.manifest[au_columns(preset.aus)].to_numpy(np.float32))
     generator = train_generator(part.frames, labels, part.manifest.subject.to_numpy(), preset, out=out, seed=seed,
-                                clips=clip_names(part.manifest), progress=progress)
+                                clips=clip_names(part.manifest), progress=progress, **options)
+    if not PartialState().is_main_process:
+        return generator
     scores = {}
     if (registered.manifest.partition == "Test").any():
         test = coded(partition_frames(registered, "Test", preset.size), preset.aus)

@@ -21,6 +21,7 @@ from .facs import AUS
 @dataclass(frozen=True)
 class GeneratorValues:
     "Generator and critic (§3.2, §4.3, §4.4); where the paper is silent, the values of its base."
+    gen_arch: str = "ganimation"     # or "stargan" (§4.9), "flow" (ours)
     gen_dim: int = 64                # channels of the generator's first layer
     gen_blocks: int = 6              # residual blocks
     gen_upsample: str = "transposed" # or "resize": nearest neighbour, then convolution
@@ -35,7 +36,10 @@ class GeneratorValues:
     pair_same_share: float = 0.5     # share of a batch whose target shows the same person; the paper does not say
     cycle_share: float = 1.0         # share of a batch on which the identity loss is taken; below 1 is ours
     colour_jitter: float = 0.0       # standard deviation of a colour gain that a pair shares; ours
+    neutral_share: float = 0.0       # share of the sources drawn among frames without any AU; ours
     warmup_share: float = 0.0        # share of the steps before critic and D_exp join; ours
+    coarse_share: float = 0.0        # share of the steps, in the warm-up, at half the size; ours
+    gen_ema: float = 0.0             # decay of the running mean of the generator's weights; 0 is none
     gen_lr: float = 1e-4             # Adam, generator and critic
     gen_betas: tuple = (0.5, 0.999)
     gen_batch: int = 25
@@ -70,20 +74,24 @@ class Preset(GeneratorValues, ClassifierValues):
     people: tuple = (41, 20, 30)     # Train, Valid, Test (§4.1); how many `aufacs train` simulates
     clips: tuple = (8, 40)           # recordings of each person, frames of each
     activity: float = 1.0            # how much happens in a simulated recording; 1 is like real ones
+    gen_people: tuple = ()           # the same for a directed task of its own for the generator; () for none
+    gen_clips: tuple = ()
     domain: str = "fera17"           # light and camera of the simulated recordings; "wide" mixes all
 
 # %% ../nbs/09_presets.ipynb #e7158562
 PAPER = Preset()
 SMALL = Preset(
-    name="small", size=64, gen_dim=16, gen_blocks=4, gen_upsample="resize", critic_dim=16, critic_layers=4,
+    name="small", size=96, gen_dim=24, gen_blocks=6, gen_upsample="resize", critic_dim=24, critic_layers=4,
     lambda_exp=10.0, lambda_ids=100.0, ids_changed_weight=6.0, pair_same_share=0.8, cycle_share=0.25,
-    colour_jitter=0.1, warmup_share=0.6, gen_lr=1e-3, gen_batch=16, gen_steps=4000, n_critic=1,
+    colour_jitter=0.1, neutral_share=0.4, warmup_share=0.8, coarse_share=0.5, gen_lr=1e-3, gen_batch=16,
+    gen_steps=3000, n_critic=1, gen_people=(160, 10, 16), gen_clips=(4, 12),
     resampling="real", per_intensity=150,
     classifier="slim", cls_dim=16, cls_trunk_epochs=10, cls_trunk_lr=3e-3, cls_augment=True, cls_lr=2e-4,
     cls_epochs=2, dropout=0.3, per_lr=1e-5, per_epochs=10, people=(60, 8, 16), clips=(3, 16), activity=2.0,
     domain="wide")
 TINY = replace(
-    SMALL, name="tiny", size=32, gen_dim=8, gen_blocks=1, critic_dim=8, critic_layers=3, pair_same_share=0.5,
+    SMALL, name="tiny", size=32, neutral_share=0.0, warmup_share=0.6, coarse_share=0.0, gen_people=(), gen_clips=(),
+    gen_dim=8, gen_blocks=1, critic_dim=8, critic_layers=3, pair_same_share=0.5,
     cycle_share=0.5, gen_batch=4, gen_steps=6, per_intensity=8, cls_dim=8, cls_trunk_epochs=2, cls_trunk_lr=3e-3,
     cls_lr=1e-3, cls_epochs=1, per_epochs=2, people=(3, 1, 2), clips=(1, 10))
 PRESETS = {preset.name: preset for preset in (TINY, SMALL, PAPER)}
@@ -107,8 +115,11 @@ def write_atomically(path: Path, write) -> Path:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    write(temporary)
-    os.replace(temporary, path)
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)  # of a write that failed, on a full disk for instance
     return path
 
 # %% ../nbs/09_presets.ipynb #986d1c53

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['SHORTEST', 'LONGEST', 'DISFA_FRAMES', 'UNBC_FRAMES', 'DISFA_LEVELS', 'UNBC_LEVELS', 'UNBC_CLOSED', 'BP4D_SHARES',
-           'ALL_AUS', 'LEVEL_SHARES', 'UNCODED', 'SMILES', 'COMPANY', 'ORDER', 'PLAN_FILE', 'FERA_CODES',
-           'FERA_OCCURRENCES', 'DISFA_NAMES', 'EXPRESSIONS', 'RECORDINGS', 'ATTENDED', 'FPS', 'LAYOUTS', 'CRF',
-           'SIMULATORS', 'event_course', 'base_rates', 'events_per_clip', 'au_time_courses', 'head_motion',
-           'SimulationError', 'Clip', 'child_seed', 'Layout', 'make_plan', 'read_plan', 'clip_truth', 'render_moment',
-           'render_clip', 'truth_path', 'read_truth', 'clip_path', 'plan_clips', 'simulate_fera17', 'simulate_disfa',
-           'simulate_unbc', 'simulate_multipie', 'render_truth']
+           'ALL_AUS', 'LEVEL_SHARES', 'UNCODED', 'SMILES', 'COMPANY', 'ORDER', 'UNASKED', 'STILL', 'PLAN_FILE',
+           'FERA_CODES', 'FERA_OCCURRENCES', 'DISFA_NAMES', 'EXPRESSIONS', 'RECORDINGS', 'ATTENDED', 'FPS', 'LAYOUTS',
+           'SCRIPTS', 'CRF', 'SIMULATORS', 'event_course', 'base_rates', 'events_per_clip', 'au_time_courses',
+           'directed_levels', 'head_motion', 'SimulationError', 'Clip', 'child_seed', 'Layout', 'make_plan',
+           'read_plan', 'clip_truth', 'render_moment', 'render_clip', 'truth_path', 'read_truth', 'clip_path',
+           'plan_clips', 'simulate_fera17', 'simulate_disfa', 'simulate_unbc', 'simulate_multipie', 'render_truth']
 
 # %% ../nbs/07_simulate.ipynb #a09fa0fe
 import hashlib
@@ -153,13 +153,33 @@ def au_time_courses(n_frames, seed, aus=AUS, activity=1., database='fera17'):
     courses[24] = np.where(np.maximum(courses[25], courses[26]) > 0, 0, courses[24])
     return np.stack([courses[au] for au in aus], 1).astype(np.int8)
 
-# %% ../nbs/07_simulate.ipynb #213ccfe3
-def head_motion(n_frames, seed, spread=(8., 6., 4.)):
-    "Yaw, pitch and roll (degrees) of a moving head: (n_frames, 3); `spread`: standard deviations over clips."
+# %% ../nbs/07_simulate.ipynb #36a7ac27
+UNASKED = {2: .1, 5: .08, 7: .15, 9: .06, 15: .06, 20: .05, 23: .05, 24: .05, 25: .3, 26: .12}  # shares of clips
+STILL = .25  # share of the usual sway of head and gaze
+
+
+def directed_levels(n_frames, seed, aus=AUS):
+    """Intensities of a directed task: (n_frames, n_aus) int8, 0–5; of frame 0 every one of `AUS` is 0.
+
+    Two frames of five ask for one unit, the others for each with a chance of 0.4, at any level A–E.
+    """
     rng = np.random.default_rng(seed)
-    sway = gaussian_filter1d(rng.standard_normal((n_frames + 24, 3)), 4, axis=0)[12:-12]
-    sway *= np.sqrt(2 * 4 * np.sqrt(np.pi))                  # back to unit variance after the filter
-    return np.array(spread) * (.8 * rng.standard_normal(3) + .6 * sway)
+    single = np.eye(len(AUS))[rng.integers(len(AUS), size=n_frames)]
+    asked = np.where(rng.random((n_frames, 1)) < .4, single, rng.random((n_frames, len(AUS))) < .4)
+    asked[0] = 0
+    courses = dict(zip(AUS, (asked * rng.integers(1, 6, asked.shape)).T))
+    for au, share in UNASKED.items():
+        courses[au] = np.full(n_frames, rng.integers(1, 4) if rng.random() < share else 0)
+    courses[24] = np.where(np.maximum(courses[25], courses[26]) > 0, 0, courses[24])
+    return np.stack([courses.get(au, np.zeros(n_frames)) for au in aus], 1).astype(np.int8)
+
+# %% ../nbs/07_simulate.ipynb #213ccfe3
+def head_motion(n_frames, seed, spread=(8., 6., 4.), sway=1.):
+    "Yaw, pitch and roll (degrees) of a head: (n_frames, 3); `spread`: deviations over clips, `sway`: share that moves."
+    rng = np.random.default_rng(seed)
+    path = gaussian_filter1d(rng.standard_normal((n_frames + 24, 3)), 4, axis=0)[12:-12]
+    path *= sway * np.sqrt(2 * 4 * np.sqrt(np.pi))                  # back to unit variance after the filter
+    return np.array(spread) * (.8 * rng.standard_normal(3) + .6 * path)
 
 # %% ../nbs/07_simulate.ipynb #da6b3744
 PLAN_FILE = 'simulation.json'
@@ -354,6 +374,9 @@ LAYOUTS = {
                        _multipie_place, _multipie_picture, lambda clip, truth: {})}
 
 # %% ../nbs/07_simulate.ipynb #29d285c7
+SCRIPTS = ('spontaneous', 'directed')
+
+
 def _faults(p):
     "Pairs (wrong, message) for the parameters of any database."
     size = [p['size']] * 2 if isinstance(p['size'], int) else p['size']
@@ -367,18 +390,21 @@ def _faults(p):
             (p['sessions'] < 1, f"{p['sessions']} recordings of each person; give at least one"),
             (p['database'] == 'disfa' and max(people) > 27, f'{max(people)} subjects; DISFA has 27'),
             (not p['activity'] > 0, f"activity {p['activity']}; choose a positive number"),
-            (p['domain'] not in DOMAINS, f"domain {p['domain']!r}; choose one of {', '.join(DOMAINS)}")]
+            (p['domain'] not in DOMAINS, f"domain {p['domain']!r}; choose one of {', '.join(DOMAINS)}"),
+            (p.get('script', SCRIPTS[0]) not in SCRIPTS, f"script {p.get('script')!r}; choose spontaneous or directed")]
 
 
 def make_plan(database, seed=0, size=256, frames=24, sessions=1, media='video', poses=(6,), activity=1., domain=None,
-              **people):
+              script='spontaneous', **people):
     """The plan of a database: its parameters and {partition: {subject: seed}}; `SimulationError` if impossible.
 
     `people`: train, valid, test for fera17, else subjects. A plan alone is enough to render any of its frames.
+    `script`: 'spontaneous' time courses, or a 'directed' task, which stands in the plan only if chosen.
     """
     size = size if isinstance(size, (int, np.integer)) else [int(n) for n in size]
     p = dict(database=database, seed=seed, size=size, frames=frames, sessions=sessions, media=media,
              poses=sorted(map(int, poses)), activity=float(activity), domain=domain or database, **people)
+    p |= {} if script == 'spontaneous' else {'script': script}
     for wrong, message in _faults(p):
         if wrong:
             raise SimulationError(f'cannot simulate with {message}')
@@ -424,12 +450,15 @@ def clip_truth(plan, partition, subject, session):
     "Truth of a clip: DataFrame with frame (from 1), 18 AU columns, yaw, pitch, roll of the head, gaze_x, gaze_y (°)."
     p, clip = plan['parameters'], Clip(partition, subject, session)
     database, seed = p['database'], _seed(plan, clip, 'aus')
+    directed = p.get('script') == 'directed'
     courses = (_posed(clip, seed) if database == 'multipie' else
+               directed_levels(p['frames'], seed, ALL_AUS) if directed else
                au_time_courses(p['frames'], seed, ALL_AUS, p['activity'], database))
     table = pd.DataFrame(courses, columns=au_columns(ALL_AUS))
     table.insert(0, 'frame', np.arange(1, len(table) + 1))
-    table[['yaw', 'pitch', 'roll']] = head_motion(len(table), _seed(plan, clip, 'head'), LAYOUTS[database].spread)
-    table[['gaze_x', 'gaze_y']] = head_motion(len(table), _seed(plan, clip, 'gaze'), (4, 2.5, 0))[:, :2]
+    sway = STILL if directed else 1.
+    table[['yaw', 'pitch', 'roll']] = head_motion(len(table), _seed(plan, clip, 'head'), LAYOUTS[database].spread, sway)
+    table[['gaze_x', 'gaze_y']] = head_motion(len(table), _seed(plan, clip, 'gaze'), (4, 2.5, 0), sway)[:, :2]
     return table
 
 
@@ -590,14 +619,15 @@ def _simulate(root, plan, n_jobs, progress):
 
 # %% ../nbs/07_simulate.ipynb #d341c792
 def simulate_fera17(root, train=41, valid=20, test=30, tasks=2, frames=24, poses=(6,), size=256, seed=0, activity=1.,
-                    media='video', n_jobs=1, progress=True, domain='fera17'):
+                    media='video', n_jobs=1, progress=True, domain='fera17', script='spontaneous'):
     """Write a database of virtual people in FERA 2017's layout to `root` and return its path.
 
     `train`, `valid`, `test`: people; `tasks`: clips of `frames` pictures a person, each from all `poses` (1–9);
     `size`: pixels, or (width, height); `activity`: factor on the events; `media`: 'video' (mp4) or 'frames' (PNG);
-    `n_jobs`: processes; `domain`: light and camera, one of `camera.DOMAINS` ('wide' is best to learn from).
+    `n_jobs`: processes; `domain`: light and camera, one of `camera.DOMAINS` ('wide' is best to learn from);
+    `script`: 'spontaneous', or 'directed' for units asked for one by one and in any mixture.
     """
-    plan = make_plan('fera17', seed, size, frames, tasks, media, poses, activity, domain,
+    plan = make_plan('fera17', seed, size, frames, tasks, media, poses, activity, domain, script,
                      train=train, valid=valid, test=test)
     return _simulate(root, plan, n_jobs, progress)
 
