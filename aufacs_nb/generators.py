@@ -130,7 +130,7 @@ class StarGAN(GANimation):
 
 # %% ../nbs/20_generators.ipynb #df6c823d
 def warp(images: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
-    "images (N, 3, S, S) read bilinearly at x + flow; flow (N, 2, S, S): to the right and down, 1 is the picture's side."
+    "images (N, 3, S, S) read at x + flow, bilinearly; flow (N, 2, S, S) to the right and down, 1 is a side."
     n, _, height, width = images.shape
     y, x = ((torch.arange(k, device=images.device) + 0.5) * 2 / k - 1 for k in (height, width))
     grid = torch.stack(torch.broadcast_tensors(x[None, :], y[:, None]), -1)
@@ -139,7 +139,7 @@ def warp(images: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
 
 
 class FlowGANimation(GANimation):
-    "GANimation with a flow head (ours): attention mixes colour with the source read elsewhere, up to `reach` sides away."
+    "GANimation with a flow head (ours): attention mixes colour with the source, moved by up to `reach` sides."
     n_planes, reach = 6, 0.15
 
     def forward(self, images: torch.Tensor, targets: torch.Tensor) -> Generated:

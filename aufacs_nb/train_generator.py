@@ -45,9 +45,9 @@ def rarity(labels: np.ndarray) -> np.ndarray:
     shares = [np.bincount(column, minlength=6) / len(column) for column in levels.T]
     return np.mean([1 / share[column] for share, column in zip(shares, levels.T)], axis=0)
 
-# %% ../nbs/22_train_generator.ipynb #2a8697e6
+# %% ../nbs/22_train_generator.ipynb #9d306b15
 class Batch(NamedTuple):
-    """Pairs: images (N, 3, S, S) in [-1, 1], labels (N, n_aus) in [0, 1], same_person (N,) bool, epsilon (N,) in [0, 1].
+    """Pairs: images (N, 3, S, S) in [-1, 1], labels (N, n_aus) and epsilon (N,) in [0, 1], same_person (N,) bool.
 
     rows: (N, 2), source and target in the frame table; n_pairs: pairs of one person, by which L_ids is divided.
     """
@@ -71,8 +71,8 @@ def augment(images: torch.Tensor, mirrored: torch.Tensor, gain: torch.Tensor) ->
     turned = torch.where(mirrored[:, None, None, None], images.flip(3), images)
     return (turned + 1).mul(gain[:, :, None, None]).sub(1).clamp(-1, 1)
 
-# %% ../nbs/22_train_generator.ipynb #d23f0caa
-def check_training_data(frames, labels, subjects, clips, pairs_needed=True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+# %% ../nbs/22_train_generator.ipynb #7f3517d1
+def check_training_data(frames, labels, subjects, clips, pairs_needed=True) -> tuple:
     "Labels (N, n_aus) in [0, 1], subjects and clips (N,) as arrays; TrainingError or LabelError if they do not fit."
     labels, subjects = check_targets(labels, np.shape(labels)[-1]), np.asarray(subjects).astype(str)
     clips = subjects if clips is None else np.asarray(clips).astype(str)
@@ -85,10 +85,10 @@ def check_training_data(frames, labels, subjects, clips, pairs_needed=True) -> t
                             "idiosyncratic loss; add frames, pass clips=None to pair across clips, or train without "
                             "the loss (--lambda-ids 0).")
     if len(np.unique(subjects)) == 1:
-        warnings.warn(f"all {len(frames)} frames show one person ({subjects[0]}): the generator will know no other face")
+        warnings.warn(f"all {len(frames)} frames show one person ({subjects[0]}): the generator will know no other")
     return labels, subjects, clips
 
-# %% ../nbs/22_train_generator.ipynb #bdfcede5
+# %% ../nbs/22_train_generator.ipynb #49b0c355
 class PairSampler:
     """Draws batches of pairs; all randomness comes from `self.random`, so its state is the sampler's whole state.
 
@@ -122,7 +122,7 @@ class PairSampler:
         return np.array([(s, self._target(s, bool(m < same_share))) for s, m in zip(sources, draws[1])])
 
     def batch(self, n: int, same_share: float | None = None, size: int | None = None, part=(0, 1)) -> Batch:
-        "`n` pairs of `size` px (both the preset's unless given); of part (k, m) only pairs k, k + m, k + 2m, … of them."
+        "`n` pairs of `size` px (the preset's unless given); of part (k, m) only pairs k, k + m, k + 2m, … of them."
         rows = self.rows(n, self.preset.pair_same_share if same_share is None else same_share)
         gain = 1 + self.preset.colour_jitter * torch.randn(n, 3, generator=self.random)
         mirrored, epsilon = torch.rand(2, n, generator=self.random)
@@ -304,7 +304,7 @@ def restore_trainer(trainer: GeneratorTrainer, tensors: dict) -> None:
     trainer.mean = {name: value.to(trainer.device) for name, value in part("mean").items()}
     trainer.sampler.random.set_state(tensors["random"])
 
-# %% ../nbs/22_train_generator.ipynb #9efe4f5e
+# %% ../nbs/22_train_generator.ipynb #cd48e7ac
 def save_checkpoint(folder, trainer: GeneratorTrainer, **facts) -> Path:
     "Write tensors, then `latest.json` that names them, each atomically; older files go last. Returns the folder."
     folder, name = Path(folder), f"step_{trainer.done:07d}.safetensors"
@@ -315,8 +315,9 @@ def save_checkpoint(folder, trainer: GeneratorTrainer, **facts) -> Path:
         write_atomically(folder / "latest.json", lambda path: path.write_text(latest + "\n", encoding="utf-8"))
     except (OSError, SafetensorError) as error:
         size = sum(tensor.nbytes for tensor in tensors.values()) / 1e6
-        raise TrainingError(f"{folder / name}: the checkpoint of step {trainer.done} ({size:.0f} MB) could not be written "
-                            f"({error}); the one before it is intact. Make room and start again: it resumes.") from error
+        raise TrainingError(f"{folder / name}: the checkpoint of step {trainer.done} ({size:.0f} MB) could not be "
+                            f"written ({error}); the one before it is intact. Make room and start again: it "
+                            "resumes.") from error
     for old in folder.glob("step_*.safetensors"):
         if old.name != name:
             old.unlink()
@@ -369,7 +370,7 @@ def cut_losses(path, step: int) -> None:
         kept = [row for row in rows if row.endswith("\n") and int(row.split(",")[0]) <= step]
         write_atomically(path, lambda temporary: temporary.write_text("".join([header, *kept]), encoding="utf-8"))
 
-# %% ../nbs/22_train_generator.ipynb #10da1034
+# %% ../nbs/22_train_generator.ipynb #23fc9304
 @contextmanager
 def ctrl_c():
     "A list that is empty until Ctrl-C; the first is only noted in it, so that the caller can stop in good order."
@@ -394,14 +395,15 @@ def ctrl_c():
 def _run(trainer: GeneratorTrainer, after_step, progress: bool) -> dict:
     "Take the remaining steps with a bar; `after_step(step, losses, last)` after each. Returns the last losses."
     losses = {}
-    with ctrl_c() as stop, tqdm(total=trainer.steps, initial=trainer.done, disable=not progress, desc="generator") as bar:
+    options = dict(total=trainer.steps, initial=trainer.done, disable=not progress, desc="generator")
+    with ctrl_c() as stop, tqdm(**options) as bar:
         while trainer.done < trainer.steps and not stop:
             losses = train_step(trainer)
             bar.update()
             bar.set_postfix({name: f"{losses[name]:.3f}" for name in LOSS_COLUMNS if name in losses}, refresh=False)
             after_step(trainer.done, losses, bool(stop) or trainer.done == trainer.steps)
     if stop:
-        raise KeyboardInterrupt(f"stopped after step {trainer.done} of {trainer.steps}; start again to go on from there")
+        raise KeyboardInterrupt(f"stopped after step {trainer.done} of {trainer.steps}; start again to go on there")
     return losses
 
 
@@ -476,7 +478,7 @@ def train_generator(
     card |= {"people": len(np.unique(subjects)), "last_losses": {k: round(v, 4) for k, v in losses.items()}}
     return _finish(trainer, out, card)
 
-# %% ../nbs/22_train_generator.ipynb #b6ebe7e1
+# %% ../nbs/22_train_generator.ipynb #980f01eb
 def load_generator(name_or_folder="small", preset=None, arch: str | None = None) -> GANimation:
     """A trained generator (evaluation mode) with `.preset` and `.card`; WeightsError if missing or of another network.
 
@@ -489,7 +491,7 @@ def load_generator(name_or_folder="small", preset=None, arch: str | None = None)
     try:
         generator = build_generator(stored)
         if card.get("architecture") != stored.gen_arch:
-            raise RuntimeError(f"the card says architecture {card.get('architecture')!r}, its preset {stored.gen_arch!r}")
+            raise RuntimeError(f"architecture {card.get('architecture')!r}, but {stored.gen_arch!r} in the preset")
         generator.load_state_dict({name: torch.tensor(np.float32(value)) for name, value in tensors.items()})
     except (RuntimeError, ValueError) as error:
         raise WeightsError(f"{folder}: not the weights of this generator ({str(error)[:300]}); "
