@@ -119,7 +119,7 @@ def build_classifier(preset, weights: str | None = "imagenet", n_outputs: int = 
     preset = get_preset(preset)
     if preset.classifier == "vgg16":
         return vgg16_classifier(weights, preset.dropout, n_outputs)
-    return SlimVGG(preset.size, preset.cls_dim, preset.dropout, n_outputs).to(memory_format=torch.channels_last)
+    return SlimVGG(preset.cls_size, preset.cls_dim, preset.dropout, n_outputs).to(memory_format=torch.channels_last)
 
 # %% ../nbs/31_classifiers.ipynb #3cb88696
 def third_convolution(model: nn.Module) -> int:
@@ -163,7 +163,7 @@ def _epoch(model, optimiser, schedule, frames, classes, preset) -> float:
     for rows in torch.randperm(len(frames)).split(preset.cls_batch):
         if len(rows) == 1:  # batch normalisation needs two
             continue
-        images = standardise(frames[rows.numpy()], preset.size)
+        images = standardise(frames[rows.numpy()], preset.cls_size)
         loss = class_loss(model(augment(images) if preset.cls_augment else images), classes[rows])
         optimiser.zero_grad()
         loss.backward()
@@ -193,7 +193,7 @@ def expected_intensity(probabilities) -> np.ndarray:
 def _estimate(model, frames, preset, batch: int = 128) -> np.ndarray:
     "Expected intensities (N, n) of one network with 6·n outputs on uint8 frames."
     model.eval()
-    parts = [model(standardise(frames[i:i + batch], preset.size)) for i in range(0, len(frames), batch)]
+    parts = [model(standardise(frames[i:i + batch], preset.cls_size)) for i in range(0, len(frames), batch)]
     return expected_intensity(torch.cat(parts).reshape(len(frames), -1, N_CLASSES).softmax(-1).numpy())
 
 
@@ -327,7 +327,7 @@ class AUClassifiers:
     def _hidden(self, frames, batch: int):
         "For each batch of uint8 frames: au → hidden maps behind the prefix."
         for i in range(0, len(frames), batch):
-            images = standardise(frames[i:i + batch], self.preset.size)
+            images = standardise(frames[i:i + batch], self.preset.cls_size)
             first = prefix(next(iter(self.models.values())))(images) if self.shared else None
             yield {au: prefix(model)(images) if first is None else first for au, model in self.models.items()}
 
@@ -356,7 +356,7 @@ class AUClassifiers:
     def from_pretrained(cls, name_or_folder="small", preset=None):
         "Shipped classifiers ('small') or a folder written by `save`; `WeightsError` if missing or of another preset."
         folder = weights_folder(name_or_folder, "classifiers")
-        tensors, card, stored = load_weights(folder, preset)
+        tensors, card, stored = load_weights(folder, preset, same=("name", "cls_size"))
         rest = {k: v for k, v in card.items() if k not in ("preset", "aus")}
         return cls(_restore(folder, tensors, card.get("aus", AUS), stored), stored, rest)
 

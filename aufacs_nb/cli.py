@@ -314,7 +314,7 @@ def train_classifiers_command(
     from aufacs_nb.resampling import ResampledSet
 
     chosen = get_preset(preset)
-    part = partition_frames(open_registered(valid), "Valid", chosen.size)
+    part = partition_frames(open_registered(valid), "Valid", chosen.cls_size)
     train_classifiers(ResampledSet.open(data), part.frames, part.manifest, chosen, seed=seed, out=out,
                       progress=not quiet)
     typer.echo(f"Classifiers → {out}")
@@ -334,7 +334,7 @@ def train(
 
     out = out or Path("runs") / preset
     _, classifiers = train_all(preset, out, seed=seed, resampling=resampling, n_jobs=jobs, progress=not quiet)
-    test = partition_frames(open_registered(out / "registered"), "Test", classifiers.preset.size)
+    test = partition_frames(open_registered(out / "registered"), "Test", classifiers.preset.cls_size)
     typer.echo(evaluate(classifiers, test).to_string())
 
 # %% ../nbs/54_cli.ipynb #8487d699
@@ -379,7 +379,7 @@ def evaluate_command(
     from aufacs_nb.registration import open_registered
 
     classifiers = AUClassifiers.from_pretrained(model)
-    table = evaluate(classifiers, partition_frames(open_registered(data), partition, classifiers.preset.size))
+    table = evaluate(classifiers, partition_frames(open_registered(data), partition, classifiers.preset.cls_size))
     typer.echo(table.to_string())
     if out:
         write_table(table, out)

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .geometric import flow_basis
 from .presets import get_preset
 
 # %% ../nbs/20_generators.ipynb #0d4d32f1
@@ -139,13 +140,21 @@ def warp(images: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
 
 
 class FlowGANimation(GANimation):
-    "GANimation with a flow head (ours): attention mixes colour with the source, moved by up to `reach` sides."
+    """GANimation with a flow head (ours): attention mixes colour with the moved source.
+
+    The flow is the head model's for the target labels (`geometric.flow_basis`) plus up to `reach` sides learnt.
+    """
     n_planes, reach = 6, 0.15
+
+    def flow(self, learnt: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        "(N, 2, S, S) in sides: the head model's flows weighted by `targets`, plus what the head `learnt`."
+        basis = torch.tensor(flow_basis(learnt.shape[-1])).to(learnt)
+        return torch.einsum("na,achw->nchw", targets.to(learnt), basis) + self.reach * torch.tanh(learnt)
 
     def forward(self, images: torch.Tensor, targets: torch.Tensor) -> Generated:
         "images: (N, 3, S, S) in [-1, 1]; targets: (N, n_aus) in [0, 1]."
         painted = self.planes(images, targets)
-        moved = warp(images.float(), self.reach * torch.tanh(painted[:, 4:]))
+        moved = warp(images.float(), self.flow(painted[:, 4:], targets))
         return mix(moved, torch.sigmoid(painted[:, 3:4]), torch.tanh(painted[:, :3]))
 
 # %% ../nbs/20_generators.ipynb #8184166e

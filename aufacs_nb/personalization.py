@@ -94,7 +94,7 @@ def _reporter(progress, total: int):
 @torch.no_grad()
 def _hidden_maps(classifiers: AUClassifiers, pictures: np.ndarray) -> dict:
     "au → what its frozen prefix makes of its six pictures (n_aus, 6, S, S, 3)."
-    return {au: prefix(model)(standardise(pictures[i], classifiers.preset.size))
+    return {au: prefix(model)(standardise(pictures[i], classifiers.preset.cls_size))
             for i, (au, model) in enumerate(classifiers.models.items())}
 
 # %% ../nbs/32_personalization.ipynb #7a64ee6f

@@ -53,6 +53,7 @@ class ClassifierValues:
     resampling: str = "semantic"     # balanced set of the classifiers: "semantic" (§4.2.2) or "real"
     per_intensity: int = 5000        # frames per intensity per AU
     classifier: str = "vgg16"        # or "slim"
+    cls_size: int = 224              # side of the frames that classifiers see, pixels
     cls_dim: int = 64                # channels of the slim classifier's first layer
     cls_trunk_epochs: int = 0        # epochs on all AUs at once that stand in for ImageNet (slim only; ours)
     cls_trunk_lr: float = 0.0        # Adam, those epochs
@@ -69,7 +70,7 @@ class ClassifierValues:
 class Preset(GeneratorValues, ClassifierValues):
     "One configuration of everything; the defaults are the paper's."
     name: str = "paper"
-    size: int = 224                  # side of the registered frames in networks, pixels
+    size: int = 224                  # side of the registered frames in generator and critic, pixels
     aus: tuple = AUS                 # the label vector, in this order
     people: tuple = (41, 20, 30)     # Train, Valid, Test (§4.1); how many `aufacs train` simulates
     clips: tuple = (8, 40)           # recordings of each person, frames of each
@@ -86,13 +87,13 @@ SMALL = Preset(
     colour_jitter=0.1, neutral_share=0.4, warmup_share=0.8, coarse_share=0.5, gen_lr=1e-3, gen_batch=16,
     gen_steps=3000, n_critic=1, gen_people=(160, 10, 16), gen_clips=(4, 12),
     resampling="real", per_intensity=150,
-    classifier="slim", cls_dim=16, cls_trunk_epochs=10, cls_trunk_lr=3e-3, cls_augment=True, cls_lr=2e-4,
+    classifier="slim", cls_size=64, cls_dim=16, cls_trunk_epochs=10, cls_trunk_lr=3e-3, cls_augment=True, cls_lr=2e-4,
     cls_epochs=2, dropout=0.3, per_lr=1e-5, per_epochs=10, people=(60, 8, 16), clips=(3, 16), activity=2.0,
     domain="wide")
 TINY = replace(
     SMALL, name="tiny", size=32, neutral_share=0.0, warmup_share=0.6, coarse_share=0.0, gen_people=(), gen_clips=(),
     gen_dim=8, gen_blocks=1, critic_dim=8, critic_layers=3, pair_same_share=0.5,
-    cycle_share=0.5, gen_batch=4, gen_steps=6, per_intensity=8, cls_dim=8, cls_trunk_epochs=2, cls_trunk_lr=3e-3,
+    cycle_share=0.5, gen_batch=4, gen_steps=6, per_intensity=8, cls_size=32, cls_dim=8, cls_trunk_epochs=2, cls_trunk_lr=3e-3,
     cls_lr=1e-3, cls_epochs=1, per_epochs=2, people=(3, 1, 2), clips=(1, 10))
 PRESETS = {preset.name: preset for preset in (TINY, SMALL, PAPER)}
 
@@ -160,18 +161,20 @@ def read_card(folder) -> tuple[dict, Preset]:
         card = json.loads(path.read_text(encoding="utf-8"))
         known = {f.name for f in fields(Preset)}
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in card["preset"].items() if k in known}
+        values.setdefault("cls_size", values["size"])  # cards from before the two could differ
         return card, Preset(**values)
     except (OSError, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise WeightsError(f"{path}: no readable weights card ({error}); train again or restore the file.") from error
 
 
-def load_weights(folder, preset=None) -> tuple[dict, dict, Preset]:
-    "Tensors (NumPy), card and preset of a weights folder; WeightsError if damaged or made for another preset."
+def load_weights(folder, preset=None, same=("name", "size")) -> tuple[dict, dict, Preset]:
+    "Tensors (NumPy), card and preset of a folder; WeightsError if damaged or made for a preset that differs in `same`."
     card, stored = read_card(folder)
     wanted = get_preset(preset) if preset is not None else stored
-    if wanted.name != stored.name or wanted.size != stored.size:
-        raise WeightsError(f"{folder}: weights of preset {stored.name!r} ({stored.size} px), but {wanted.name!r} "
-                           f"({wanted.size} px) was asked for; load them with preset={stored.name!r} or train anew.")
+    size = same[-1]
+    if any(getattr(wanted, name) != getattr(stored, name) for name in same):
+        raise WeightsError(f"{folder}: weights of preset {stored.name!r} ({getattr(stored, size)} px), but "
+                           f"{wanted.name!r} ({getattr(wanted, size)} px) was asked for; load them with preset={stored.name!r} or train anew.")
     path = Path(folder) / "weights.safetensors"
     try:
         return load_file(path), card, stored

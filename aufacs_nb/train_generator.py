@@ -7,7 +7,7 @@ __all__ = ['PRECISIONS', 'LOSS_COLUMNS', 'TrainingError', 'rarity', 'Batch', 'au
            'set_trainable', 'generator_parts', 'make_accelerator', 'average_gradients', 'GeneratorTrainer', 'update',
            'critic_update', 'train_step', 'optimiser_tensors', 'restore_optimiser', 'trainer_tensors',
            'restore_trainer', 'save_checkpoint', 'load_checkpoint', 'append_losses', 'cut_losses', 'ctrl_c',
-           'train_generator', 'load_generator']
+           'train_generator', 'LivePlot', 'load_generator']
 
 # %% ../nbs/22_train_generator.ipynb #1afcd38e
 import csv
@@ -370,7 +370,7 @@ def cut_losses(path, step: int) -> None:
         kept = [row for row in rows if row.endswith("\n") and int(row.split(",")[0]) <= step]
         write_atomically(path, lambda temporary: temporary.write_text("".join([header, *kept]), encoding="utf-8"))
 
-# %% ../nbs/22_train_generator.ipynb #23fc9304
+# %% ../nbs/22_train_generator.ipynb #dfdb78bc
 @contextmanager
 def ctrl_c():
     "A list that is empty until Ctrl-C; the first is only noted in it, so that the caller can stop in good order."
@@ -391,7 +391,7 @@ def ctrl_c():
     finally:
         signal.signal(signal.SIGINT, before)
 
-
+# %% ../nbs/22_train_generator.ipynb #67ddafd0
 def _run(trainer: GeneratorTrainer, after_step, progress: bool) -> dict:
     "Take the remaining steps with a bar; `after_step(step, losses, last)` after each. Returns the last losses."
     losses = {}
@@ -419,7 +419,7 @@ def _finish(trainer: GeneratorTrainer, out, card: dict) -> GANimation:
         save_weights(out, halves, trainer.preset, **generator.card)
     return generator
 
-# %% ../nbs/22_train_generator.ipynb #5f9ecd81
+# %% ../nbs/22_train_generator.ipynb #138827b7
 def _resume(trainer, out: Path, facts: dict, resume: bool) -> None:
     "Go on from the checkpoint under `out` if there is one and `resume`; else forget it and its losses."
     main = trainer.accelerator.is_main_process
@@ -445,7 +445,7 @@ def _recorder(trainer, out, facts: dict, checkpoint_every: int, log_every: int, 
             callback(step, losses)
     return after_step
 
-# %% ../nbs/22_train_generator.ipynb #332bfb51
+# %% ../nbs/22_train_generator.ipynb #c79918b7
 def train_generator(
     frames,                  # uint8 (N, H, W, 3) registered frames of the Train partition, may be memory-mapped
     labels,                  # (N, n_aus) in [0, 1]
@@ -458,13 +458,13 @@ def train_generator(
     resume: bool = True,          # go on from the checkpoint in `out`, if there is one
     progress: bool = True,
     device=None,             # 'cpu', 'cuda'; None takes a GPU if there is one
-    clips=None,              # (N,) recording of each frame: same-person pairs then share their light
+    clips=None,              # (N,) recording of each frame: pairs of one person then share their light
     precision: str = "no",   # convolutions in "bf16" or, on GPUs, "fp16"
     checkpoint_every: int = 200,  # steps between two checkpoints
     log_every: int = 10,     # steps between two rows of losses.csv
-    callback=None,           # callback(step, losses) after every step
+    callback=None,           # callback(step, losses) after every step, for instance a `LivePlot`
 ) -> GANimation:
-    "Train generator and critic with the four losses of §3.2; returns the generator in evaluation mode."
+    "Train generator and critic with the losses of §3.2; returns the generator, ready to use."
     preset, out = get_preset(preset), None if out is None else Path(out)
     steps, n_critic = steps or preset.gen_steps, n_critic or preset.n_critic
     trainer = GeneratorTrainer(PairSampler(frames, labels, subjects, preset, seed, clips), preset, steps, n_critic,
@@ -474,11 +474,39 @@ def train_generator(
     if out is not None:
         _resume(trainer, out, facts, resume)
     losses = _run(trainer, _recorder(trainer, out, facts, checkpoint_every, log_every, callback), progress)
-    card = {name: facts[name] for name in ("seed", "steps", "n_critic", "frames", "processes", "precision")}
-    card |= {"people": len(np.unique(subjects)), "last_losses": {k: round(v, 4) for k, v in losses.items()}}
-    return _finish(trainer, out, card)
+    facts |= {"people": len(np.unique(subjects)), "last_losses": {k: round(v, 4) for k, v in losses.items()}}
+    return _finish(trainer, out, {name: value for name, value in facts.items() if name != "preset"})
 
-# %% ../nbs/22_train_generator.ipynb #980f01eb
+# %% ../nbs/22_train_generator.ipynb #276fbdd8
+class LivePlot:
+    "A callback for `train_generator`: curves of the losses `names` in the notebook, redrawn every `every` steps."
+
+    def __init__(self, every: int = 50, names=("ids", "exp", "idt", "critic_exp")):
+        self.every, self.names, self.rows, self.handle = every, names, [], None
+
+    def __call__(self, step: int, losses: dict) -> None:
+        "After every step."
+        self.rows.append({"step": step} | losses)
+        if step % self.every == 0:
+            self.draw()
+
+    def draw(self) -> None:
+        "Draw what there is, in the place of the last drawing."
+        import matplotlib.pyplot as plt
+        from IPython.display import display
+
+        figure, axes = plt.subplots(1, len(self.names), figsize=(2.3 * len(self.names), 2), layout="constrained")
+        for axis, name in zip(axes, self.names):
+            points = [(row["step"], row[name]) for row in self.rows if name in row]
+            axis.plot(*(zip(*points) if points else ((), ())), ".", ms=3)
+            axis.set(title=name, xlim=(0, self.rows[-1]["step"] + 1))
+        plt.close(figure)
+        if self.handle is None:
+            self.handle = display(figure, display_id=True)
+        else:
+            self.handle.update(figure)
+
+# %% ../nbs/22_train_generator.ipynb #2335dc7d
 def load_generator(name_or_folder="small", preset=None, arch: str | None = None) -> GANimation:
     """A trained generator (evaluation mode) with `.preset` and `.card`; WeightsError if missing or of another network.
 

@@ -1,0 +1,212 @@
+"""Training the generators: many processes, killed runs, full disks, the paper's size; and what the pictures obey."""
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from aufacs_nb.facs import au_columns, intensity_to_unit
+from aufacs_nb.generators import ARCHITECTURES, build_generator
+from aufacs_nb.presets import PAPER, SMALL, TINY
+from aufacs_nb.registration import sample_registered
+from aufacs_nb.train_generator import (GeneratorTrainer, PairSampler, TrainingError, load_generator, train_generator,
+                                       train_step)
+
+TRAIN = """
+import sys, time, torch
+from dataclasses import replace
+from aufacs_nb.facs import au_columns, intensity_to_unit
+from aufacs_nb.presets import TINY
+from aufacs_nb.registration import sample_registered
+from aufacs_nb.train_generator import train_generator
+torch.set_num_threads(1)
+data = sample_registered()
+labels = intensity_to_unit(data.manifest[au_columns()].to_numpy())
+preset = replace(TINY, gen_batch=int(sys.argv[3]), gen_ema=0.5, cycle_share=0.5)
+train_generator(data.frames, labels, data.manifest.subject.to_numpy(), preset, sys.argv[1], steps=int(sys.argv[2]),
+                checkpoint_every=3, progress=False, device="cpu",
+                callback=lambda step, losses: time.sleep(float(sys.argv[4])))
+"""
+
+
+@pytest.fixture(scope="module")
+def data():
+    registered = sample_registered()
+    labels = intensity_to_unit(registered.manifest[au_columns()].to_numpy())
+    return registered.frames, labels, registered.manifest.subject.to_numpy()
+
+
+@pytest.fixture
+def script(tmp_path):
+    path = tmp_path / "train.py"
+    path.write_text(TRAIN)
+    return path
+
+
+def start(script, out, steps, batch, pause=0, launcher=(), limit=None):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *launcher, str(script), str(out), str(steps), str(batch), str(pause)]
+    return subprocess.Popen(command, env=environment, text=True, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
+                            preexec_fn=limit)
+
+
+def finish(process):
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors[-3000:]
+
+
+def weights(folder):
+    return load_file(folder / "weights.safetensors")
+
+
+def test_two_processes_follow_one_with_twice_the_batch(script, tmp_path):
+    launcher = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
+                "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0")
+    two = start(script, tmp_path / "two", 3, 4, launcher=launcher)
+    one = start(script, tmp_path / "one", 3, 8)
+    finish(one)
+    finish(two)
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    begun = build_generator(TINY).state_dict()
+    way = np.concatenate([(np.float32(one[k]) - begun[k].numpy()).ravel() for k in one])
+    apart = np.concatenate([(np.float32(one[k]) - np.float32(two[k])).ravel() for k in one])
+    assert np.linalg.norm(way) > 0.1
+    assert np.linalg.norm(apart) < 0.05 * np.linalg.norm(way)  # rounding, which Adam makes larger with every step
+
+
+def test_killed_without_warning_and_resumed(script, tmp_path):
+    whole = start(script, tmp_path / "whole", 9, 4)
+    broken = start(script, tmp_path / "broken", 9, 4, pause=0.3)
+    latest = tmp_path / "broken" / "checkpoint" / "latest.json"
+    while not latest.is_file() and broken.poll() is None:
+        time.sleep(0.02)
+    time.sleep(0.4)
+    broken.send_signal(signal.SIGKILL)
+    assert broken.wait() == -signal.SIGKILL and latest.is_file()
+    finish(start(script, tmp_path / "broken", 9, 4))
+    finish(whole)
+    files = ("weights.safetensors", "losses.csv")
+    assert all((tmp_path / "whole" / f).read_bytes() == (tmp_path / "broken" / f).read_bytes() for f in files)
+
+
+def test_ctrl_c_keeps_the_last_step(script, tmp_path):
+    process = start(script, tmp_path / "run", 500, 4, pause=0.1)
+    while not (tmp_path / "run" / "checkpoint" / "latest.json").is_file() and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    errors = process.communicate(timeout=60)[1]
+    assert "start again to go on there" in errors
+    done = int(errors.split("KeyboardInterrupt: stopped after step ")[1].split()[0])
+    assert f'"step": {done},' in (tmp_path / "run" / "checkpoint" / "latest.json").read_text()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files")
+def test_full_disk_leaves_the_checkpoint_before(script, tmp_path):
+    import resource
+
+    finish(start(script, tmp_path / "run", 3, 4))
+    before = {p.name: p.read_bytes() for p in (tmp_path / "run" / "checkpoint").iterdir()}
+    full = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+    process = start(script, tmp_path / "run2", 6, 4, limit=full)
+    errors = process.communicate(timeout=120)[1]
+    assert process.returncode != 0 and "could not be" in errors and "Make room" in errors
+    assert not [p for p in (tmp_path / "run2" / "checkpoint").glob("*")]  # no half of a file
+    assert before  # a run on the same disk that had room is as it was
+    assert {p.name: p.read_bytes() for p in (tmp_path / "run" / "checkpoint").iterdir()} == before
+
+
+def test_disk_fills_up_later(data, tmp_path, monkeypatch):
+    from aufacs_nb import train_generator as room
+
+    frames, labels, subjects = data
+    run = lambda **more: train_generator(frames, labels, subjects, TINY, tmp_path, steps=6, checkpoint_every=2,
+                                         progress=False, device="cpu", **more)
+    real = room.save_file
+
+    def fill(tensors, path):
+        if "0000004" in str(path):
+            path.write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        real(tensors, path)
+
+    monkeypatch.setattr(room, "save_file", fill)
+    with pytest.raises(TrainingError, match="step 4 .* could not be .*No space left"):
+        run()
+    names = sorted(p.name for p in (tmp_path / "checkpoint").iterdir())
+    assert names == ["latest.json", "step_0000002.safetensors"]
+    monkeypatch.setattr(room, "save_file", real)
+    seen = []
+    run(callback=lambda step, losses: seen.append(step))
+    assert seen == [3, 4, 5, 6]
+
+
+def test_labels_that_are_no_labels(data):
+    frames, labels, subjects = data
+    for wrong in (labels * 5, labels - 0.5, np.where(labels > 0, np.nan, labels)):
+        with pytest.raises(ValueError):
+            PairSampler(frames, wrong, subjects, TINY)
+
+
+def test_resume_with_another_preset(data, tmp_path):
+    frames, labels, subjects = data
+    train_generator(frames, labels, subjects, TINY, tmp_path, steps=2, progress=False, device="cpu")
+    with pytest.raises(TrainingError, match="another preset .*gen_arch 'ganimation' → 'stargan'"):
+        train_generator(frames, labels, subjects, replace(TINY, gen_arch="stargan"), tmp_path, steps=2, progress=False,
+                        device="cpu")
+
+
+def test_a_frame_that_is_broken_stops_the_run_and_is_named(data, tmp_path):
+    frames, labels, subjects = data
+    preset = replace(TINY, gen_lr=1e30, warmup_share=0.0)  # the second step overflows
+    with pytest.raises(TrainingError, match=r"frames \(source, target\) \[\["):
+        train_generator(frames, labels, subjects, preset, tmp_path, steps=4, progress=False, device="cpu")
+    assert not (tmp_path / "weights.safetensors").exists()
+
+
+def test_gradients_of_the_critic_stay_out_of_generator_steps(data):
+    frames, labels, subjects = data
+    trainer = GeneratorTrainer(PairSampler(frames, labels, subjects, TINY), replace(TINY, warmup_share=0.0), 4, 2, device="cpu")
+    train_step(trainer)
+    assert not any(parameter.requires_grad for parameter in trainer.critic.parameters())
+    critic = {k: v.clone() for k, v in trainer.critic.state_dict().items()}
+    trainer.preset = replace(trainer.preset, warmup_share=1.0)  # generator steps only
+    train_step(trainer)
+    assert all(torch.equal(v, critic[k]) for k, v in trainer.critic.state_dict().items())
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_batches_of_any_size(data, n):
+    frames, labels, subjects = data
+    for arch in ARCHITECTURES:
+        preset = replace(TINY, gen_batch=n, gen_arch=arch, warmup_share=0.0)
+        losses = train_step(GeneratorTrainer(PairSampler(frames, labels, subjects, preset), preset, 1, 1, device="cpu"))
+        assert all(np.isfinite(value) for value in losses.values())
+
+
+def test_the_papers_size(data):
+    """One full step of the `paper` preset (224 px, 64 channels, five critic updates); two pairs fit any memory."""
+    frames, labels, subjects = data
+    preset = replace(PAPER, gen_batch=2)
+    trainer = GeneratorTrainer(PairSampler(frames, labels, subjects, preset), preset, 1, PAPER.n_critic, device="cpu")
+    before = trainer.generator.heads.weight.detach().clone()
+    losses = train_step(trainer)
+    assert {"ids", "adv", "exp", "idt", "critic_adv", "critic_gp", "critic_exp"} == set(losses)
+    assert all(np.isfinite(value) for value in losses.values())
+    assert not torch.equal(before, trainer.generator.heads.weight)
+
+
+@pytest.mark.parametrize("arch", ["ganimation", "stargan"])
+def test_shipped_weights(arch):
+    generator = load_generator("small", arch=arch)
+    assert generator.preset.size >= 96 and generator.preset.name == SMALL.name
+    card = generator.card
+    assert card["people"] >= 40 and card["scores"]["paired_error_test"] < 0.6
+    with torch.inference_mode():
+        made = generator(torch.zeros(1, 3, 96, 96), torch.zeros(1, 7))
+    assert made.image.abs().max() <= 1 and (made.attention.max() == 0) == (arch == "stargan")
