@@ -59,6 +59,7 @@ def fera17(
     media: Annotated[str, typer.Option(help="video (mp4) or frames (png).")] = "video",
     domain: Annotated[str, typer.Option(help="Light and camera: fera17, or wide for training.")] = "fera17",
     activity: Annotated[float, typer.Option(help="How much happens; 1 is like real clips.")] = 1.0,
+    script: Annotated[str, typer.Option(help="spontaneous, or directed: units asked for.")] = "spontaneous",
     jobs: Jobs = 1, seed: Seed = 0, quiet: Quiet = False,
 ):
     "A virtual FERA 2017: videos, intensity labels and a side-car of truth; resumes where it stopped."
@@ -67,7 +68,7 @@ def fera17(
     train, valid, test = _numbers(subjects, "--subjects", "Train,Valid,Test, such as 41,20,30", 3)
     root = simulate_fera17(out, train=train, valid=valid, test=test, tasks=tasks, frames=frames, size=size, seed=seed,
                            poses=_numbers(poses, "--poses", "FERA poses, such as 3,6"), media=media, domain=domain,
-                           activity=activity, n_jobs=jobs, progress=not quiet)
+                           activity=activity, script=script, n_jobs=jobs, progress=not quiet)
     typer.echo(f"Wrote {root}")
 
 
@@ -258,21 +259,22 @@ def synthesize_command(
     photo: Path, out: Out,
     au: Annotated[list[str], typer.Option(help="AU=INTENSITY in 0–5, repeatable; none: the whole grid.")] = [],
     model: Model = "small",
+    arch: Annotated[str | None, typer.Option(help="ganimation (default), stargan or flow, of shipped weights.")] = None,
 ):
-    "Give the face in PHOTO other AU intensities; a PNG that says it is synthetic."
+    "Give the face in PHOTO other AU intensities: a PNG, or a GIF or MP4 that moves; each says it is synthetic."
     from aufacs_nb.demo import grid_sheet
     from aufacs_nb.pictures import save_synthetic, upscale
     from aufacs_nb.registration import register_photo
-    from aufacs_nb.synthesis import synthesize
+    from aufacs_nb.synthesis import animate, save_animation, synthesize, tour
     from aufacs_nb.train_generator import load_generator
 
-    generator, frame = load_generator(model), register_photo(photo).image
-    if au:
-        wanted = parse_targets(au)
-        picture = synthesize(generator, frame[None], [[wanted.get(a, 0) / 5 for a in AUS]])[0]
-        picture = upscale(picture, 224)
-    else:
-        picture = grid_sheet(generator, frame)
+    generator, frame, wanted = load_generator(model, arch=arch), register_photo(photo).image, parse_targets(au)
+    target = [wanted.get(a, 0) / 5 for a in AUS]
+    if out.suffix.lower() in (".gif", ".mp4"):
+        frames = animate(generator, frame, [[0] * len(AUS), target] if au else tour(), 24)
+        save_animation(out, frames, f"{model} {generator.preset.gen_arch}", photo.name)
+        return typer.echo(f"Synthetic film → {out}")
+    picture = upscale(synthesize(generator, frame[None], [target])[0], 224) if au else grid_sheet(generator, frame)
     save_synthetic(out, picture, generator=model, source=photo.name, targets=", ".join(au) or "AU × intensity grid")
     typer.echo(f"Synthetic picture → {out}")
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LAMBDAS', 'learned_way', 'geometric_way', 'studio_ways', 'lambda_ways', 'virtual_colours', 'matched_way',
            'geometric_first_way', 'photo_ways', 'studio_sources', 'truth_of', 'draw_studio', 'sit', 'choose_source',
-           'studio_parts', 'studio', 'ask', 'answer', 'preference_study']
+           'css_name', 'studio_parts', 'studio', 'ask', 'answer', 'preference_study']
 
 # %% ../nbs/55_studio.ipynb #1311965c
 import html
@@ -139,7 +139,12 @@ def choose_source(parts, name: str) -> None:
     person = None if seed is None else sample_person(seed)
     sit(parts, render_person(person, {}, size=256) if image is None else image, person, name)
 
-# %% ../nbs/55_studio.ipynb #3314289d
+# %% ../nbs/55_studio.ipynb #15946c73
+def css_name(name: str) -> str:
+    "A name that can be a class of a page: letters and digits, anything else a hyphen."
+    return "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in name)
+
+
 def studio_parts(ways: dict, people, shown) -> SimpleNamespace:
     "The widgets of the studio, not yet connected."
     blank = np.full((200, 200, 3), 245, np.uint8)
@@ -151,7 +156,7 @@ def studio_parts(ways: dict, people, shown) -> SimpleNamespace:
         reset=widgets.Button(description="All to 0", layout={"width": "100px"}),
         checks={name: widgets.Checkbox(name in shown, description=name, indent=False, layout={"width": "130px"})
                 for name in ways},
-        images={name: picture(blank, 200, name) for name in ways}, source=picture(blank, 200, "source"),
+        images={name: picture(blank, 200, css_name(name)) for name in ways}, source=picture(blank, 200, "source"),
         truth=picture(blank, 200, "truth"), landmarker=FaceLandmarker.from_pretrained())
     parts.boxes = {name: titled(html.escape(name), image) for name, image in parts.images.items()}
     parts.truth_box = titled("true picture", parts.truth)
@@ -177,7 +182,7 @@ def studio(ways: dict | None = None, people=range(9000, 9004), shown=("geometric
     box.parts = parts
     return box
 
-# %% ../nbs/55_studio.ipynb #7ccf32a8
+# %% ../nbs/55_studio.ipynb #3194fdda
 def ask(parts) -> None:
     "Show the next pair, or the result after the last."
     if parts.asked >= len(parts.plan):
@@ -189,7 +194,7 @@ def ask(parts) -> None:
     row = parts.plan.iloc[parts.asked]
     wanted = ", ".join(f"AU{au} {5 * v:.0f}" for au, v in zip(AUS, parts.pairs.labels[row.pair]) if v)
     parts.question.value = f"{parts.asked + 1} of {len(parts.plan)}: which face shows <b>{wanted}</b> better?"
-    redraw(parts.source, upscale(parts.pairs.source[row.pair], 200))
+    redraw(parts.person, upscale(parts.pairs.source[row.pair], 200))
     redraw(parts.left, upscale(parts.made[row.left][row.pair], 200))
     redraw(parts.right, upscale(parts.made[row.right][row.pair], 200))
 
@@ -202,7 +207,7 @@ def answer(parts, side: str) -> None:
     ask(parts)
 
 
-def preference_study(path, ways: dict | None = None, questions: int = 20, people: int = 4, seed: int = 0):
+def preference_study(path, ways: dict | None = None, questions: int = 20, people: int = 2, seed: int = 0):
     "The user study of two `ways` (by default λ_ids 100 and 1) on unseen virtual people; answers go to the CSV `path`."
     ways = ways or {name: way for name, way in lambda_ways().items() if name in ("λ_ids 100", "λ_ids 1")}
     pairs = true_pairs(people, seed=seed)
@@ -212,11 +217,11 @@ def preference_study(path, ways: dict | None = None, questions: int = 20, people
         path=Path(path), names=tuple(ways), pairs=pairs, made=made, asked=0, question=widgets.HTML(),
         plan=preference_plan(len(pairs.labels), tuple(ways), questions, seed),
         who=widgets.Text(description="your name"),
-        **{name: picture(blank, 200, name) for name in ("source", "left", "right")},
+        **{name: picture(blank, 200, name) for name in ("person", "left", "right")},
         **{f"{side}_button": widgets.Button(description=f"the {side} one") for side in ("left", "right")})
     for side in ("left", "right"):
         getattr(parts, f"{side}_button").on_click(lambda button, side=side: answer(parts, side))
-    row = [titled("the person", parts.source), *(widgets.VBox([getattr(parts, side), getattr(parts, f"{side}_button")])
+    row = [titled("the person", parts.person), *(widgets.VBox([getattr(parts, side), getattr(parts, f"{side}_button")])
                                                   for side in ("left", "right"))]
     ask(parts)
     box = widgets.VBox([parts.who, parts.question, widgets.HBox(row)])

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['synthesize', 'single_au_targets', 'intensity_grid', 'grid_picture', 'change_maps', 'save_grid', 'smooth_targets',
-           'animate', 'save_animation', 'animation_info']
+           'tour', 'animate', 'save_animation', 'animation_info']
 
 # %% ../nbs/23_synthesis.ipynb #81b419ec
 from pathlib import Path
@@ -80,6 +80,11 @@ def smooth_targets(keys, steps: int = 12) -> np.ndarray:
     t = np.arange(steps) / steps
     ease = (t * t * (3 - 2 * t))[:, None]
     return np.concatenate([(1 - ease) * a + ease * b for a, b in zip(keys, np.roll(keys, -1, axis=0))])
+
+
+def tour(aus=AUS) -> np.ndarray:
+    "Keys for `animate`: neutral, the first AU at E, neutral, the second at E, …: (2 · n_aus, n_aus)."
+    return np.stack([key for au in aus for key in (np.zeros(len(aus)), single_au_targets(au, 5, aus))])
 
 
 def animate(generator, frame, keys, steps: int = 12) -> np.ndarray:

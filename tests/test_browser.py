@@ -1,4 +1,4 @@
-"""The four demos in a real browser: voila serves them, headless chromium drives them, nothing leaves this machine.
+"""The five demos in a real browser: voila serves them, headless chromium drives them, nothing leaves this machine.
 
 Skipped where chromium is not installed, unless AUFACS_REQUIRE_BROWSER=1 says that it must be.
 Every test leaves a screenshot in `screenshots/`.
@@ -229,6 +229,27 @@ def test_resampling_explorer(demo):
     demo.page.get_by_role("button", name="Real").click()
     demo.wait_for_change("sheet", sheet)
     demo.screenshot("_real")
+
+
+def test_generator(demo):
+    """A slider moves every way that is ticked; a virtual person has a true picture; an answer brings the next pair."""
+    demo.open("generator")
+    demo.page.get_by_text("which face shows").wait_for(timeout=READY)
+    parts = ("geometric", "GANimation")
+    before = {part: demo.picture(part) for part in parts}
+    demo.push("Lip corner puller", keys=8)
+    for part in parts:
+        demo.wait_for_change(part, before[part])
+    demo.screenshot()
+    source = demo.picture("source")
+    demo.page.locator("select").first.select_option(label="virtual person 2")
+    demo.wait_for_change("source", source)
+    demo.page.get_by_text("true picture").wait_for(timeout=CHANGE)
+    demo.screenshot("_truth")
+    left = demo.picture("left")
+    demo.page.get_by_role("button", name="the left one").click()
+    demo.page.get_by_text("2 of 20").wait_for(timeout=CHANGE)
+    demo.wait_for_change("left", left)
 
 
 def test_personalization(demo):
