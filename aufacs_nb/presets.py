@@ -92,9 +92,9 @@ SMALL = Preset(
     domain="wide")
 TINY = replace(
     SMALL, name="tiny", size=32, neutral_share=0.0, warmup_share=0.6, coarse_share=0.0, gen_people=(), gen_clips=(),
-    gen_dim=8, gen_blocks=1, critic_dim=8, critic_layers=3, pair_same_share=0.5, cycle_share=0.5, gen_batch=4, gen_steps=6,
-    per_intensity=8, cls_size=32, cls_dim=8, cls_trunk_epochs=2, cls_trunk_lr=3e-3, cls_lr=1e-3, cls_epochs=1,
-    per_epochs=2, people=(3, 1, 2), clips=(1, 10))
+    gen_dim=8, gen_blocks=1, critic_dim=8, critic_layers=3, pair_same_share=0.5, cycle_share=0.5,
+    gen_batch=4, gen_steps=6, per_intensity=8, cls_size=32, cls_dim=8, cls_trunk_epochs=2, cls_trunk_lr=3e-3,
+    cls_lr=1e-3, cls_epochs=1, per_epochs=2, people=(3, 1, 2), clips=(1, 10))
 PRESETS = {preset.name: preset for preset in (TINY, SMALL, PAPER)}
 
 # %% ../nbs/09_presets.ipynb #64866ed2
