@@ -259,7 +259,7 @@ def synthesize_command(
     photo: Path, out: Out,
     au: Annotated[list[str], typer.Option(help="AU=INTENSITY in 0–5, repeatable; none: the whole grid.")] = [],
     model: Model = "small",
-    arch: Annotated[str | None, typer.Option(help="ganimation (default), stargan or flow, of shipped weights.")] = None,
+    arch: Annotated[str | None, typer.Option(help="Of small: flow (default), ganimation, stargan.")] = None,
 ):
     "Give the face in PHOTO other AU intensities: a PNG, or a GIF or MP4 that moves; each says it is synthetic."
     from aufacs_nb.demo import grid_sheet
@@ -268,14 +268,16 @@ def synthesize_command(
     from aufacs_nb.synthesis import animate, save_animation, synthesize, tour
     from aufacs_nb.train_generator import load_generator
 
-    generator, frame, wanted = load_generator(model, arch=arch), register_photo(photo).image, parse_targets(au)
+    chosen = arch or ("flow" if model == "small" else None)  # which does photographs most good
+    generator, frame, wanted = load_generator(model, arch=chosen), register_photo(photo).image, parse_targets(au)
     target = [wanted.get(a, 0) / 5 for a in AUS]
     if out.suffix.lower() in (".gif", ".mp4"):
         frames = animate(generator, frame, [[0] * len(AUS), target] if au else tour(), 24)
         save_animation(out, frames, f"{model} {generator.preset.gen_arch}", photo.name)
         return typer.echo(f"Synthetic film → {out}")
     picture = upscale(synthesize(generator, frame[None], [target])[0], 224) if au else grid_sheet(generator, frame)
-    save_synthetic(out, picture, generator=model, source=photo.name, targets=", ".join(au) or "AU × intensity grid")
+    save_synthetic(out, picture, generator=f"{model} {generator.preset.gen_arch}", source=photo.name,
+                    targets=", ".join(au) or "AU × intensity grid")
     typer.echo(f"Synthetic picture → {out}")
 
 # %% ../nbs/54_cli.ipynb #9ffbcec9

@@ -194,6 +194,7 @@ class Demo:
         self.photo_name = "astronaut" if photo is None else Path(photo).name
         self.estimator = AUEstimator.from_pretrained(weights)
         self.generator, self.weights, self.sections = load_generator(weights), weights, []
+        self.for_photos = load_generator(weights, arch="flow") if weights == "small" else self.generator
 
     def database(self) -> Path:
         "The sample database of the checkout, or the same one rendered anew where only the package is installed."
@@ -226,14 +227,15 @@ def synthesis_stage(demo: Demo) -> None:
     "The AU × intensity grid of the photograph and of a held-out virtual subject beside its true rendering."
     front = register_photo(demo.photo).image
     neutral = register_photo(render_truth(demo.root, "Test", demo.subject, demo.task, {})).image
-    photo_grid, virtual_grid = grid_sheet(demo.generator, front), grid_sheet(demo.generator, neutral, side=72)
+    photo_grid, virtual_grid = grid_sheet(demo.for_photos, front), grid_sheet(demo.generator, neutral, side=72)
     both = side_by_side(virtual_grid, truth_sheet(demo.root, demo.subject, demo.task, side=72))
     for name, picture, source in (("grid_photo.png", photo_grid, demo.photo_name),
                                   ("grid_virtual.png", both, demo.subject)):
         save_synthetic(demo.out / name, picture, generator=demo.weights, source=source, targets="AU × intensity grid")
     text = ("Seven AUs (rows) at intensities 0 and A–E (columns), synthesised from one picture each. The virtual "
             "person was never trained on; beside its grid stands the true rendering at the same labels. All pictures "
-            "of this section but the true renderings come from the generator: they are synthetic.")
+            "of this section but the true renderings are synthetic: the photograph's from the "
+            f"{demo.for_photos.preset.gen_arch} generator, the virtual person's from {demo.generator.preset.gen_arch}.")
     demo.sections.append(("2 · Synthesis", text, {f"SYNTHETIC, from {demo.photo_name}": photo_grid,
                           f"Held-out virtual {demo.subject}: SYNTHETIC and true": both}, None))
 
