@@ -29,7 +29,7 @@ from .synthesis import synthesize
 from .train_generator import load_generator
 from .widgets import au_sliders, caption, intensities, on_change, on_upload, picture, redraw, titled
 
-# %% ../nbs/55_studio.ipynb #6fec0bac
+# %% ../nbs/55_studio.ipynb #eb8d4aa0
 LAMBDAS = (0, 1, 10, 100, 1000)  # λ_ids of the sweep whose weights are shipped
 
 
@@ -53,7 +53,7 @@ def studio_ways() -> dict:
 
 def lambda_ways() -> dict:
     "Name → way: the shipped generators of the λ_ids sweep (48 px)."
-    return {f"λ_ids {value}": learned_way(load_generator(f"small/lambda/ids_{value}")) for value in LAMBDAS}
+    return {f"λ_ids {value}": learned_way(load_generator(f"lambda/ids_{value}")) for value in LAMBDAS}
 
 # %% ../nbs/55_studio.ipynb #f7d20f38
 @lru_cache(maxsize=1)
