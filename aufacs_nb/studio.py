@@ -163,7 +163,7 @@ def studio_parts(ways: dict, people, shown) -> SimpleNamespace:
     return parts
 
 
-def studio(ways: dict | None = None, people=range(9000, 9004), shown=("geometric", "GANimation")) -> widgets.VBox:
+def studio(ways: dict | None = None, people=range(9000, 9004), shown=("geometric", "GANimation", "flow (ours)")):
     "AU sliders on a photograph or a virtual person → several generators side by side, and the truth if there is one."
     parts = studio_parts(ways or studio_ways() | lambda_ways(), people, shown)
     for control in (*parts.sliders.values(), *parts.checks.values()):
