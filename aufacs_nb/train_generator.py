@@ -60,9 +60,9 @@ class Batch(NamedTuple):
     rows: torch.Tensor
     n_pairs: float
 
-    def to(self, device) -> "Batch":
-        "The batch with its tensors on `device`; convolutions are fastest with the channels last in memory."
-        move = lambda x: x.to(device, memory_format=torch.channels_last) if x.ndim == 4 else x.to(device)
+    def to(self, device, layout=torch.contiguous_format) -> "Batch":
+        "The batch with its tensors on `device`, its images in that memory layout."
+        move = lambda x: x.to(device, memory_format=layout) if x.ndim == 4 else x.to(device)
         return Batch(*(move(x) if isinstance(x, torch.Tensor) else x for x in self))
 
 
@@ -189,8 +189,10 @@ class GeneratorTrainer:
         self.preset, self.steps, self.n_critic, self.done = preset, steps, n_critic, 0
         self.sampler, self.accelerator = sampler, make_accelerator(precision, device)
         self.device = self.accelerator.device
-        self.generator = build_generator(preset, 2 * seed).to(self.device, memory_format=torch.channels_last)
-        self.critic = build_critic(preset, 2 * seed + 1).to(self.device, memory_format=torch.channels_last)
+        lower = precision != "no" or self.device.type != "cpu"  # there convolutions like their channels last
+        self.layout = torch.channels_last if lower else torch.contiguous_format
+        self.generator = build_generator(preset, 2 * seed).to(self.device, memory_format=self.layout)
+        self.critic = build_critic(preset, 2 * seed + 1).to(self.device, memory_format=self.layout)
         adam = lambda net: self.accelerator.prepare(torch.optim.Adam(net.parameters(), preset.gen_lr, preset.gen_betas))
         self.optimisers = {"generator": adam(self.generator), "critic": adam(self.critic)}
         self.mean = {k: v.clone() for k, v in self.generator.state_dict().items()} if preset.gen_ema else {}
@@ -214,7 +216,7 @@ class GeneratorTrainer:
         "This process's part of the next batch, on its device; in the warm-up all pairs are of one person."
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         share = 1.0 if self.warm else None
-        return self.sampler.batch(world * self.preset.gen_batch, share, self.size, (rank, world)).to(self.device)
+        return self.sampler.batch(world * self.preset.gen_batch, share, self.size, (rank, world)).to(self.device, self.layout)
 
     def average(self) -> None:
         "Let the running mean of the generator's weights follow them by one step."
