@@ -23,7 +23,7 @@ from skimage.metrics import structural_similarity
 from .actions import actions, au_evidence, load_actions
 from .appearance import sample_person
 from .camera import render_person, sample_scene
-from .classifiers import AUClassifiers
+from .classifiers import AUClassifiers, standardise
 from .detection import FaceLandmarker
 from .facs import AUS, intensity_to_unit
 from .generators import frames_to_tensor, tensor_to_frames
@@ -74,6 +74,8 @@ def true_pairs(people: int = 16, mixtures: int = 6, size: int = 96, seed: int = 
         frames = tensor_to_frames(frames_to_tensor(np.stack([r.image for r in registered]), size))
         n, mesh = len(labels), registered[0].vertices * size / 224
         parts.append((frames[:1].repeat(n, 0), frames[1:], labels, np.full(n, number), mesh[None].repeat(n, 0)))
+    if not parts:
+        raise ValueError(f"none of {people} people was found whole; ask for more of them or give another seed.")
     return TruePairs(*(np.concatenate(column) for column in zip(*parts)))
 
 # %% ../nbs/41_image_quality.ipynb #df2a07ac
@@ -117,13 +119,8 @@ class IdentityCode:
 
     @staticmethod
     def pixels(frames) -> np.ndarray:
-        "Registered frames uint8 (N, s, s, 3) → (N, d) float32, each frame's face with mean 0 and deviation 1."
-        small = frames_to_tensor(frames, IDENTITY_SIDE).permute(0, 2, 3, 1).numpy()
-        face = (small > -0.9).any(-1, keepdims=True)
-        count = np.maximum(face.sum((1, 2), keepdims=True), 1)
-        centred = (small - (small * face).sum((1, 2), keepdims=True) / count) * face
-        spread = np.sqrt((centred ** 2).sum((1, 2, 3), keepdims=True) / (3 * count))
-        return (centred / np.maximum(spread, 1e-6)).reshape(len(small), -1)
+        "Registered frames uint8 (N, s, s, 3) → (N, d) float32, standardised as for the classifiers."
+        return standardise(frames, IDENTITY_SIDE).flatten(1).numpy()
 
     def __call__(self, frames) -> np.ndarray:
         "uint8 (N, s, s, 3) → codes (N, k) of length 1."
@@ -228,7 +225,7 @@ class AUFeatures(torch.nn.Module):
     def __init__(self, classifiers: AUClassifiers):
         super().__init__()
         self.classifiers = classifiers
-        blank = torch.zeros(1, 3, classifiers.preset.size, classifiers.preset.size, dtype=torch.uint8)
+        blank = torch.zeros(1, 3, *[classifiers.preset.cls_size] * 2, dtype=torch.uint8)
         self.num_features = self(blank).shape[1]
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -284,10 +281,11 @@ def record_preference(path, who: str, question: int, left: str, right: str, chos
 
 
 def preference_share(path, way: str) -> tuple[float, float, float, int]:
-    "Share of answers for `way`, its exact 95 % binomial interval, and the number of answers; ValueError if none."
+    "Share of the answers about `way` that chose it, exact 95 % interval, number of answers; ValueError if none."
     answers = pd.read_csv(path)
+    answers = answers[(answers.left == way) | (answers.right == way)]  # the file may hold other studies too
     if not len(answers):
-        raise ValueError(f"{path}: no answers yet")
+        raise ValueError(f"{path}: no answers about {way!r} yet")
     result = binomtest(int((answers.chosen == way).sum()), len(answers))
     interval = result.proportion_ci(0.95)
     return result.statistic, interval.low, interval.high, len(answers)

@@ -8,8 +8,9 @@ __all__ = ['SHORTEST', 'LONGEST', 'DISFA_FRAMES', 'UNBC_FRAMES', 'DISFA_LEVELS',
            'FERA_CODES', 'FERA_OCCURRENCES', 'DISFA_NAMES', 'EXPRESSIONS', 'RECORDINGS', 'ATTENDED', 'FPS', 'LAYOUTS',
            'SCRIPTS', 'CRF', 'SIMULATORS', 'event_course', 'base_rates', 'events_per_clip', 'au_time_courses',
            'directed_levels', 'head_motion', 'SimulationError', 'Clip', 'child_seed', 'Layout', 'make_plan',
-           'read_plan', 'clip_truth', 'render_moment', 'render_clip', 'truth_path', 'read_truth', 'clip_path',
-           'plan_clips', 'simulate_fera17', 'simulate_disfa', 'simulate_unbc', 'simulate_multipie', 'render_truth']
+           'read_plan', 'clip_truth', 'render_moment', 'render_clip', 'truth_path', 'read_truth', 'write_video',
+           'clip_path', 'plan_clips', 'simulate_fera17', 'simulate_disfa', 'simulate_unbc', 'simulate_multipie',
+           'render_truth']
 
 # %% ../nbs/07_simulate.ipynb #a09fa0fe
 import hashlib
@@ -555,9 +556,10 @@ def read_truth(path):
 CRF = '18'
 
 
-def _write_video(path, frames, fps, form):
-    "H.264 video of `frames` in a file of that form: mp4 or avi."
+def write_video(path, frames, fps, form='mp4', comment=''):
+    "H.264 video of `frames`, uint8 (height, width, 3), in a file of that form, mp4 or avi; `comment`: in its metadata."
     with av.open(str(path), 'w', format=form) as out:
+        out.metadata.update(dict(comment=comment) if comment else {})
         stream = out.add_stream('libx264', rate=fps, options=dict(crf=CRF, preset='medium', threads='1', bf='0'))
         stream.pix_fmt = 'yuv420p'
         for i, frame in enumerate(frames):
@@ -580,7 +582,7 @@ def _write_clip(root, plan, clip):
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f'.{path.name}.part')
     if path.suffix:
-        _write_video(part, render_clip(plan, *clip), layout.fps, path.suffix[1:])
+        write_video(part, render_clip(plan, *clip), layout.fps, path.suffix[1:])
     else:
         part.mkdir(exist_ok=True)
         for i, frame in enumerate(render_clip(plan, *clip), 1):

@@ -22,8 +22,8 @@ from .camera import render_person
 from .detection import FaceLandmarker
 from .facs import AUS
 from .geometric import geometric_synthesis
-from .image_quality import preference_plan, preference_share, record_preference, true_pairs
-from .pictures import upscale
+from .image_quality import (face_regions, preference_plan, preference_share, record_preference,
+                                     true_pairs)
 from .registration import register_photo, sample_registered
 from .synthesis import synthesize
 from .train_generator import load_generator
@@ -60,7 +60,7 @@ def lambda_ways() -> dict:
 def virtual_colours() -> tuple:
     "Mean and standard deviation (3,) of the colours of registered virtual faces, grey levels, from the sample."
     frames = sample_registered().frames[::4]
-    skin = frames[frames.max(-1) > 8].astype(float)
+    skin = frames[face_regions(frames)].astype(float)
     return skin.mean(0), skin.std(0)
 
 
@@ -68,12 +68,11 @@ def matched_way(generator):
     "Colours of virtual faces on the way in, the photograph's own on the way out."
     def way(frame, vertices, targets):
         "See `learned_way`."
-        skin = frame[frame.max(-1) > 8].astype(float)
+        skin = frame[face_regions(frame)].astype(float)
         mean, spread, (typical, width) = skin.mean(0), skin.std(0) + 1e-6, virtual_colours()
-        face = lambda image: image.max(-1, keepdims=True) > 8
-        matched = ((frame - mean) / spread * width + typical) * face(frame)
+        matched = ((frame - mean) / spread * width + typical) * face_regions(frame)[..., None]
         made = synthesize(generator, matched.clip(0, 255).round().astype(np.uint8)[None], targets)[0]
-        back = ((made - typical) / width * spread + mean) * face(made)
+        back = ((made - typical) / width * spread + mean) * face_regions(made)[..., None]
         return back.clip(0, 255).round().astype(np.uint8)
     return way
 
@@ -104,9 +103,8 @@ def truth_of(parts, aus: dict):
     "The registered true picture of the virtual person who sits, or None."
     if parts.virtual is None:
         return None
-    photo = render_person(parts.virtual, aus, size=256)
-    face = parts.landmarker.find_one(photo, "rendering")
-    return register_photo(photo, landmarker=SimpleNamespace(find_one=lambda *_: face)).image
+    return register_photo(render_person(parts.virtual, aus, size=256), source="rendering",
+                          landmarker=parts.landmarker).image
 
 
 def draw_studio(parts) -> None:
@@ -117,18 +115,18 @@ def draw_studio(parts) -> None:
         shown = parts.checks[name].value
         parts.boxes[name].layout.display = None if shown else "none"
         if shown:
-            redraw(image, upscale(parts.ways[name](parts.frame, parts.vertices, targets), 200))
+            redraw(image, parts.ways[name](parts.frame, parts.vertices, targets))
     truth = truth_of(parts, aus)
     parts.truth_box.layout.display = None if truth is not None else "none"
     if truth is not None:
-        redraw(parts.truth, upscale(truth, 200))
+        redraw(parts.truth, truth)
 
 
 def sit(parts, image, person=None, name: str = "") -> None:
     "Let a photograph (with its virtual person, if it is one) be the source, and draw everything."
     result = register_photo(image, source=name, landmarker=parts.landmarker)
     parts.frame, parts.vertices, parts.virtual = result.image, result.vertices, person
-    redraw(parts.source, upscale(result.image, 200))
+    redraw(parts.source, result.image)
     parts.message.value = ""
     draw_studio(parts)
 
@@ -194,9 +192,9 @@ def ask(parts) -> None:
     row = parts.plan.iloc[parts.asked]
     wanted = ", ".join(f"AU{au} {5 * v:.0f}" for au, v in zip(AUS, parts.pairs.labels[row.pair]) if v)
     parts.question.value = f"{parts.asked + 1} of {len(parts.plan)}: which face shows <b>{wanted}</b> better?"
-    redraw(parts.person, upscale(parts.pairs.source[row.pair], 200))
-    redraw(parts.left, upscale(parts.made[row.left][row.pair], 200))
-    redraw(parts.right, upscale(parts.made[row.right][row.pair], 200))
+    redraw(parts.person, parts.pairs.source[row.pair])
+    redraw(parts.left, parts.made[row.left][row.pair])
+    redraw(parts.right, parts.made[row.right][row.pair])
 
 
 def answer(parts, side: str) -> None:

@@ -19,6 +19,7 @@ from .facs import AUS, LEVELS, LabelError, check_targets, intensity_to_unit
 from .generators import frames_to_tensor, tensor_to_frames
 from .pictures import SYNTHETIC_KEY, contact_sheet, save_synthetic
 from .presets import write_atomically
+from .simulate import write_video
 
 # %% ../nbs/23_synthesis.ipynb #30432ffa
 @torch.inference_mode()
@@ -93,24 +94,13 @@ def animate(generator, frame, keys, steps: int = 12) -> np.ndarray:
     return synthesize(generator, np.broadcast_to(frame, (len(targets), *np.shape(frame))), targets)
 
 # %% ../nbs/23_synthesis.ipynb #2c6ef982
-def _write_mp4(path, frames, fps: int, comment: str) -> None:
-    "H.264 with `comment` in the file's metadata."
-    with av.open(str(path), "w", format="mp4") as file:
-        file.metadata["comment"] = comment
-        stream = file.add_stream("libx264", rate=fps, options={"crf": "18"})
-        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
-        for frame in frames:
-            file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        file.mux(stream.encode())
-
-
 def save_animation(path, frames: np.ndarray, generator: str, source: str, fps: int = 24) -> Path:
     "Write frames uint8 (N, S, S, 3) as .gif or .mp4, marked as synthetic; ValueError for other endings."
     path, comment = Path(path), f"{SYNTHETIC_KEY}: made by {generator} from {source}; shows no real expression."
     if path.suffix.lower() not in (".gif", ".mp4"):
         raise ValueError(f"{path.name}: an animation ends in .gif or .mp4.")
     if path.suffix.lower() == ".mp4":
-        return write_atomically(path, lambda temporary: _write_mp4(temporary, frames, fps, comment))
+        return write_atomically(path, lambda temporary: write_video(temporary, frames, fps, comment=comment))
     first, *rest = [Image.fromarray(frame).quantize(128) for frame in frames]
     options = dict(save_all=True, append_images=rest, duration=round(1000 / fps), loop=0, comment=comment.encode())
     return write_atomically(path, lambda temporary: first.save(temporary, "GIF", **options))

@@ -186,7 +186,7 @@ class GeneratorTrainer:
 
     def __init__(self, sampler: PairSampler, preset, steps: int, n_critic: int, seed: int = 0, device=None,
                  precision: str = "no"):
-        self.preset, self.steps, self.n_critic, self.done = preset, steps, n_critic, 0
+        self.preset, self.steps, self.n_critic, self.done, self.losses = preset, steps, n_critic, 0, {}
         self.sampler, self.accelerator = sampler, make_accelerator(precision, device)
         self.device = self.accelerator.device
         lower = precision != "no" or self.device.type != "cpu"  # there convolutions like their channels last
@@ -215,8 +215,8 @@ class GeneratorTrainer:
     def batch(self) -> Batch:
         "This process's part of the next batch, on its device; in the warm-up all pairs are of one person."
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        share = 1.0 if self.warm else None
-        return self.sampler.batch(world * self.preset.gen_batch, share, self.size, (rank, world)).to(self.device, self.layout)
+        n, share = world * self.preset.gen_batch, 1.0 if self.warm else None
+        return self.sampler.batch(n, share, self.size, (rank, world)).to(self.device, self.layout)
 
     def average(self) -> None:
         "Let the running mean of the generator's weights follow them by one step."
@@ -311,7 +311,7 @@ def save_checkpoint(folder, trainer: GeneratorTrainer, **facts) -> Path:
     "Write tensors, then `latest.json` that names them, each atomically; older files go last. Returns the folder."
     folder, name = Path(folder), f"step_{trainer.done:07d}.safetensors"
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in trainer_tensors(trainer).items()}
-    latest = json.dumps({"file": name, "step": trainer.done, **facts}, indent=2)
+    latest = json.dumps({"file": name, "step": trainer.done, "losses": trainer.losses, **facts}, indent=2)
     try:
         write_atomically(folder / name, lambda path: save_file(tensors, path))
         write_atomically(folder / "latest.json", lambda path: path.write_text(latest + "\n", encoding="utf-8"))
@@ -345,7 +345,7 @@ def load_checkpoint(folder, trainer: GeneratorTrainer, **facts) -> bool:
             raise TrainingError(f"{path}: the checkpoint was made with another {name} ({change}); "
                                 "pass resume=False to start anew, or another folder.")
     restore_trainer(trainer, load_file(path.with_name(latest["file"])))
-    trainer.done = latest["step"]
+    trainer.done, trainer.losses = latest["step"], latest.get("losses", {})
     return True
 
 # %% ../nbs/22_train_generator.ipynb #85cd15d2
@@ -394,19 +394,17 @@ def ctrl_c():
         signal.signal(signal.SIGINT, before)
 
 # %% ../nbs/22_train_generator.ipynb #67ddafd0
-def _run(trainer: GeneratorTrainer, after_step, progress: bool) -> dict:
-    "Take the remaining steps with a bar; `after_step(step, losses, last)` after each. Returns the last losses."
-    losses = {}
+def _run(trainer: GeneratorTrainer, after_step, progress: bool) -> None:
+    "Take the remaining steps with a bar; `after_step(step, losses, last)` after each."
     options = dict(total=trainer.steps, initial=trainer.done, disable=not progress, desc="generator")
     with ctrl_c() as stop, tqdm(**options) as bar:
         while trainer.done < trainer.steps and not stop:
-            losses = train_step(trainer)
+            losses = trainer.losses = train_step(trainer)
             bar.update()
             bar.set_postfix({name: f"{losses[name]:.3f}" for name in LOSS_COLUMNS if name in losses}, refresh=False)
             after_step(trainer.done, losses, bool(stop) or trainer.done == trainer.steps)
     if stop:
         raise KeyboardInterrupt(f"stopped after step {trainer.done} of {trainer.steps}; start again to go on there")
-    return losses
 
 
 def _finish(trainer: GeneratorTrainer, out, card: dict) -> GANimation:
@@ -475,8 +473,8 @@ def train_generator(
              "processes": trainer.accelerator.num_processes, "precision": precision}
     if out is not None:
         _resume(trainer, out, facts, resume)
-    losses = _run(trainer, _recorder(trainer, out, facts, checkpoint_every, log_every, callback), progress)
-    facts |= {"people": len(np.unique(subjects)), "last_losses": {k: round(v, 4) for k, v in losses.items()}}
+    _run(trainer, _recorder(trainer, out, facts, checkpoint_every, log_every, callback), progress)
+    facts |= {"people": len(np.unique(subjects)), "last_losses": {k: round(v, 4) for k, v in trainer.losses.items()}}
     return _finish(trainer, out, {name: value for name, value in facts.items() if name != "preset"})
 
 # %% ../nbs/22_train_generator.ipynb #276fbdd8
