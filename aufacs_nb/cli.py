@@ -268,6 +268,8 @@ def synthesize_command(
     from aufacs_nb.synthesis import animate, save_animation, synthesize, tour
     from aufacs_nb.train_generator import load_generator
 
+    if out.suffix.lower() not in (".png", ".gif", ".mp4"):
+        raise ValueError(f"{out.name}: a picture ends in .png, a film in .gif or .mp4.")
     chosen = arch or ("flow" if model == "small" else None)  # which does photographs most good
     generator, frame, wanted = load_generator(model, arch=chosen), register_photo(photo).image, parse_targets(au)
     target = [wanted.get(a, 0) / 5 for a in AUS]

@@ -7,7 +7,7 @@ __all__ = ['PRECISIONS', 'LOSS_COLUMNS', 'TrainingError', 'rarity', 'Batch', 'au
            'set_trainable', 'generator_parts', 'make_accelerator', 'average_gradients', 'GeneratorTrainer', 'update',
            'critic_update', 'train_step', 'optimiser_tensors', 'restore_optimiser', 'trainer_tensors',
            'restore_trainer', 'save_checkpoint', 'load_checkpoint', 'append_losses', 'cut_losses', 'ctrl_c',
-           'train_generator', 'LivePlot', 'load_generator']
+           'check_run', 'train_generator', 'LivePlot', 'load_generator']
 
 # %% ../nbs/22_train_generator.ipynb #1afcd38e
 import csv
@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
 from .facs import check_targets
-from .generators import GANimation, build_critic, build_generator, frames_to_tensor
+from .generators import ARCHITECTURES, GANimation, build_critic, build_generator, frames_to_tensor
 from .losses import (changed_weight, critic_loss, expression_loss, generator_adversarial_loss,
                               identity_loss, idiosyncratic_loss, total_loss)
 from .presets import (WeightsError, get_preset, load_weights, save_weights, weights_folder,
@@ -414,6 +414,7 @@ def _finish(trainer: GeneratorTrainer, out, card: dict) -> GANimation:
     generator = trainer.generator.eval().to("cpu", memory_format=torch.contiguous_format)
     generator.load_state_dict({name: value.half().float() for name, value in generator.state_dict().items()})
     generator.card = {"part": "generator", "architecture": trainer.preset.gen_arch} | card
+    generator.card.pop("preset", None)  # `save_weights` writes it
     if out is not None and trainer.accelerator.is_main_process:
         halves = {name: value.half() for name, value in generator.state_dict().items()}
         save_weights(out, halves, trainer.preset, **generator.card)
@@ -446,6 +447,16 @@ def _recorder(trainer, out, facts: dict, checkpoint_every: int, log_every: int, 
     return after_step
 
 # %% ../nbs/22_train_generator.ipynb #c79918b7
+def check_run(preset, steps: int, n_critic: int) -> None:
+    "TrainingError names a count below 1 or a weight that is negative or no number."
+    counts = {"gen_batch": preset.gen_batch, "steps": steps, "n_critic": n_critic}
+    weights = {name: value for name, value in asdict(preset).items() if name.startswith("lambda_")}
+    wrong = [f"{name} is {value}: at least 1" for name, value in counts.items() if value < 1]
+    wrong += [f"{name} is {value}: 0 or more" for name, value in weights.items() if not 0 <= value < math.inf]
+    if wrong:
+        raise TrainingError("; ".join(wrong) + " is needed.")
+
+
 def train_generator(
     frames,                  # uint8 (N, H, W, 3) registered frames of the Train partition, may be memory-mapped
     labels,                  # (N, n_aus) in [0, 1]
@@ -466,7 +477,8 @@ def train_generator(
 ) -> GANimation:
     "Train generator and critic with the losses of §3.2; returns the generator, ready to use."
     preset, out = get_preset(preset), None if out is None else Path(out)
-    steps, n_critic = steps or preset.gen_steps, n_critic or preset.n_critic
+    steps, n_critic = (preset.gen_steps if steps is None else steps), n_critic or preset.n_critic
+    check_run(preset, steps, n_critic)
     trainer = GeneratorTrainer(PairSampler(frames, labels, subjects, preset, seed, clips), preset, steps, n_critic,
                                seed, device, precision)
     facts = {"preset": asdict(preset), "seed": seed, "steps": steps, "n_critic": n_critic, "frames": len(frames),
@@ -474,8 +486,8 @@ def train_generator(
     if out is not None:
         _resume(trainer, out, facts, resume)
     _run(trainer, _recorder(trainer, out, facts, checkpoint_every, log_every, callback), progress)
-    facts |= {"people": len(np.unique(subjects)), "last_losses": {k: round(v, 4) for k, v in trainer.losses.items()}}
-    return _finish(trainer, out, {name: value for name, value in facts.items() if name != "preset"})
+    losses = {name: round(value, 4) for name, value in trainer.losses.items()}
+    return _finish(trainer, out, facts | {"people": len(np.unique(subjects)), "last_losses": losses})
 
 # %% ../nbs/22_train_generator.ipynb #276fbdd8
 class LivePlot:
@@ -512,6 +524,8 @@ def load_generator(name_or_folder="small", preset=None, arch: str | None = None)
 
     `arch`: which of the shipped ones, 'ganimation' (default), 'stargan' or 'flow'; a folder of yours tells by itself.
     """
+    if arch not in (None, *ARCHITECTURES):
+        raise WeightsError(f"there is no generator {arch!r}: choose one of {', '.join(ARCHITECTURES)}.")
     folder = weights_folder(name_or_folder, "generator" if arch in (None, "ganimation") else f"generator_{arch}")
     tensors, card, stored = load_weights(folder, preset)
     if arch is not None and stored.gen_arch != arch:

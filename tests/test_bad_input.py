@@ -93,6 +93,22 @@ def test_targets_outside_the_range(aufacs, tmp_path):
             synthesize(load_generator("small"), frame, targets)
 
 
+@pytest.mark.parametrize("options, said", [(("--out", "x.avi"), ".gif or .mp4"),
+                                           (("--out", "x.png", "--arch", "cyclegan"), "choose one of ganimation")])
+def test_synthesis_that_cannot_be(aufacs, tmp_path, options, said):
+    Image.fromarray(astronaut()).save(tmp_path / "me.png")
+    check(aufacs("synthesize", tmp_path / "me.png", *options), said)
+
+
+@pytest.mark.parametrize("options, said", [(("--batch", 0), "gen_batch is 0"), (("--lambda-ids", -1), "lambda_ids is -1"),
+                                           (("--steps", 0), "steps is 0"), (("--arch", "nix"), "choose one of ganimation"),
+                                           (("--precision", "half"), "one of no, bf16")])
+def test_generator_training_that_cannot_be(aufacs, root, tmp_path, options, said):
+    data = root / "data_samples" / "registered"
+    check(aufacs("train-generator", "--data", data, "--preset", "tiny", "--out", tmp_path / "g", *options), said)
+    assert not (tmp_path / "g" / "weights.safetensors").exists()
+
+
 def test_weights_of_another_preset(aufacs, tmp_path):
     from aufacs_nb.presets import WeightsError, load_weights, weights_folder
 
