@@ -55,6 +55,7 @@ class ClassifierValues:
     classifier: str = "vgg16"        # or "slim"
     cls_size: int = 224              # side of the frames that classifiers see, pixels
     cls_dim: int = 64                # channels of the slim classifier's first layer
+    cls_head: str = "classes"       # six separate outputs (§4.2.2), or "ordinal": rising thresholds; ours
     cls_trunk_epochs: int = 0        # epochs on all AUs at once that stand in for ImageNet (slim only; ours)
     cls_trunk_lr: float = 0.0        # Adam, those epochs
     cls_augment: bool = False        # flips, jitter, colour, noise, blur; the paper does not say
