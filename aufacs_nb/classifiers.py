@@ -8,9 +8,11 @@ __all__ = ['N_CLASSES', 'MAX_MAPS', 'standardise', 'seeded', 'jitter', 'augment'
            'class_loss', 'Pixels', 'HiddenMaps', 'expected_intensity', 'train_classifier', 'train_trunk', 'single_head',
            'layers', 'common_layers', 'AUClassifiers', 'distinct_rows', 'train_classifiers']
 
-# %% ../nbs/31_classifiers.ipynb #ab6cd846
+# %% ../nbs/31_classifiers.ipynb #cca97f67
 from contextlib import contextmanager
 from copy import deepcopy
+from hashlib import sha256
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -396,7 +398,7 @@ def common_layers(models) -> int:
     differ = (i for i, column in enumerate(columns) if not all(_same(column[0], layer) for layer in column[1:]))
     return next(differ, len(layers(models[0])))
 
-# %% ../nbs/31_classifiers.ipynb #54613bdb
+# %% ../nbs/31_classifiers.ipynb #f2ebe354
 def _by_name(models: dict, half: bool) -> dict:
     "All weights as 'AU01.features.0.weight' → tensor, those common to all as 'all.…'; float16 if `half`."
     named = {au_column(au): model.state_dict() for au, model in models.items()}
@@ -407,27 +409,61 @@ def _by_name(models: dict, half: bool) -> dict:
     return {k: v.half() if half and v.is_floating_point() else v for k, v in sorted(tensors.items())}
 
 
+def _own(tensors: dict, au) -> dict:
+    "Of tensors by name those of one AU's network."
+    return {k.partition(".")[2]: torch.from_numpy(v) for k, v in tensors.items()
+            if k.partition(".")[0] in ("all", au_column(au))}
+
+
 def _restore(folder, tensors: dict, aus, preset) -> dict:
     "au → network with its tensors; `WeightsError` names the folder where they do not fit."
     models = {}
     for au in aus:
         model = build_classifier(preset, weights=None)
-        own = {k.partition(".")[2]: torch.from_numpy(v) for k, v in tensors.items()
-               if k.partition(".")[0] in ("all", au_column(au))}
         try:
-            model.load_state_dict(own)
+            model.load_state_dict(_own(tensors, au))
         except RuntimeError as error:
             raise WeightsError(f"{folder}: the weights of {au_column(au)} do not fit preset {preset.name!r} "
                                f"({str(error).splitlines()[-1].strip()}); train them again.") from error
         models[au] = model.eval()
     return models
 
-# %% ../nbs/31_classifiers.ipynb #f81abb7d
-class AUClassifiers:
-    "One intensity classifier for each AU. `models`: au → network with 6 outputs; `card`: how they came about."
+# %% ../nbs/31_classifiers.ipynb #2a87cc66
+def _checksum(name_or_folder) -> str:
+    "SHA-256 of the weights file of classifiers."
+    return sha256((weights_folder(name_or_folder, "classifiers") / "weights.safetensors").read_bytes()).hexdigest()
 
-    def __init__(self, models: dict, preset, card: dict | None = None):
+
+def _delta(models: dict, base: dict, half: bool) -> dict:
+    "Tensors by name in which `models` differ from `base`."
+    tensors = {f"{au_column(au)}.{k}": v for au, model in models.items() for k, v in model.state_dict().items()
+               if not torch.equal(v, base[au].state_dict()[k])}
+    return {k: v.half() if half and v.is_floating_point() else v for k, v in tensors.items()}
+
+
+def _with_delta(folder, base: dict, tensors: dict) -> dict:
+    "Copies of the networks of `base` with the tensors of a delta; `WeightsError` where they do not fit."
+    models = {au: deepcopy(model) for au, model in base.items()}
+    for au, model in models.items():
+        try:
+            unknown = model.load_state_dict(_own(tensors, au), strict=False).unexpected_keys
+        except RuntimeError as error:
+            unknown = [str(error).splitlines()[-1].strip()]
+        if unknown:
+            raise WeightsError(f"{folder}: {au_column(au)} does not fit its base ({unknown[0]}); personalise again.")
+    return models
+
+# %% ../nbs/31_classifiers.ipynb #9bedd5dd
+class AUClassifiers:
+    """One intensity classifier for each AU. `models`: au → network with 6 outputs; `card`: how they came about.
+
+    `calibration`: (n_aus, 6, n_aus, 6) what they say of a generator's pictures of people they know (see
+    `personalization`). `source`: name or folder they were loaded from; `base`: that of the generic ones they adapt.
+    """
+
+    def __init__(self, models: dict, preset, card: dict | None = None, calibration=None, source=None, base=None):
         self.models, self.preset, self.card = dict(models), get_preset(preset), dict(card or {})
+        self.calibration, self.source, self.base = calibration, source, base
         self.common = common_layers(list(self.models.values()))  # leading layers that run once for all
 
     @property
@@ -462,19 +498,34 @@ class AUClassifiers:
         return self.outputs(frames, -1, [au], batch)[:, 0].numpy()
 
     def save(self, folder, half: bool = True, **card):
-        "Write weights (float16 if `half`) and card to `folder`; returns it."
+        "Write weights (float16 if `half`; of adapted ones only what differs from their base) and card to `folder`."
         card = {**self.card, **card, "aus": list(self.aus)}
-        return save_weights(folder, _by_name(self.models, half), self.preset, **card)
+        if self.base is not None:
+            card |= {"base": self.base, "base_sha256": _checksum(self.base)}
+            tensors = _delta(self.models, AUClassifiers.from_pretrained(self.base).models, half)
+        else:
+            tensors = _by_name(self.models, half)
+        if self.calibration is not None and self.base is None:
+            tensors["calibration"] = np.asarray(self.calibration, np.float32)
+        return save_weights(folder, tensors, self.preset, **card)
 
     @classmethod
     def from_pretrained(cls, name_or_folder="small", preset=None):
         "Shipped classifiers ('small') or a folder written by `save`; `WeightsError` if missing or of another preset."
         folder = weights_folder(name_or_folder, "classifiers")
         tensors, card, stored = load_weights(folder, preset, same=("name", "cls_size"))
-        rest = {k: v for k, v in card.items() if k not in ("preset", "aus")}
-        return cls(_restore(folder, tensors, card.get("aus", AUS), stored), stored, rest)
+        calibration = tensors.pop("calibration", None)
+        rest = {k: v for k, v in card.items() if k not in ("preset", "aus", "base", "base_sha256")}
+        source = str(Path(name_or_folder).resolve()) if Path(name_or_folder).is_dir() else str(name_or_folder)
+        if "base" not in card:
+            return cls(_restore(folder, tensors, card.get("aus", AUS), stored), stored, rest, calibration, source)
+        if _checksum(card["base"]) != card.get("base_sha256"):
+            raise WeightsError(f"{folder}: adapted from {card['base']!r}, which has changed since; personalise again.")
+        generic = cls.from_pretrained(card["base"])
+        models = _with_delta(folder, generic.models, tensors)
+        return cls(models, stored, rest, generic.calibration, source, card["base"])
 
-# %% ../nbs/31_classifiers.ipynb #77a885ae
+# %% ../nbs/31_classifiers.ipynb #8bb43563
 def _valid_pair(frames, manifest, aus):
     "(frames, intensities (N, n), NaN where not coded); None if some of the AUs is coded nowhere."
     if frames is None or len(frames) == 0:
@@ -498,7 +549,7 @@ def distinct_rows(table) -> tuple[np.ndarray, np.ndarray]:
     _, first, which = np.unique(np.column_stack([keys, own]), axis=0, return_index=True, return_inverse=True)
     return first, which.ravel()
 
-# %% ../nbs/31_classifiers.ipynb #ac581932
+# %% ../nbs/31_classifiers.ipynb #bda886b8
 MAX_MAPS = 2 << 30  # bytes of hidden maps that are kept; beyond it, networks are fed with pixels
 
 
@@ -542,7 +593,7 @@ def _jobs(resampled, valid, preset, seed: int, trunk):
                None if valid is None else (seen, valid[1][:, i]), preset, seed + i,
                single_head(trunk, i) if trunk is not None else start)
 
-# %% ../nbs/31_classifiers.ipynb #0864faaa
+# %% ../nbs/31_classifiers.ipynb #29ee835f
 def train_classifiers(
     resampled,             # ResampledSet: frames uint8, manifest with `au`, `intensity` and the label vector's columns
     valid_frames=None,     # registered frames of other people, for choosing the epoch
