@@ -50,7 +50,8 @@ class GeneratorValues:
 @dataclass(frozen=True)
 class ClassifierValues:
     "Balanced sets, classifiers and their personalisation (§4.2.2, §4.2.3)."
-    resampling: str = "semantic"     # balanced set of the classifiers: "semantic" (§4.2.2) or "real"
+    resampling: str = "semantic"     # training set of the classifiers: "semantic" (§4.2.2), "real", or "none":
+                                     # all frames as they are, those of the generator's people too; ours
     per_intensity: int = 5000        # frames per intensity per AU
     classifier: str = "vgg16"        # or "slim"
     cls_size: int = 224              # side of the frames that classifiers see, pixels
@@ -65,6 +66,10 @@ class ClassifierValues:
     dropout: float = 0.5
     per_lr: float = 5e-6             # Adam, personalisation
     per_epochs: int = 30             # the last model is used
+    per_layers: str = "third"        # fine-tuned: from the "third" convolution on, the "dense" layers, or the "last"
+    per_pictures: str = "own"        # a classifier sees the pictures of its "own" AU, or "all"; ours
+    per_targets: str = "asked"       # what was asked of the generator, or "calibrated" on other people; ours
+    per_arch: str = "ganimation"     # generator that makes the pictures
 
 # %% ../nbs/09_presets.ipynb #7d43cf6a
 @dataclass(frozen=True)
@@ -87,15 +92,17 @@ SMALL = Preset(
     lambda_exp=10.0, lambda_ids=100.0, ids_changed_weight=6.0, pair_same_share=0.8, cycle_share=0.25,
     colour_jitter=0.1, neutral_share=0.4, warmup_share=0.8, coarse_share=0.5, gen_lr=1e-3, gen_batch=16,
     gen_steps=3000, n_critic=1, gen_people=(160, 10, 16), gen_clips=(4, 12),
-    resampling="real", per_intensity=150,
-    classifier="slim", cls_size=64, cls_dim=16, cls_trunk_epochs=10, cls_trunk_lr=3e-3, cls_augment=True, cls_lr=2e-4,
-    cls_epochs=2, dropout=0.3, per_lr=1e-5, per_epochs=10, people=(60, 8, 16), clips=(3, 16), activity=2.0,
+    resampling="none", per_intensity=150,
+    classifier="slim", cls_size=64, cls_dim=24, cls_trunk_epochs=16, cls_trunk_lr=3e-3, cls_augment=True, cls_lr=2e-4,
+    cls_epochs=0, dropout=0.3, per_lr=1e-3, per_epochs=30, per_layers="last", per_pictures="all",
+    per_targets="calibrated", per_arch="flow", people=(60, 10, 20), clips=(3, 16), activity=2.0,
     domain="wide")
 TINY = replace(
     SMALL, name="tiny", size=32, neutral_share=0.0, warmup_share=0.6, coarse_share=0.0, gen_people=(), gen_clips=(),
     gen_dim=8, gen_blocks=1, critic_dim=8, critic_layers=3, pair_same_share=0.5, cycle_share=0.5,
     gen_batch=4, gen_steps=6, per_intensity=8, cls_size=32, cls_dim=8, cls_trunk_epochs=2, cls_trunk_lr=3e-3,
-    cls_lr=1e-3, cls_epochs=1, per_epochs=2, people=(3, 1, 2), clips=(1, 10))
+    cls_lr=1e-3, cls_epochs=1, resampling="real", per_lr=1e-5, per_epochs=2, per_layers="third",
+    per_pictures="own", per_targets="asked", per_arch="ganimation", people=(3, 1, 2), clips=(1, 10))
 PRESETS = {preset.name: preset for preset in (TINY, SMALL, PAPER)}
 
 # %% ../nbs/09_presets.ipynb #64866ed2
