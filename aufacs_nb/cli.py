@@ -345,22 +345,62 @@ def train(
 
 # %% ../nbs/54_cli.ipynb #8487d699
 @app.command()
-def personalize(photo: Path, out: Out, model: Model = "small", seed: Seed = 0):
+def personalize(
+    photo: Path, out: Out, model: Model = "small", seed: Seed = 0, quiet: Quiet = False,
+    face: Annotated[int | None, typer.Option(help="Which face, 1 = leftmost; the largest by default.")] = None,
+):
     "Adapt the estimator to the person in PHOTO (best neutral); writes a folder for `predict --model`."
     from aufacs_nb.estimator import AUEstimator
 
-    AUEstimator.from_pretrained(model).personalize(photo, seed=seed).save(out)
+    AUEstimator.from_pretrained(model).personalize(photo, seed=seed, face=face, progress=not quiet).save(out)
     typer.echo(f"Personal estimator → {out}")
 
 
-@app.command()
-def predict(source: Path, out: Out = Path("au.csv"), model: Model = "small", quiet: Quiet = False):
-    "AU intensities of a photograph, folder or video as a CSV with OpenFace's columns."
-    from aufacs_nb.estimator import AUEstimator, to_openface_csv
+def _check_pictures(source: Path, plot, overlay) -> None:
+    "ValueError for a plot or overlay that cannot be, before hours are spent on the film."
+    from aufacs_nb.databases import VIDEO_SUFFIXES
 
-    table = AUEstimator.from_pretrained(model).predict(source, progress=not quiet)
-    to_openface_csv(table, out)
-    typer.echo(f"{int(table.success.sum())} of {len(table)} rows with a face → {out}")
+    if plot and plot.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise ValueError(f"--plot {plot}: its name must end in .png, .svg or .pdf.")
+    if overlay and source.suffix.lower() not in VIDEO_SUFFIXES:
+        raise ValueError(f"--overlay: {source} is no film; use --plot.")
+    if overlay and overlay.suffix.lower() != ".mp4":
+        raise ValueError(f"--overlay {overlay}: its name must end in .mp4.")
+
+
+@app.command()
+def predict(
+    source: Path, out: Out = Path("au.csv"), model: Model = "small", quiet: Quiet = False,
+    faces: Annotated[str, typer.Option(help="main: one person; all: a row for every face.")] = "main",
+    plot: Annotated[Path | None, typer.Option(help="Figure of every AU over time, .png.")] = None,
+    overlay: Annotated[Path | None, typer.Option(help="The film with boxes and bars, .mp4.")] = None,
+):
+    "AU intensities of a photograph, folder or video as a CSV with OpenFace's columns; in one pass, a batch at a time."
+    import pandas as pd
+
+    from aufacs_nb.estimator import AUEstimator, checked_tables, to_openface_csv
+    from aufacs_nb.overlay import frame_rate, plot_intensities, save_overlay
+
+    _check_pictures(source, plot, overlay)
+    estimator, kept = AUEstimator.from_pretrained(model), []
+    batches = estimator.batches(source, faces=faces, progress=not quiet)
+
+    def noted(batches):
+        "The batches, their rows kept for table and plot."
+        for batch in batches:
+            kept.append(batch.table)
+            yield batch
+
+    if overlay:
+        save_overlay(noted(batches), overlay, frame_rate(source), f"aufacs_nb, {model}")
+        to_openface_csv(checked_tables(kept, source), out)
+    else:
+        to_openface_csv(checked_tables((batch.table for batch in noted(batches)), source), out)
+    table = pd.concat(kept, ignore_index=True)
+    if plot:
+        plot_intensities(table).savefig(plot)
+    typer.echo(f"{int(table.success.sum())} of {len(table)} rows with a face → "
+               + ", ".join(str(path) for path in (out, plot, overlay) if path))
 
 
 @app.command()

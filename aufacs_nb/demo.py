@@ -27,7 +27,7 @@ from .estimator import AUEstimator, to_openface_csv
 from .facs import AUS, LEVELS, au_column, au_columns
 from .meshes import canonical_face
 from .metrics import icc_table
-from .personalization import personalize
+from .personalization import personal_generator, personalize
 from .pictures import contact_sheet, save_synthetic, to_jpeg
 from .pipeline import partition_frames, write_table
 from .presets import write_atomically
@@ -194,7 +194,7 @@ class Demo:
         self.photo_name = "astronaut" if photo is None else Path(photo).name
         self.estimator = AUEstimator.from_pretrained(weights)
         self.generator, self.weights, self.sections = load_generator(weights), weights, []
-        self.for_photos = load_generator(weights, arch="flow") if weights == "small" else self.generator
+        self.for_photos = personal_generator(weights, self.estimator.classifiers.preset)
 
     def database(self) -> Path:
         "The sample database of the checkout, or the same one rendered anew where only the package is installed."
@@ -270,7 +270,7 @@ def estimation_stage(demo: Demo) -> None:
     test = partition_frames(demo.registered, "Test", demo.generator.preset.size)
     people = test.manifest.subject.nunique()
     with tqdm(total=people, desc="personalising", unit="person", disable=not demo.progress) as bar:
-        estimates = estimate_people(demo.estimator.classifiers, demo.generator, test, demo.seed,
+        estimates = estimate_people(demo.estimator.classifiers, demo.for_photos, test, demo.seed,
                                     step=lambda name: bar.update())
     demo.table = icc_table(estimates.labels, estimates.before, estimates.manifest.subject, after=estimates.after,
                            seed=demo.seed)

@@ -33,10 +33,11 @@ from .simulate import simulate_fera17
 from .synthesis import synthesize
 from .train_generator import load_generator, train_generator
 
-# %% ../nbs/50_pipeline.ipynb #7c650764
-def partition_frames(registered: RegisteredFrames, partition: str, size: int) -> RegisteredFrames:
-    "Valid frames of one partition resized to `size` pixels; ValueError if there are none."
-    part = registered.select((registered.manifest.partition == partition) & registered.manifest.valid)
+# %% ../nbs/50_pipeline.ipynb #9639a0b3
+def partition_frames(registered: RegisteredFrames, partition: str | None, size: int) -> RegisteredFrames:
+    "Valid frames of one partition (None: of all) resized to `size` pixels; ValueError if there are none."
+    table = registered.manifest
+    part = registered.select(table.valid & ((table.partition == partition) if partition is not None else True))
     if not len(part.frames):
         raise ValueError(f"No registered face in partition {partition!r}: look at its `partition` and `valid`.")
     batches = [part.frames[start:start + 256] for start in range(0, len(part.frames), 256)]
@@ -135,7 +136,7 @@ def fit_generator(registered: RegisteredFrames, preset: Preset, out: Path, seed:
     add_to_card(out, **provenance(part), scores=scores)
     return generator
 
-# %% ../nbs/50_pipeline.ipynb #8216a9cc
+# %% ../nbs/50_pipeline.ipynb #57b76bca
 RESAMPLING = ("semantic", "real", "none")
 
 
@@ -156,7 +157,9 @@ def add_to_card(folder: Path, **entries) -> None:
 def train_frames(registered, preset: Preset, size: int, more=None) -> RegisteredFrames:
     "Train frames of `registered`, and of `more` where given, at `size` pixels."
     parts = [partition_frames(part, "Train", size) for part in (registered, more) if part]
-    table = pd.concat([part.manifest for part in parts], ignore_index=True)
+    people = [part.manifest.assign(subject=f"{k} " + part.manifest.subject if k else part.manifest.subject)
+              for k, part in enumerate(parts)]  # two databases number their people alike
+    table = pd.concat(people, ignore_index=True)
     return RegisteredFrames(np.concatenate([part.frames for part in parts]), table)
 
 
@@ -167,7 +170,7 @@ def training_set(train: RegisteredFrames, generator, preset: Preset, seed: int, 
         return semantic_resample(train.frames, train.manifest, generator, progress=progress, **options)
     return real_set(train.frames, train.manifest, **options) if resampling == "real" else train
 
-
+# %% ../nbs/50_pipeline.ipynb #e27d2cfe
 def fit_classifiers(registered: RegisteredFrames, generator, preset: Preset, out: Path, seed: int,
                     resampling: str | None = None, progress: bool = True, more=None, n_jobs: int = 1) -> AUClassifiers:
     "Training set → one classifier per AU, best epoch on Valid → scores on Test, on its card. more: see `train_frames`."
@@ -191,7 +194,7 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
             for column in table for part in ("value", "low", "high")}
     pd.DataFrame(flat, index=table.index).rename_axis("au").round(4).to_csv(path)
 
-# %% ../nbs/50_pipeline.ipynb #c9712da4
+# %% ../nbs/50_pipeline.ipynb #f37745b9
 def train_all(
     preset="small",                # preset or its name
     out=None,                      # folder for every stage; runs/PRESET by default
@@ -219,7 +222,7 @@ def train_all(
     made = personal if resampling != "semantic" else generator
     return generator, fit_classifiers(registered, made, preset, out / name, seed, resampling, progress, more or None)
 
-# %% ../nbs/50_pipeline.ipynb #4118e1e2
+# %% ../nbs/50_pipeline.ipynb #0a1d47db
 SWEEP = {f"λ_ids {value}": {"lambda_ids": float(value)} for value in (0, 1, 10, 100, 1000)} | {
     "transposed convolution": {"gen_upsample": "transposed"}, "no weight on what changed": {"ids_changed_weight": 0.0},
     "warm-up on pairs": {"warmup_share": 0.6}, "flow head": {"gen_arch": "flow"}}

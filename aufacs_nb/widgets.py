@@ -12,9 +12,9 @@ __all__ = ['VIRTUAL', 'PALE', 'POINT', 'IRIS', 'CHOSEN', 'OTHER', 'CLAY', 'INSID
            'registration_explorer', 'au_sliders', 'mesh_picture', 'intensities', 'draw_explorer', 'choose_person',
            'use_source', 'explorer_parts', 'explorer_layout', 'au_explorer', 'figure_pixels', 'counts_figure',
            'draw_set', 'sheet_by_intensity', 'draw_resampling', 'training_part', 'resampling_parts',
-           'resampling_explorer', 'scores', 'score_table', 'estimates_figure', 'show_estimates', 'use_photo',
-           'choose_frame', 'choose_subject', 'personalise', 'personalization_parts', 'personalization_layout',
-           'personalization_demo']
+           'resampling_explorer', 'scores', 'score_table', 'estimates_figure', 'map_figure', 'show_map',
+           'show_estimates', 'use_photo', 'choose_frame', 'choose_subject', 'personalise', 'personalization_parts',
+           'personalization_layout', 'personalization_demo']
 
 # %% ../nbs/52_widgets.ipynb #a11a08bf
 import html
@@ -46,7 +46,7 @@ from .face_model import EYEBALL, LOWER_TEETH, UPPER_TEETH, head_model, head_vert
 from .facs import AU_NAMES, AUS, FERA_POSES, LEVELS, au_columns
 from .meshes import canonical_face, vertex_normals
 from .metrics import icc_3_1
-from .personalization import personalize
+from .personalization import personal_generator, personalize
 from .pictures import contact_sheet, to_jpeg
 from .rasterize import interpolate, rasterize, sample_bilinear
 from .register3d import mesh_in_photo, position_map, register_face, rotate, to_canonical, uv_texture
@@ -54,6 +54,7 @@ from .registration import register_photo, sample_registered
 from .resampling import label_histogram, real_set, semantic_resample
 from .synthesis import synthesize
 from .train_generator import load_generator
+from .tsne import embed
 
 # %% ../nbs/52_widgets.ipynb #960e1400
 def picture(frame, width: int = 240, name: str = "picture") -> widgets.Image:
@@ -662,8 +663,33 @@ def estimates_figure(truth, before, after=None) -> np.ndarray:
     return figure_pixels(figure)
 
 # %% ../nbs/52_widgets.ipynb #2317811f
+def map_figure(points, truth, before, after=None) -> np.ndarray:
+    "Frames at their t-SNE points (N, 2), coloured by intensities (N,) true, generic, personal; uint8 (H, W, 3)."
+    figure = Figure(figsize=(11, 2.7), dpi=80, layout="constrained")
+    shown = [("true", truth), ("generic", before), ("personal", before if after is None else after)]
+    for axes, (name, values) in zip(figure.subplots(1, 3), shown):
+        if name == "personal" and after is None:
+            axes.axis("off")
+            continue
+        dots = axes.scatter(*points.T, c=values, cmap="viridis", vmin=0, vmax=5, s=22)
+        axes.set(title=name, xticks=[], yticks=[])
+    figure.colorbar(dots, ax=figure.axes, ticks=range(6), shrink=0.8).ax.set_yticklabels(LEVELS)
+    return figure_pixels(figure)
+
+
+def show_map(parts) -> None:
+    "Lay the frames out by what the classifier of the chosen AU sees in them (§4.11); colours are intensities."
+    i = AUS.index(parts.au.value)
+    if parts.points.get(parts.au.value) is None:
+        parts.points[parts.au.value] = embed(parts.classifiers.features(parts.frames, parts.au.value), perplexity=8)
+    after = None if parts.after is None else parts.after[:, i]
+    figure = map_figure(parts.points[parts.au.value], parts.truth[:, i], parts.before[:, i], after)
+    parts.map.value = to_jpeg(figure)
+
+
 def show_estimates(parts) -> None:
     "Plot and table of what is known so far; the frame that served as photograph is not scored."
+    show_map(parts)
     judged = np.arange(len(parts.truth)) != parts.used
     after = None if parts.after is None else parts.after[judged]
     parts.table.value = score_table(parts.truth[judged], parts.before[judged], after)
@@ -692,6 +718,7 @@ def choose_subject(parts, name: str) -> None:
     parts.frames = np.asarray(chosen.frames[:])
     parts.truth = chosen.manifest[au_columns(AUS)].to_numpy(float)
     parts.before, parts.after, parts.used = parts.classifiers.predict(parts.frames), None, 0
+    parts.points = {}  # AU → t-SNE of the subject's frames, once it is asked for
     show_estimates(parts)
     rows = chosen.manifest.itertuples()
     parts.frame.options = [(f"{row.session}, frame {row.frame}", position) for position, row in enumerate(rows)]
@@ -726,7 +753,10 @@ def personalization_parts(subjects) -> SimpleNamespace:
         button=widgets.Button(description="Personalise", button_style="primary", layout={"width": "220px"}),
         progress=widgets.FloatProgress(min=0, max=1, layout={"width": "300px"}), message=widgets.HTML(),
         photo=picture(np.full((220, 220, 3), 255, np.uint8), 220, "photo"), photo_title=widgets.HTML(),
-        plot=picture(np.full((336, 880, 3), 255, np.uint8), 880, "plot"), table=widgets.HTML())
+        plot=picture(np.full((336, 880, 3), 255, np.uint8), 880, "plot"), table=widgets.HTML(),
+        au=widgets.Dropdown(options=[(f"AU{au} {AU_NAMES[au]}", au) for au in AUS], value=12, description="Map of",
+                            style=style),
+        map=picture(np.full((216, 880, 3), 255, np.uint8), 880, "map"))
 
 
 def personalization_layout(parts) -> widgets.VBox:
@@ -734,7 +764,8 @@ def personalization_layout(parts) -> widgets.VBox:
     controls = widgets.VBox([parts.subject, parts.frame, parts.upload, parts.button, parts.progress, parts.message],
                             layout={"width": "370px"})
     photo = titled(parts.photo_title, parts.photo)
-    return widgets.VBox([widgets.HBox([controls, photo, parts.table], layout={"grid_gap": "24px"}), parts.plot])
+    top = widgets.HBox([controls, photo, parts.table], layout={"grid_gap": "24px"})
+    return widgets.VBox([top, parts.plot, parts.au, parts.map])
 
 # %% ../nbs/52_widgets.ipynb #6056cd77
 def personalization_demo(registered=None, generator=None, classifiers=None, epochs=None) -> widgets.VBox:
@@ -743,12 +774,13 @@ def personalization_demo(registered=None, generator=None, classifiers=None, epoc
     test = registered.manifest.partition == "Test"
     parts = personalization_parts(sorted(registered.manifest.subject[test].unique()))
     parts.registered = registered
-    parts.generator = generator or load_generator("small")
     parts.classifiers = classifiers or AUClassifiers.from_pretrained("small")
+    parts.generator = generator or personal_generator("small", parts.classifiers.preset)
     on_change(parts, parts.subject, lambda name: choose_subject(parts, name))
     on_change(parts, parts.frame, lambda index: choose_frame(parts, index))
     on_upload(parts, lambda name, image: use_photo(
         parts, register_photo(image, source=name).image, f"Source: {name}, registered"))
+    on_change(parts, parts.au, lambda au: show_map(parts))
     parts.button.on_click(lambda button: personalise(parts, epochs))
     choose_subject(parts, parts.subject.value)
     box = personalization_layout(parts)
