@@ -568,7 +568,7 @@ def distinct_rows(table) -> tuple[np.ndarray, np.ndarray]:
     _, first, which = np.unique(np.column_stack([keys, own]), axis=0, return_index=True, return_inverse=True)
     return first, which.ravel()
 
-# %% ../nbs/31_classifiers.ipynb #f9f01dd4
+# %% ../nbs/31_classifiers.ipynb #2828ebe0
 MAX_MAPS = 2 << 30  # bytes of hidden maps that are kept; beyond it, networks are fed with pixels
 
 
@@ -592,7 +592,7 @@ def _in_process(*job):
     torch.set_num_threads(1)
     return _train_one(*job)
 
-
+# %% ../nbs/31_classifiers.ipynb #af4ecea5
 def _trained(jobs: list, n_jobs: int):
     "The results of `_train_one`, as they come, from this process or from `n_jobs` others."
     one = delayed(_train_one if n_jobs == 1 else _in_process)
@@ -618,7 +618,7 @@ def _jobs(resampled, valid, preset, seed: int, trunk):
                None if valid is None else (seen, valid[1][:, i]), preset, seed + i,
                single_head(trunk, i) if trunk is not None else start)
 
-# %% ../nbs/31_classifiers.ipynb #925b1eb4
+# %% ../nbs/31_classifiers.ipynb #bfe2d753
 def train_classifiers(
     resampled,             # ResampledSet: frames uint8, manifest with `au`, `intensity` and the label vector's columns;
                            # where only a trunk is trained (`cls_epochs` 0), RegisteredFrames do, too
@@ -632,7 +632,7 @@ def train_classifiers(
     n_jobs: int = 1,       # processes, an AU each; 1 stays in this one
 ) -> AUClassifiers:
     "Train one classifier for each AU of the preset on a balanced set (§3.3, §4.2.2)."
-    preset, table, history, models = get_preset(preset), resampled.manifest, {}, {}
+    preset, table, history = get_preset(preset), resampled.manifest, {}
     valid = _valid_pair(valid_frames, valid_manifest, preset.aus)
     if trunk is None and preset.cls_trunk_epochs:
         labels = table[au_columns(preset.aus)].to_numpy(np.float32)
@@ -641,11 +641,10 @@ def train_classifiers(
         models = {au: single_head(trunk, i) for i, au in enumerate(preset.aus)}
     else:
         jobs = list(_jobs(resampled, valid, preset, seed, trunk))
-        for au, models[au], history[au_column(au)] in tqdm(_trained(jobs, n_jobs), "classifiers", len(jobs),
-                                                           disable=not progress):
-            pass
-    scores_by_au = {name: [round(float(v), 4) for v in rows.get("agreement", [])] for name, rows in history.items()}
-    card = {"seed": seed, "frames": len(table), "registration": "mesh", "valid_agreement": scores_by_au}
+        bar = tqdm(_trained(jobs, n_jobs), "classifiers", len(jobs), disable=not progress)
+        models = {au: history.update({au_column(au): rows}) or model for au, model, rows in bar}
+    agreed = {name: [round(float(v), 4) for v in rows.get("agreement", [])] for name, rows in history.items()}
+    card = {"seed": seed, "frames": len(table), "registration": "mesh", "valid_agreement": agreed}
     classifiers = AUClassifiers(models, preset, card)
     if out is not None:
         classifiers.save(out)

@@ -6,7 +6,7 @@
 __all__ = ['LEAN', 'ESTIMATES', 'PAPER_WAY', 'ABLATION', 'intensities', 'photographs', 'estimate_rows', 'with_values',
            'personal_estimates', 'less_neutral', 'trained', 'resampled_estimates', 'differences', 'folds',
            'same_domain_estimates', 'scored_aus', 'scores_by_condition', 'gain', 'table_2', 'fit_a_person',
-           'normalised']
+           'normalised', 'heads']
 
 # %% ../nbs/56_experiments.ipynb #f4910ae8
 from dataclasses import replace
@@ -78,7 +78,7 @@ def less_neutral(part: RegisteredFrames, estimates: np.ndarray) -> np.ndarray:
     neutral = np.stack([estimates[shots[name]] for name in part.manifest.subject])
     return subtract_neutral(estimates, neutral)
 
-# %% ../nbs/56_experiments.ipynb #7389f012
+# %% ../nbs/56_experiments.ipynb #d00596dc
 def trained(train, preset, out, seed: int = 0, progress: bool = False) -> AUClassifiers:
     "Classifiers of a trunk trained on frames and manifest of `train`; those in the folder `out` if they are there."
     out = Path(out)
@@ -89,11 +89,12 @@ def trained(train, preset, out, seed: int = 0, progress: bool = False) -> AUClas
 
 def resampled_estimates(registered, generator, out, resampling: str, preset=LEAN, seed: int = 0) -> np.ndarray:
     "Estimates of the Test frames of `registered` after training on a set of its Train frames (see `training_set`)."
-    train = partition_frames(registered, "Train", generator.preset.size if resampling == "semantic" else preset.cls_size)
+    size = generator.preset.size if resampling == "semantic" else preset.cls_size
+    train = partition_frames(registered, "Train", size)
     chosen = training_set(train, generator, preset, seed, resampling, progress=False)
     return trained(chosen, preset, out, seed).predict(partition_frames(registered, "Test", preset.cls_size).frames)
 
-
+# %% ../nbs/56_experiments.ipynb #95d62274
 def differences(part: RegisteredFrames, method: str) -> RegisteredFrames:
     "Frames less each person's reference (§4.5): 'au0', their photograph, or 'mean', their mean texture."
     frames, subject, shots = np.empty_like(part.frames), part.manifest.subject.to_numpy(), photographs(part.manifest)
@@ -110,7 +111,7 @@ def folds(subjects, n: int = 3, seed: int = 0) -> np.ndarray:
     number = {name: i % n for i, name in enumerate(names)}
     return np.array([number[name] for name in subjects])
 
-
+# %% ../nbs/56_experiments.ipynb #006e714c
 def same_domain_estimates(part: RegisteredFrames, out, preset=LEAN, n: int = 3, seed: int = 0) -> np.ndarray:
     "Estimates of each frame by classifiers trained on the other folds of its own database."
     fold, estimates = folds(part.manifest.subject, n, seed), np.zeros((len(part.frames), len(preset.aus)), np.float32)
@@ -121,7 +122,7 @@ def same_domain_estimates(part: RegisteredFrames, out, preset=LEAN, n: int = 3, 
         estimates[fold == k] = trained(rest, preset, Path(out) / f"fold{k}", seed).predict(part.frames[fold == k])
     return estimates
 
-# %% ../nbs/56_experiments.ipynb #3a4586aa
+# %% ../nbs/56_experiments.ipynb #7580edce
 def scored_aus(rows: pd.DataFrame) -> list:
     "The AUs that are coded and vary in the labels of these rows."
     labels = rows[au_columns()]
@@ -156,7 +157,7 @@ def gain(rows: pd.DataFrame, before: str, after: str, n: int = 500, seed: int = 
         raise ValueError(f"conditions {before!r} and {after!r} do not hold the same frames in the same order.")
     return bootstrap_difference(_mean_icc, labels, old, new, first.subject, n, seed)
 
-# %% ../nbs/56_experiments.ipynb #c9456cc8
+# %% ../nbs/56_experiments.ipynb #3f6bf2d0
 def table_2(registered: dict, generators: dict, out, preset=LEAN, seed: int = 0) -> pd.DataFrame:
     "Estimates for {2D, 3D} × {real, semantic} (Table 2); both arguments: '2D', '3D' → frames, generator."
     return pd.concat([estimate_rows(f"{name} {kind}", partition_frames(frames, "Test", preset.cls_size),
@@ -164,7 +165,7 @@ def table_2(registered: dict, generators: dict, out, preset=LEAN, seed: int = 0)
                                                         preset, seed))
                       for name, frames in registered.items() for kind in ("real", "semantic")], ignore_index=True)
 
-
+# %% ../nbs/56_experiments.ipynb #4315a5e5
 PAPER_WAY = {"per_targets": "asked", "per_pictures": "own", "per_layers": "third", "per_lr": 3e-5}
 ABLATION = {"personal": {}, "own AU's pictures": {"per_pictures": "own"}, "asked targets": {"per_targets": "asked"},
             "dense layers": {"per_layers": "dense", "per_lr": 3e-4}, "as in the paper": PAPER_WAY}
@@ -182,7 +183,7 @@ def fit_a_person(part, classifiers, generators: dict, frames, n_jobs: int = 1) -
         ways[f"pictures by {name}"] = personal_estimates(tuned, generator, part, n_jobs)
     return pd.concat([estimate_rows(name, part, values) for name, values in ways.items()], ignore_index=True)
 
-
+# %% ../nbs/56_experiments.ipynb #8c802d48
 def normalised(registered, databases: dict, out, preset=LEAN, seed: int = 0) -> pd.DataFrame:
     "Estimates of each database after training on Train frames as they are, on AU0 and mean-texture differences (§4.5)."
     train, found = partition_frames(registered, "Train", preset.cls_size), []
@@ -192,3 +193,16 @@ def normalised(registered, databases: dict, out, preset=LEAN, seed: int = 0) -> 
         found += [estimate_rows(f"lean, {method}", part, classifiers.predict(change(part).frames))
                   for part in databases.values()]
     return pd.concat(found, ignore_index=True)
+
+
+def heads(registered, out, preset=LEAN, seed: int = 0) -> pd.DataFrame:
+    "Estimates of the Test frames by one trunk with a head an AU, with ordinal heads, and by a network an AU (§4.2.2)."
+    train, test = (partition_frames(registered, name, preset.cls_size) for name in ("Train", "Test"))
+    trunk = trained(train, preset, Path(out) / "normalised_none", seed)
+    ordinal = trained(train, replace(preset, cls_head="ordinal"), Path(out) / "ordinal", seed)
+    balanced = training_set(train, None, preset, seed, "real", progress=False)
+    alone = replace(preset, cls_epochs=2, cls_lr=5e-5)
+    separate = trained(balanced, alone, Path(out) / "separate", seed)
+    ways = {"trunk and heads": trunk, "ordinal heads": ordinal, "a network an AU": separate}
+    return pd.concat([estimate_rows(name, test, made.predict(test.frames)) for name, made in ways.items()],
+                     ignore_index=True)

@@ -3,7 +3,7 @@
     python tools/measure_clips.py CLIP_OR_FOLDER … [--model small] [--out data_samples/results/real_clips.csv]
 
 For each film: correlation over its frames of each AU's estimate with FaceMesh's actions beside that AU, and with a
-distance between landmarks, before and after personalisation on the film's most neutral frame (in FaceMesh's opinion).
+distance between landmarks, before and after personalisation on the film's calmest frame (the smallest sum of actions).
 The photographs of all folders count as one more film, without personalisation. `range` is how far the judge moved, as
 a share of its scale: where it hardly moved, r says little. Nothing of the pictures is written anywhere.
 """
@@ -28,6 +28,9 @@ torch.set_num_threads(1)
 # pairs of landmarks whose distance, as a share of that between the outer eye corners, grows (+) or shrinks (−)
 DISTANCES = {1: (+1, ((107, 133), (336, 362))), 4: (-1, ((55, 285),)), 10: (-1, ((0, 2),)), 12: (+1, ((61, 291),)),
              17: (-1, ((17, 152),))}
+
+
+FACIAL = [i for i, name in enumerate(ACTIONS) if name != "_neutral" and "Look" not in name and "Blink" not in name]
 
 
 def seen(source, landmarker, step: int):
@@ -74,7 +77,7 @@ def measure(clips, photos, model: str, step: int = 1) -> pd.DataFrame:
             print(f"{clip.name}: a face in only {len(faces)} frames, left out")
             continue
         acts = actions(network, points)
-        neutral = int(acts[:, ACTIONS.index("_neutral")].argmax())
+        neutral = int(acts[:, FACIAL].sum(1).argmin())
         personal = personalize(classifiers, generator, faces[neutral])
         rows += judge(f"film {number}", points, acts, {"generic": classifiers.predict(faces),
                                                         "personal": personal.predict(faces)})
