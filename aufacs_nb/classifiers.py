@@ -472,7 +472,13 @@ def _with_delta(folder, base: dict, tensors: dict) -> dict:
             raise WeightsError(f"{folder}: {au_column(au)} does not fit its base ({unknown[0]}); personalise again.")
     return models
 
-# %% ../nbs/31_classifiers.ipynb #9bedd5dd
+# %% ../nbs/31_classifiers.ipynb #0b4446a9
+def _check_base(folder, card: dict) -> None:
+    "`WeightsError` if the weights that a delta was made upon are others by now."
+    if _checksum(card["base"]) != card.get("base_sha256"):
+        raise WeightsError(f"{folder}: adapted from {card['base']!r}, which has changed since; personalise again.")
+
+# %% ../nbs/31_classifiers.ipynb #2a1e70ad
 class AUClassifiers:
     """One intensity classifier for each AU. `models`: au → network with 6 outputs; `card`: how they came about.
 
@@ -520,12 +526,11 @@ class AUClassifiers:
         "Write weights (float16 if `half`; of adapted ones only what differs from their base) and card to `folder`."
         card = {**self.card, **card, "aus": list(self.aus)}
         if self.base is not None:
-            card |= {"base": self.base, "base_sha256": _checksum(self.base)}
             tensors = _delta(self.models, AUClassifiers.from_pretrained(self.base).models, half)
+            card |= {"base": self.base, "base_sha256": _checksum(self.base)}
         else:
-            tensors = _by_name(self.models, half)
-        if self.calibration is not None and self.base is None:
-            tensors["calibration"] = np.asarray(self.calibration, np.float32)
+            known = {} if self.calibration is None else {"calibration": np.asarray(self.calibration, np.float32)}
+            tensors = _by_name(self.models, half) | known
         return save_weights(folder, tensors, self.preset, **card)
 
     @classmethod
@@ -533,16 +538,14 @@ class AUClassifiers:
         "Shipped classifiers ('small') or a folder written by `save`; `WeightsError` if missing or of another preset."
         folder = weights_folder(name_or_folder, "classifiers")
         tensors, card, stored = load_weights(folder, preset, same=("name", "cls_size"))
-        calibration = tensors.pop("calibration", None)
+        calibration, base = tensors.pop("calibration", None), card.get("base")
         rest = {k: v for k, v in card.items() if k not in ("preset", "aus", "base", "base_sha256")}
         source = str(Path(name_or_folder).resolve()) if Path(name_or_folder).is_dir() else str(name_or_folder)
-        if "base" not in card:
+        if base is None:
             return cls(_restore(folder, tensors, card.get("aus", AUS), stored), stored, rest, calibration, source)
-        if _checksum(card["base"]) != card.get("base_sha256"):
-            raise WeightsError(f"{folder}: adapted from {card['base']!r}, which has changed since; personalise again.")
-        generic = cls.from_pretrained(card["base"])
-        models = _with_delta(folder, generic.models, tensors)
-        return cls(models, stored, rest, generic.calibration, source, card["base"])
+        _check_base(folder, card)
+        generic = cls.from_pretrained(base)
+        return cls(_with_delta(folder, generic.models, tensors), stored, rest, generic.calibration, source, base)
 
 # %% ../nbs/31_classifiers.ipynb #8bb43563
 def _valid_pair(frames, manifest, aus):

@@ -355,7 +355,7 @@ def personalize(
     AUEstimator.from_pretrained(model).personalize(photo, seed=seed, face=face, progress=not quiet).save(out)
     typer.echo(f"Personal estimator → {out}")
 
-
+# %% ../nbs/54_cli.ipynb #cc9f61de
 def _check_pictures(source: Path, plot, overlay) -> None:
     "ValueError for a plot or overlay that cannot be, before hours are spent on the film."
     from aufacs_nb.databases import VIDEO_SUFFIXES
@@ -366,6 +366,13 @@ def _check_pictures(source: Path, plot, overlay) -> None:
         raise ValueError(f"--overlay: {source} is no film; use --plot.")
     if overlay and overlay.suffix.lower() != ".mp4":
         raise ValueError(f"--overlay {overlay}: its name must end in .mp4.")
+
+
+def _noted(batches, kept: list):
+    "The batches as they are; their tables are kept for file and plot."
+    for batch in batches:
+        kept.append(batch.table)
+        yield batch
 
 
 @app.command()
@@ -382,27 +389,18 @@ def predict(
     from aufacs_nb.overlay import frame_rate, plot_intensities, save_overlay
 
     _check_pictures(source, plot, overlay)
-    estimator, kept = AUEstimator.from_pretrained(model), []
-    batches = estimator.batches(source, faces=faces, progress=not quiet)
-
-    def noted(batches):
-        "The batches, their rows kept for table and plot."
-        for batch in batches:
-            kept.append(batch.table)
-            yield batch
-
+    kept = []
+    batches = _noted(AUEstimator.from_pretrained(model).batches(source, faces=faces, progress=not quiet), kept)
     if overlay:
-        save_overlay(noted(batches), overlay, frame_rate(source), f"aufacs_nb, {model}")
-        to_openface_csv(checked_tables(kept, source), out)
-    else:
-        to_openface_csv(checked_tables((batch.table for batch in noted(batches)), source), out)
+        save_overlay(batches, overlay, frame_rate(source), f"aufacs_nb, {Path(model).name}")
+    to_openface_csv(checked_tables(list(kept) if overlay else (batch.table for batch in batches), source), out)
     table = pd.concat(kept, ignore_index=True)
     if plot:
         plot_intensities(table).savefig(plot)
     typer.echo(f"{int(table.success.sum())} of {len(table)} rows with a face → "
                + ", ".join(str(path) for path in (out, plot, overlay) if path))
 
-
+# %% ../nbs/54_cli.ipynb #369ffa09
 @app.command()
 def actions(source: Path, out: Out = Path("actions.csv"), quiet: Quiet = False):
     "52 facial actions, 0 to 1, of a photograph, folder or video as a CSV; no FACS codes, and no classifier of ours."

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PRESENT', 'REGISTERED', 'frame_stream', 'EveryFace', 'choose_faces', 'every_face', 'openface_table', 'checked_tables',
-           'pick_face', 'Batch', 'AUEstimator', 'to_openface_csv', 'actions_table']
+           'pick_face', 'registered_by', 'batch_table', 'Batch', 'AUEstimator', 'to_openface_csv', 'actions_table']
 
 # %% ../nbs/51_estimator.ipynb #07bb3081
 import warnings
@@ -198,7 +198,26 @@ def pick_face(faces: list, number: int | None, source: str):
                       f"{from_left.index(largest) + 1} from the left. Choose with face=1 … {len(faces)}.", stacklevel=3)
     return largest
 
-# %% ../nbs/51_estimator.ipynb #7d6e8f23
+# %% ../nbs/51_estimator.ipynb #79aedd02
+def registered_by(method: str, images, faces) -> np.ndarray:
+    "One face of each image, registered by 'mesh', 'prnet' or 'procrustes': (n, 224, 224, 3) uint8."
+    landmarks = dense_landmarks(images, [face.landmarks for face in faces], method)
+    results = register_faces(images, landmarks, REGISTERED, method)
+    return np.array([result.image for result in results], np.uint8).reshape(-1, REGISTERED, REGISTERED, 3)
+
+
+def batch_table(items, faces, classifiers: AUClassifiers, method: str = "mesh") -> pd.DataFrame:
+    "The table of some items: a row for each of the `faces` (lists) of each, one for an item without."
+    rows = [(item, face) for item, each in zip(items, faces) for face in each or [None]]
+    there = [k for k, (_, face) in enumerate(rows) if face is not None]
+    intensities = np.zeros((len(rows), len(classifiers.aus)), np.float32)
+    intensities[there] = classifiers.predict(
+        registered_by(method, [rows[k][0][3] for k in there], [rows[k][1] for k in there]))
+    confidence = np.array([face.score if face else 0. for _, face in rows])
+    numbers = [face.face_id if face else -1 for _, face in rows]
+    return openface_table([item[:3] for item, _ in rows], confidence, intensities, classifiers.aus, numbers)
+
+
 class Batch(NamedTuple):
     "Some frames of a source: `items` of `frame_stream`, the `Face`s of each (lists), and their `table`."
 
@@ -206,7 +225,7 @@ class Batch(NamedTuple):
     faces: list
     table: pd.DataFrame
 
-
+# %% ../nbs/51_estimator.ipynb #9490ac56
 class AUEstimator:
     "AU intensities of photographs, folders and videos. `generator`: a generator, or the name or folder of one."
 
@@ -224,12 +243,6 @@ class AUEstimator:
         classifiers = AUClassifiers.from_pretrained(name_or_folder)
         return cls(classifiers, _generator_name(name_or_folder, classifiers.card))
 
-    def _registered(self, images, faces) -> np.ndarray:
-        "One face of each image, registered as the classifiers were trained: (n, 224, 224, 3)."
-        landmarks = dense_landmarks(images, [face.landmarks for face in faces], self.method)
-        results = register_faces(images, landmarks, REGISTERED, self.method)
-        return np.array([result.image for result in results], np.uint8).reshape(-1, REGISTERED, REGISTERED, 3)
-
     def face(self, photo, face: int | None = None) -> np.ndarray:
         """A face of a photograph (path or uint8 array), registered (224, 224, 3); NoFaceError if it is not there.
 
@@ -237,7 +250,7 @@ class AUEstimator:
         """
         image = photo if isinstance(photo, np.ndarray) else read_image(photo)
         chosen = pick_face(self.landmarker.find_all([image])[0], face, _named(photo))
-        return self._registered([image], [chosen])[0]
+        return registered_by(self.method, [image], [chosen])[0]
 
     def personalize(self, photo, seed: int = 0, progress=None, face: int | None = None, **options) -> "AUEstimator":
         "A new estimator for a person in `photo` (path or array, best neutral); options: see `personalize` (§3.4)."
@@ -248,17 +261,6 @@ class AUEstimator:
         personal = personalize(self.classifiers, generator, self.face(photo, face), **options)
         return AUEstimator(personal, self.generator, self.landmarker)
 
-    def _rows(self, items, faces) -> pd.DataFrame:
-        "The table of one batch: a row for each of the `faces` (lists) of each item, one for an item without."
-        rows = [(item, face) for item, each in zip(items, faces) for face in each or [None]]
-        there = [k for k, (_, face) in enumerate(rows) if face is not None]
-        intensities = np.zeros((len(rows), len(self.classifiers.aus)), np.float32)
-        intensities[there] = self.classifiers.predict(
-            self._registered([rows[k][0][3] for k in there], [rows[k][1] for k in there]))
-        confidence = np.array([face.score if face else 0. for _, face in rows])
-        numbers = [face.face_id if face else -1 for _, face in rows]
-        return openface_table([item[:3] for item, _ in rows], confidence, intensities, self.classifiers.aus, numbers)
-
     def batches(self, source, batch: int = 32, faces: str = "main", progress: bool = False):
         "Iterate over `Batch`es of a source; no more than one is in memory. faces: 'main' (one person) or 'all'."
         if faces not in ("main", "all"):
@@ -268,7 +270,7 @@ class AUEstimator:
             while items := list(islice(stream, batch)):
                 found = (every_face(items, self.landmarker, everyone) if faces == "all" else
                          [[face] if face else [] for face in choose_faces(items, self.landmarker, choice)])
-                yield Batch(items, found, self._rows(items, found))
+                yield Batch(items, found, batch_table(items, found, self.classifiers, self.method))
                 bar.update(len(items))
 
     def stream(self, source, **options):
@@ -284,7 +286,7 @@ class AUEstimator:
         self.classifiers.save(Path(folder) / "classifiers", generator=_noted(self.generator))
         return Path(folder)
 
-# %% ../nbs/51_estimator.ipynb #6a37b7f7
+# %% ../nbs/51_estimator.ipynb #519412cd
 def _append(tables, path) -> None:
     "Write tables one after the other as one CSV file."
     with open(path, "w", encoding="utf-8", newline="") as file:
@@ -302,7 +304,7 @@ def to_openface_csv(table, path) -> Path:
     tables = [table] if isinstance(table, pd.DataFrame) else table
     return write_atomically(path, lambda temporary: _append(tables, temporary))
 
-# %% ../nbs/51_estimator.ipynb #d2de5e07
+# %% ../nbs/51_estimator.ipynb #6a7cf517
 def _action_rows(items, faces, network) -> pd.DataFrame:
     "The table of one batch of stream items and their `Face`s or None."
     values, there = np.full((len(items), len(ACTIONS)), np.nan, np.float32), [k for k, face in enumerate(faces) if face]

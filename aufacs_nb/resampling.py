@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['label_histogram', 'draw_evenly', 'ResamplingError', 'real_resample', 'semantic_pairs', 'ResampledSet', 'real_set',
-           'semantic_resample', 'plot_histograms']
+           'semantic_resample', 'plot_histograms', 'imbalance_ratios', 'ml_ros_rows', 'ml_ros_set', 'co_occurrence',
+           'plot_co_occurrence']
 
 # %% ../nbs/30_resampling.ipynb #6d51a283
 import warnings
@@ -46,7 +47,10 @@ class ResamplingError(ValueError):
 
 def _check_partitions(manifest, partitions):
     "Raises `ResamplingError` if `manifest` holds rows of other partitions; `partitions=None` allows all."
-    others = sorted(set(manifest['partition'].astype(str)) - set(partitions or manifest['partition'].astype(str)))
+    if partitions is None: return
+    if 'partition' not in manifest: raise ResamplingError(
+        'the frame table has no column partition, so nobody knows who may train: add it, or pass partitions=None')
+    others = sorted(set(manifest['partition'].astype(str)) - set(partitions))
     if others: raise ResamplingError(
         f'the frame table holds partition {", ".join(others)}, but only {", ".join(partitions)} may train: '
         "select its rows first, or pass partitions=None to allow all")
@@ -207,5 +211,138 @@ def plot_histograms(before, after, titles=('before', 'after')):
         axes[row, 0].set_ylabel(f'frames {title}')
         axes[row, 0].locator_params(axis='y', integer=True, nbins=4)
     figure.supxlabel('intensity', fontsize=10)
+    plt.close(figure)
+    return figure
+
+# %% ../nbs/30_resampling.ipynb #77048829
+def _membership(manifest, aus, rows):
+    "Which labels the `rows` of a table carry: bool (n, n_aus·5), AU by AU, levels A–E of each."
+    levels = _levels(manifest[au_columns(aus)].to_numpy(np.float64)[rows])
+    return (levels[:, :, None] == np.arange(1, len(LEVELS))).reshape(len(rows), -1)
+
+
+def _ratios(counts):
+    "IRLbl of labels with these counts; NaN for a label that never occurs."
+    return np.divide(counts.max(), counts, out=np.full(len(counts), np.nan), where=counts > 0)
+
+
+def imbalance_ratios(manifest, aus=AUS, rows=None):
+    """IRLbl (Charte et al. 2015) of every level A–E of every AU: a row an AU number, a column a level 1–5; at least 1.
+
+    NaN where a level never occurs. `rows`: positions in `manifest`, clones repeated; None: all valid ones.
+    """
+    if rows is None:
+        rows = np.flatnonzero(manifest["valid"]) if "valid" in manifest else np.arange(len(manifest))
+    table = _ratios(_membership(manifest, aus, rows).sum(0)).reshape(len(aus), -1)
+    return pd.DataFrame(table, pd.Index(aus, name="au"), pd.Index(range(1, len(LEVELS)), name="intensity"))
+
+# %% ../nbs/30_resampling.ipynb #3bcc6e84
+def _usable_rows(manifest, aus):
+    "Positions of the valid rows with at least one of `aus` coded; ResamplingError if there is none."
+    missing = [name for name in au_columns(aus) if name not in manifest]
+    if missing:
+        raise ResamplingError(f"the frame table has no column {', '.join(missing)}")
+    coded = manifest[au_columns(aus)].notna().any(axis=1).to_numpy()
+    rows = np.flatnonzero(coded & (manifest["valid"].to_numpy(bool) if "valid" in manifest else True))
+    if len(rows) == 0:
+        raise ResamplingError(f"no valid frame has {', '.join(au_columns(aus))} coded: choose other AUs")
+    return rows
+
+
+def _warn_of_missing_levels(counts, aus):
+    "One warning for each AU, naming the levels that no frame has."
+    for au, row in zip(aus, counts.reshape(len(aus), -1)):
+        if (row == 0).any():
+            absent = ", ".join(LEVELS[level] for level in np.flatnonzero(row == 0) + 1)
+            warnings.warn(f"{au_column(au)}, level {absent}: no frame has it, so none can be cloned")
+
+# %% ../nbs/30_resampling.ipynb #496eff69
+def ml_ros_rows(manifest, aus=AUS, share=0.25, seed=0, partitions=("Train",)):
+    """Positions in `manifest` of every valid frame once, then of the clones of ML-ROS (Charte et al. 2015).
+
+    share: clones at most, as a share of the frames. A level that no frame has is named in a warning.
+    Raises `ResamplingError` if other `partitions` are in the table or no frame has one of `aus` coded.
+    """
+    _check_partitions(manifest, partitions)
+    rng, rows, clones = np.random.default_rng(seed), _usable_rows(manifest, aus), []
+    member = _membership(manifest, aus, rows)
+    counts = member.sum(0)
+    _warn_of_missing_levels(counts, aus)
+    ratios = _ratios(counts)
+    mean = np.nanmean(ratios) if (counts > 0).any() else np.inf
+    bags = {label: np.flatnonzero(member[:, label]) for label in np.flatnonzero(ratios > mean)}
+    wanted = int(share * len(rows))
+    while bags and len(clones) < wanted:
+        for label in list(bags)[: wanted - len(clones)]:
+            clones.append(rng.choice(bags[label]))
+            counts += member[clones[-1]]
+            if counts.max() <= mean * counts[label]:
+                del bags[label]
+    return np.concatenate([rows, rows[np.array(clones, dtype=int)]])
+
+
+def ml_ros_set(frames, manifest, aus=AUS, share=0.25, seed=0, partitions=("Train",)):
+    """`ResampledSet` of all real frames and ML-ROS clones; each picture has a row for each of its coded `aus`.
+
+    `frames`: (N, S, S, 3) uint8, `manifest`: its N rows. Other arguments, warnings and errors: see `ml_ros_rows`.
+    """
+    drawn, parts = ml_ros_rows(manifest, aus, share, seed, partitions), []
+    for au in aus:
+        intensity = _levels(manifest[au_column(au)])[drawn]
+        kept = ~np.isnan(intensity)
+        parts.append(pd.DataFrame({"source_row": drawn[kept], "target_row": drawn[kept], "au": au,
+                                   "intensity": intensity[kept].astype(int), "synthetic": False}))
+    table = pd.concat(parts, ignore_index=True)
+    return ResampledSet(frames[table["source_row"].to_numpy()], _label_rows(manifest, table, aus))
+
+# %% ../nbs/30_resampling.ipynb #ec9bb2b4
+def co_occurrence(frames, aus=AUS, threshold=1):
+    """Share of the frames with the row's AU that show the column's AU, too; on the diagonal, of all frames with the AU.
+
+    frames: a manifest, or anything with a `.manifest`; of a `ResampledSet`, a row uses the frames of its AU's classifier
+    threshold: intensity from which an AU counts as shown (1 = A). Frames not coded are left out; NaN where none is left.
+    """
+    manifest = getattr(frames, "manifest", frames)
+    labels = manifest[au_columns(aus)].to_numpy(np.float64)
+    table = np.full((len(aus), len(aus)), np.nan)
+    for i, au in enumerate(aus):
+        own = labels[manifest["au"].to_numpy() == au] if "intensity" in manifest else labels
+        for j in range(len(aus)):
+            other = own[own[:, i] >= threshold, j] if j != i else own[:, j]
+            known = other[~np.isnan(other)]
+            table[i, j] = (known >= threshold).mean() if len(known) else np.nan
+    return pd.DataFrame(table, au_columns(aus), au_columns(aus))
+
+# %% ../nbs/30_resampling.ipynb #09a4c487
+def _heat(ax, table, title, difference=False):
+    "One table as a heat map with its numbers; differences from blue (less) to red (more)."
+    low, colours = (-1, "RdBu_r") if difference else (0, "viridis")
+    ax.imshow(table, vmin=low, vmax=1, cmap=colours)
+    for (i, j), value in np.ndenumerate(table.to_numpy()):
+        dark = abs(value) > 0.6 if difference else value < 0.6
+        text = "" if np.isnan(value) else f"{value:+.2f}" if difference else f"{value:.2f}"
+        ax.text(j, i, text, ha="center", va="center", fontsize=6, color="w" if dark else "k",
+                weight="bold" if i == j else "normal")
+    ax.set(title=title, xticks=range(len(table)), yticks=range(len(table)))
+    ax.set_xticklabels([name[2:] for name in table], fontsize=7)
+    ax.set_yticklabels(table.index, fontsize=7)
+
+
+def plot_co_occurrence(before, *after, titles=("before", "after"), aus=AUS):
+    """Heat maps of `co_occurrence` before and after, and below each after what changed; returns the figure.
+
+    before, after: tables of `co_occurrence`, or what it takes; `titles`: one for each.
+    """
+    import matplotlib.pyplot as plt
+
+    tables = [t if list(getattr(t, "index", ())) == list(getattr(t, "columns", [0])) else co_occurrence(t, aus)
+              for t in (before, *after)]
+    figure, axes = plt.subplots(2, len(tables), figsize=(2.75 * len(tables), 5.6), dpi=80, layout="constrained",
+                                squeeze=False)
+    axes[1, 0].set_axis_off()
+    for i, (table, title) in enumerate(zip(tables, titles, strict=True)):
+        _heat(axes[0, i], table, title)
+        if i:
+            _heat(axes[1, i], table - tables[0], f"{title} less {titles[0]}", difference=True)
     plt.close(figure)
     return figure

@@ -447,14 +447,16 @@ def _recorder(trainer, out, facts: dict, checkpoint_every: int, log_every: int, 
     return after_step
 
 # %% ../nbs/22_train_generator.ipynb #c79918b7
-def check_run(preset, steps: int, n_critic: int) -> None:
-    "TrainingError names a count below 1 or a weight that is negative or no number."
+def check_run(preset, steps: int | None, n_critic: int | None) -> tuple[int, int]:
+    "Steps and critic steps, None: the preset's; TrainingError names a count below 1 or a weight that cannot be."
+    steps, n_critic = (preset.gen_steps if steps is None else steps), n_critic or preset.n_critic
     counts = {"gen_batch": preset.gen_batch, "steps": steps, "n_critic": n_critic}
     weights = {name: value for name, value in asdict(preset).items() if name.startswith("lambda_")}
     wrong = [f"{name} is {value}: at least 1" for name, value in counts.items() if value < 1]
     wrong += [f"{name} is {value}: 0 or more" for name, value in weights.items() if not 0 <= value < math.inf]
     if wrong:
         raise TrainingError("; ".join(wrong) + " is needed.")
+    return steps, n_critic
 
 
 def train_generator(
@@ -477,8 +479,7 @@ def train_generator(
 ) -> GANimation:
     "Train generator and critic with the losses of §3.2; returns the generator, ready to use."
     preset, out = get_preset(preset), None if out is None else Path(out)
-    steps, n_critic = (preset.gen_steps if steps is None else steps), n_critic or preset.n_critic
-    check_run(preset, steps, n_critic)
+    steps, n_critic = check_run(preset, steps, n_critic)
     trainer = GeneratorTrainer(PairSampler(frames, labels, subjects, preset, seed, clips), preset, steps, n_critic,
                                seed, device, precision)
     facts = {"preset": asdict(preset), "seed": seed, "steps": steps, "n_critic": n_critic, "frames": len(frames),
@@ -486,8 +487,8 @@ def train_generator(
     if out is not None:
         _resume(trainer, out, facts, resume)
     _run(trainer, _recorder(trainer, out, facts, checkpoint_every, log_every, callback), progress)
-    losses = {name: round(value, 4) for name, value in trainer.losses.items()}
-    return _finish(trainer, out, facts | {"people": len(np.unique(subjects)), "last_losses": losses})
+    facts |= {"people": len(np.unique(subjects)), "last_losses": {k: round(v, 4) for k, v in trainer.losses.items()}}
+    return _finish(trainer, out, facts)
 
 # %% ../nbs/22_train_generator.ipynb #276fbdd8
 class LivePlot:
