@@ -297,10 +297,10 @@ def ml_ros_set(frames, manifest, aus=AUS, share=0.25, seed=0, partitions=("Train
 
 # %% ../nbs/30_resampling.ipynb #ec9bb2b4
 def co_occurrence(frames, aus=AUS, threshold=1):
-    """Share of the frames with the row's AU that show the column's AU, too; on the diagonal, of all frames with the AU.
+    """Share of frames with the row's AU that show the column's AU, too; on the diagonal, of all frames that show it.
 
-    frames: a manifest, or anything with a `.manifest`; of a `ResampledSet`, a row uses the frames of its AU's classifier
-    threshold: intensity from which an AU counts as shown (1 = A). Frames not coded are left out; NaN where none is left.
+    frames: a manifest, or anything with a `.manifest`; of a `ResampledSet` a row uses its own AU's frames alone
+    threshold: intensity from which an AU counts as shown (1 = A). Frames not coded are left out; NaN where none stays.
     """
     manifest = getattr(frames, "manifest", frames)
     labels = manifest[au_columns(aus)].to_numpy(np.float64)
@@ -320,8 +320,8 @@ def _heat(ax, table, title, difference=False):
     ax.imshow(table, vmin=low, vmax=1, cmap=colours)
     for (i, j), value in np.ndenumerate(table.to_numpy()):
         dark = abs(value) > 0.6 if difference else value < 0.6
-        text = "" if np.isnan(value) else f"{value:+.2f}" if difference else f"{value:.2f}"
-        ax.text(j, i, text, ha="center", va="center", fontsize=6, color="w" if dark else "k",
+        text = "" if np.isnan(value) else format(value, "+z.2f" if difference else ".2f")
+        ax.text(j, i, text.replace("0.", "."), ha="center", va="center", fontsize=6, color="w" if dark else "k",
                 weight="bold" if i == j else "normal")
     ax.set(title=title, xticks=range(len(table)), yticks=range(len(table)))
     ax.set_xticklabels([name[2:] for name in table], fontsize=7)
@@ -335,14 +335,16 @@ def plot_co_occurrence(before, *after, titles=("before", "after"), aus=AUS):
     """
     import matplotlib.pyplot as plt
 
-    tables = [t if list(getattr(t, "index", ())) == list(getattr(t, "columns", [0])) else co_occurrence(t, aus)
-              for t in (before, *after)]
-    figure, axes = plt.subplots(2, len(tables), figsize=(2.75 * len(tables), 5.6), dpi=80, layout="constrained",
+    ready = [isinstance(t, pd.DataFrame) and t.index.equals(t.columns) for t in (before, *after)]
+    tables = [t if made else co_occurrence(t, aus) for t, made in zip((before, *after), ready)]
+    figure, axes = plt.subplots(2, len(tables), figsize=(2.3 * len(tables), 4.8), dpi=72, layout="constrained",
                                 squeeze=False)
     axes[1, 0].set_axis_off()
     for i, (table, title) in enumerate(zip(tables, titles, strict=True)):
         _heat(axes[0, i], table, title)
         if i:
             _heat(axes[1, i], table - tables[0], f"{title} less {titles[0]}", difference=True)
+    figure.supylabel("of the frames that show this AU …", fontsize=8)
+    figure.supxlabel("… this share shows that AU, too (bold: of all frames)", fontsize=8)
     plt.close(figure)
     return figure
