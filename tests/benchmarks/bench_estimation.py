@@ -2,7 +2,7 @@
 
     python tests/benchmarks/bench_estimation.py [--repeats 3]
 
-Training: the slim network's second stage (a network an AU behind a frozen prefix, two augmented epochs, 100 frames a
+Training: the slim network's second stage (a network an AU behind a frozen prefix, two augmented epochs, 40 frames a
 level of each AU), from pixels one AU after the other, against hidden maps computed once and one process a core; and
 the shared trunk, which needs no second stage at all. Personalisation: a loop over AUs and epochs from pixels, against
 `personalize`, for the layers and pictures of `small` and for those of the paper. Both ways get all cores; medians.
@@ -49,7 +49,7 @@ def training(repeats: int) -> dict:
     preset = replace(SMALL, cls_epochs=2)
     sample = partition_frames(sample_registered(), "Train", 224)
     with warnings.catch_warnings(action="ignore"):
-        balanced = real_set(sample.frames, sample.manifest, per_intensity=100)
+        balanced = real_set(sample.frames, sample.manifest, per_intensity=40)
     trunk = build_classifier(preset, n_outputs=N_CLASSES * len(AUS))
     ways = {"plain": lambda: plain_training(balanced, preset, trunk),
             "maps": lambda: train_classifiers(balanced, None, None, preset, progress=False, trunk=trunk),
