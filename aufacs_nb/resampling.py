@@ -337,7 +337,7 @@ def plot_co_occurrence(before, *after, titles=("before", "after"), aus=AUS):
 
     ready = [isinstance(t, pd.DataFrame) and t.index.equals(t.columns) for t in (before, *after)]
     tables = [t if made else co_occurrence(t, aus) for t, made in zip((before, *after), ready)]
-    figure, axes = plt.subplots(2, len(tables), figsize=(2.3 * len(tables), 4.8), dpi=72, layout="constrained",
+    figure, axes = plt.subplots(2, len(tables), figsize=(2.8 * len(tables), 5.7), dpi=80, layout="constrained",
                                 squeeze=False)
     axes[1, 0].set_axis_off()
     for i, (table, title) in enumerate(zip(tables, titles, strict=True)):

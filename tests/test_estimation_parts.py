@@ -1,0 +1,105 @@
+"""Parts of estimation where they meet: an ML-ROS set trains classifiers, the picture to point at works in a browser."""
+import shutil
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from aufacs_nb.facs import au_columns
+
+
+@pytest.fixture
+def skewed():
+    """(frames, manifest): 24 frames of 4 people; AU12 is mostly absent, E once; other AUs at random."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 6, (24, 7)).astype(float)
+    labels[:, 4] = [5, 3, 3, 1] + [0] * 20
+    manifest = pd.DataFrame(labels, columns=au_columns()).assign(
+        valid=True, partition="Train", subject=[f"S{i % 4}" for i in range(24)])
+    return rng.integers(0, 256, (24, 32, 32, 3), dtype=np.uint8), manifest
+
+
+def test_classifiers_train_on_an_ml_ros_set(skewed):
+    from aufacs_nb.classifiers import distinct_rows, train_classifiers
+    from aufacs_nb.resampling import label_histogram, ml_ros_set
+
+    frames, manifest = skewed
+    with warnings.catch_warnings(action="ignore"):
+        resampled = ml_ros_set(frames, manifest, share=0.5)
+    before, after = label_histogram(manifest).loc[12], label_histogram(resampled).loc[12]
+    assert after[5] > before[5] and after.sum() > before.sum()
+    first, which = distinct_rows(resampled.manifest)
+    assert len(first) == len(frames)  # clones are computed once
+    np.testing.assert_array_equal(resampled.frames[first][which], resampled.frames)
+    classifiers = train_classifiers(resampled, preset="tiny", progress=False)
+    assert classifiers.predict(frames).shape == (24, 7)
+
+
+def test_missing_scores_stay_out_of_every_row_but_their_own():
+    from aufacs_nb.metrics import NoScore, icc_table, two_afc_table
+
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 6, (120, 7)).astype(float)
+    estimates, people = labels + rng.normal(size=labels.shape), np.arange(120) // 20
+    whole = icc_table(labels, estimates, people, n=50)
+    labels[:, 3] = np.nan  # AU10 in DISFA
+    with pytest.warns(UserWarning, match=r"AU10 \(not coded\)"):
+        partly = icc_table(labels, estimates, people, n=50)
+    assert isinstance(partly.loc["AU10", "icc"], NoScore) and str(partly.loc["AU10", "icc"]) == "not coded"
+    others = [au for au in whole.index if au not in ("AU10", "mean")]
+    assert partly.loc[others].equals(whole.loc[others])
+    assert partly.loc["mean", "icc"].value == pytest.approx(np.mean([partly.loc[au, "icc"].value for au in others]))
+    with pytest.warns(UserWarning, match=r"AU10 \(not coded\)$"):
+        assert np.isfinite(two_afc_table(labels, estimates, people, n=50).loc["mean", "B"]).all()
+
+
+@pytest.fixture
+def page():
+    """A page of headless chromium that lists what it asked for and what failed."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    browser_path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser_path is None:
+        pytest.skip("no chromium on PATH")
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=browser_path, headless=True, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page(viewport={"width": 800, "height": 500})
+        page.outside, page.errors = [], []
+        page.on("request", lambda r: r.url.startswith(("file:", "data:", "about:")) or page.outside.append(r.url))
+        page.on("pageerror", lambda error: page.errors.append(str(error)))
+        yield page
+        browser.close()
+
+
+def hover(page, panel, face):
+    """Move the pointer onto a face of a panel; returns (shown?, text) of the thumbnail."""
+    spot = page.evaluate("([p, i]) => [place(data.panels[p].xy[i][0]), place(1000 - data.panels[p].xy[i][1])]", [panel, face])
+    page.locator("canvas").nth(panel).hover(position={"x": spot[0] + 1, "y": spot[1] + 1})
+    return page.locator("#tip").is_visible(), page.locator("#tip").inner_text()
+
+
+def test_pointing_at_a_face_shows_it(page, tmp_path):
+    from io import BytesIO
+
+    from PIL import Image
+
+    from aufacs_nb.tsne import Panel, interactive_embedding
+
+    hues = [(220, 30, 30), (30, 200, 30), (30, 30, 220), (230, 230, 20), (20, 220, 220)]
+    faces = np.array([np.full((40, 40, 3), hue) for hue in hues], np.uint8)
+    points = np.array([[0, 0], [1, 0], [0, 1], [1, 1], [0.5, 0.5]])
+    panels = [Panel(points, np.arange(5.0), "by intensity"), Panel(points[::-1], list("ababa"), "by name")]
+    names = [f"<b>face</b> {i}" for i in range(5)]
+    picture = interactive_embedding(panels, faces, names, synthetic=[False] * 4 + [True])
+    page.goto(picture.save(tmp_path / "faces.html").as_uri())
+    for panel, face in ((0, 0), (0, 3), (1, 2), (1, 4)):
+        shown, text = hover(page, panel, face)
+        assert shown and f"<b>face</b> {face}" in text and ("SYNTHETIC" in text) == (face == 4)
+        shot = np.asarray(Image.open(BytesIO(page.locator("#tip > div").first.screenshot())).convert("RGB"), float)
+        np.testing.assert_allclose(shot[30:60, 30:60].mean((0, 1)), hues[face], atol=8)
+    page.mouse.move(790, 490)
+    assert not page.locator("#tip").is_visible()
+    page.locator("canvas").first.focus()
+    page.keyboard.press("ArrowRight")
+    assert "face</b> 0" in page.locator("#tip").inner_text()
+    assert page.outside == [] and page.errors == []
