@@ -35,10 +35,17 @@ def _unit_images(frames, size: int | None) -> torch.Tensor:
     return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
 
 
-def standardise(frames, size: int | None = None) -> torch.Tensor:
-    "uint8 (N, s, s, 3), black outside the face → float32 (N, 3, size, size): mean 0, spread about 1; 0 outside."
+def standardise(frames, size: int | None = None, colour: str = "own") -> torch.Tensor:
+    """uint8 (N, s, s, 3), black outside the face → float32 (N, 3, size, size): mean 0, spread about 1; 0 outside.
+
+    `colour`: 'own' mean and spread of each frame, or 'fixed' ones for all, which leaves skin and light in the frames.
+    """
+    if colour not in ("own", "fixed"):
+        raise ValueError(f"colour={colour!r}: choose own or fixed.")
     images = _unit_images(frames, size)
     face = (images.sum(1, keepdim=True) > 0.02).float()
+    if colour == "fixed":
+        return ((images - 0.45) / 0.25 * face).contiguous(memory_format=torch.channels_last)
     count = face.sum((2, 3), keepdim=True).clamp(min=1)
     mean = (images * face).sum((2, 3), keepdim=True) / count
     variance = ((images - mean) ** 2 * face).sum((2, 3), keepdim=True) / count
@@ -228,7 +235,7 @@ class Pixels:
 
     def draw(self, rows, epoch: int | None = None) -> torch.Tensor:
         "Images (n, 3, S, S) of an epoch's batch; epoch None: as they are."
-        images = standardise(self.frames[rows], self.preset.cls_size)
+        images = standardise(self.frames[rows], self.preset.cls_size, self.preset.cls_colour)
         return augment(images) if self.preset.cls_augment and epoch is not None else images
 
     @staticmethod
@@ -502,7 +509,7 @@ class AUClassifiers:
         chains = [layers(self.models[au])[:upto] for au in aus or self.aus]
         common, parts = chains[0][:self.common], []
         for i in range(0, len(frames), batch):
-            hidden = common(standardise(frames[i:i + batch], self.preset.cls_size))
+            hidden = common(standardise(frames[i:i + batch], self.preset.cls_size, self.preset.cls_colour))
             parts.append(torch.stack([chain[self.common:](hidden) for chain in chains], 1))
         return torch.cat(parts) if parts else torch.zeros(0, len(chains), N_CLASSES)
 
@@ -572,6 +579,14 @@ def distinct_rows(table) -> tuple[np.ndarray, np.ndarray]:
     return first, which.ravel()
 
 # %% ../nbs/31_classifiers.ipynb #2828ebe0
+def _registration(table) -> str:
+    "How the frames of a table were registered; ValueError if not all by one method."
+    methods = sorted(set(table["registration"])) if "registration" in table else ["mesh"]
+    if len(methods) > 1:
+        raise ValueError(f"The training frames were registered by {' and '.join(methods)}: register all by one method.")
+    return methods[0]
+
+
 MAX_MAPS = 2 << 30  # bytes of hidden maps that are kept; beyond it, networks are fed with pixels
 
 
@@ -635,7 +650,7 @@ def train_classifiers(
     n_jobs: int = 1,       # processes, an AU each; 1 stays in this one
 ) -> AUClassifiers:
     "Train one classifier for each AU of the preset on a balanced set (§3.3, §4.2.2)."
-    preset, table, history = get_preset(preset), resampled.manifest, {}
+    preset, table, history, registration = get_preset(preset), resampled.manifest, {}, _registration(resampled.manifest)
     valid = _valid_pair(valid_frames, valid_manifest, preset.aus)
     if trunk is None and preset.cls_trunk_epochs:
         labels = table[au_columns(preset.aus)].to_numpy(np.float32)
@@ -647,7 +662,7 @@ def train_classifiers(
         bar = tqdm(_trained(jobs, n_jobs), "classifiers", len(jobs), disable=not progress)
         models = {au: history.update({au_column(au): rows}) or model for au, model, rows in bar}
     agreed = {name: [round(float(v), 4) for v in rows.get("agreement", [])] for name, rows in history.items()}
-    card = {"seed": seed, "frames": len(table), "registration": "mesh", "valid_agreement": agreed}
+    card = {"seed": seed, "frames": len(table), "registration": registration, "valid_agreement": agreed}
     classifiers = AUClassifiers(models, preset, card)
     if out is not None:
         classifiers.save(out)

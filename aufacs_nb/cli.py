@@ -60,6 +60,7 @@ def fera17(
     domain: Annotated[str, typer.Option(help="Light and camera: fera17, or wide for training.")] = "fera17",
     activity: Annotated[float, typer.Option(help="How much happens; 1 is like real clips.")] = 1.0,
     script: Annotated[str, typer.Option(help="spontaneous, or directed: units asked for.")] = "spontaneous",
+    without: Annotated[str, typer.Option(help="Leave out wrinkles, or nuisance: AUs beyond the seven.")] = "",
     jobs: Jobs = 1, seed: Seed = 0, quiet: Quiet = False,
 ):
     "A virtual FERA 2017: videos, intensity labels and a side-car of truth; resumes where it stopped."
@@ -68,7 +69,7 @@ def fera17(
     train, valid, test = _numbers(subjects, "--subjects", "Train,Valid,Test, such as 41,20,30", 3)
     root = simulate_fera17(out, train=train, valid=valid, test=test, tasks=tasks, frames=frames, size=size, seed=seed,
                            poses=_numbers(poses, "--poses", "FERA poses, such as 3,6"), media=media, domain=domain,
-                           activity=activity, script=script, n_jobs=jobs, progress=not quiet)
+                           activity=activity, script=script, without=without, n_jobs=jobs, progress=not quiet)
     typer.echo(f"Wrote {root}")
 
 
@@ -341,7 +342,7 @@ def train(
     out = out or Path("runs") / preset
     _, classifiers = train_all(preset, out, seed=seed, resampling=resampling, n_jobs=jobs, progress=not quiet)
     test = partition_frames(open_registered(out / "registered"), "Test", classifiers.preset.cls_size)
-    typer.echo(evaluate(classifiers, test).to_string())
+    typer.echo(evaluate(classifiers, test).map(str).to_string())
 
 # %% ../nbs/54_cli.ipynb #8487d699
 @app.command()
@@ -375,6 +376,17 @@ def _noted(batches, kept: list):
         yield batch
 
 
+def _keep_part(tables: list, out: Path) -> None:
+    "Write what there is of an interrupted table beside the place of the whole one."
+    import pandas as pd
+
+    from aufacs_nb.estimator import to_openface_csv
+
+    if tables:
+        path = to_openface_csv(pd.concat(tables, ignore_index=True), out.with_suffix(".part.csv"))
+        typer.echo(f"interrupted; the first {sum(map(len, tables))} rows are in {path}", err=True)
+
+# %% ../nbs/54_cli.ipynb #pred0001
 @app.command()
 def predict(
     source: Path, out: Out = Path("au.csv"), model: Model = "small", quiet: Quiet = False,
@@ -391,9 +403,13 @@ def predict(
     _check_pictures(source, plot, overlay)
     kept = []
     batches = _noted(AUEstimator.from_pretrained(model).batches(source, faces=faces, progress=not quiet), kept)
-    if overlay:
-        save_overlay(batches, overlay, frame_rate(source), f"aufacs_nb, {Path(model).name}")
-    to_openface_csv(checked_tables(list(kept) if overlay else (batch.table for batch in batches), source), out)
+    try:
+        if overlay:
+            save_overlay(batches, overlay, frame_rate(source), f"aufacs_nb, {Path(model).name}")
+        to_openface_csv(checked_tables(list(kept) if overlay else (batch.table for batch in batches), source), out)
+    except (KeyboardInterrupt, OSError):
+        _keep_part(kept, out)
+        raise
     table = pd.concat(kept, ignore_index=True)
     if plot:
         plot_intensities(table).savefig(plot)
@@ -424,7 +440,7 @@ def evaluate_command(
 
     classifiers = AUClassifiers.from_pretrained(model)
     table = evaluate(classifiers, partition_frames(open_registered(data), partition, classifiers.preset.cls_size))
-    typer.echo(table.to_string())
+    typer.echo(table.map(str).to_string())
     if out:
         write_table(table, out)
 

@@ -174,7 +174,7 @@ def _lesson(classifiers: AUClassifiers, generator, frame):
     preset, chains = classifiers.preset, {au: layers(model) for au, model in classifiers.models.items()}
     pictures, _ = personal_images(generator, frame, classifiers.aus)
     targets = torch.from_numpy(_targets(classifiers, generator))
-    images = standardise(pictures.reshape(-1, *pictures.shape[2:]), preset.cls_size)
+    images = standardise(pictures.reshape(-1, *pictures.shape[2:]), preset.cls_size, preset.cls_colour)
     start = first_trained(classifiers.models[classifiers.aus[0]], preset.per_layers)
     common = min(start, classifiers.common)
     shared = next(iter(chains.values()))[:common](images)

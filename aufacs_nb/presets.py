@@ -59,6 +59,7 @@ class ClassifierValues:
     cls_head: str = "classes"       # six separate outputs (§4.2.2), or "ordinal": rising thresholds; ours
     cls_trunk_epochs: int = 0        # epochs on all AUs at once that stand in for ImageNet (slim only; ours)
     cls_trunk_lr: float = 0.0        # Adam, those epochs
+    cls_colour: str = "own"          # each frame standardised by its "own" mean and spread, or by "fixed" ones
     cls_augment: bool = False        # flips, jitter, colour, noise, blur; the paper does not say
     cls_lr: float = 5e-5             # Adam
     cls_epochs: int = 10             # best epoch on Valid

@@ -82,7 +82,7 @@ class RegisteredFrames(NamedTuple):
 
     The manifest has the columns of `databases` plus those of `MEASURES`: timestamp in seconds (NaN for pictures),
     face_id, how many faces were in sight, the box in the photograph's pixels, score, pose in degrees, the visible
-    share of the face, and valid. vertices is None for frames that were not registered here.
+    share of the face, valid, and the method of registration. vertices is None for frames that were not registered here.
     """
 
     frames: np.ndarray
@@ -103,8 +103,10 @@ def open_registered(folder) -> RegisteredFrames:
     if not (folder / "manifest.parquet").is_file() or not (folder / "frames.npy").is_file():
         raise FileNotFoundError(f"{folder}: no finished registration (frames.npy and manifest.parquet); "
                                 f"run `aufacs register INPUT --out {folder}`, it resumes where it stopped.")
-    vertices = folder / "vertices.npy"
-    return RegisteredFrames(np.load(folder / "frames.npy", mmap_mode="r"), pd.read_parquet(folder / "manifest.parquet"),
+    vertices, settings = folder / "vertices.npy", folder / "registration.json"
+    method = json.loads(settings.read_text())["method"] if settings.is_file() else "mesh"
+    table = pd.read_parquet(folder / "manifest.parquet").assign(registration=method)
+    return RegisteredFrames(np.load(folder / "frames.npy", mmap_mode="r"), table,
                             np.load(vertices, mmap_mode="r") if vertices.is_file() else None)
 
 

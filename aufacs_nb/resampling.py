@@ -149,7 +149,8 @@ def _label_rows(manifest, pairs, aus):
     labels = manifest[au_columns(aus)].to_numpy(np.float32)[target]
     labels[np.arange(len(pairs)), [list(aus).index(au) for au in pairs['au']]] = pairs['intensity']
     subject = manifest['subject'].to_numpy()[source] if 'subject' in manifest else ''
-    return pd.concat([pairs.assign(subject=subject), pd.DataFrame(labels, columns=au_columns(aus))], axis=1)
+    kept = {name: manifest[name].to_numpy()[source] for name in ('registration',) if name in manifest}
+    return pd.concat([pairs.assign(subject=subject, **kept), pd.DataFrame(labels, columns=au_columns(aus))], axis=1)
 
 def real_set(frames, manifest, aus=AUS, per_intensity=30, seed=0, partitions=('Train',)):
     """`ResampledSet` of real frames, `per_intensity` for each level of each of `aus` (paper: 5,000).

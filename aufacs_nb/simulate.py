@@ -6,11 +6,11 @@
 __all__ = ['SHORTEST', 'LONGEST', 'DISFA_FRAMES', 'UNBC_FRAMES', 'DISFA_LEVELS', 'UNBC_LEVELS', 'UNBC_CLOSED', 'BP4D_SHARES',
            'ALL_AUS', 'LEVEL_SHARES', 'UNCODED', 'SMILES', 'COMPANY', 'ORDER', 'UNASKED', 'STILL', 'PLAN_FILE',
            'FERA_CODES', 'FERA_OCCURRENCES', 'DISFA_NAMES', 'EXPRESSIONS', 'RECORDINGS', 'ATTENDED', 'FPS', 'LAYOUTS',
-           'SCRIPTS', 'CRF', 'SIMULATORS', 'event_course', 'base_rates', 'events_per_clip', 'au_time_courses',
-           'directed_levels', 'head_motion', 'SimulationError', 'Clip', 'child_seed', 'Layout', 'make_plan',
-           'read_plan', 'clip_truth', 'render_moment', 'render_clip', 'truth_path', 'read_truth', 'write_video',
-           'clip_path', 'plan_clips', 'simulate_fera17', 'simulate_disfa', 'simulate_unbc', 'simulate_multipie',
-           'render_truth']
+           'SCRIPTS', 'WITHOUT', 'CRF', 'SIMULATORS', 'event_course', 'base_rates', 'events_per_clip',
+           'au_time_courses', 'directed_levels', 'head_motion', 'SimulationError', 'Clip', 'child_seed', 'Layout',
+           'make_plan', 'read_plan', 'clip_truth', 'render_moment', 'render_clip', 'truth_path', 'read_truth',
+           'write_video', 'clip_path', 'plan_clips', 'simulate_fera17', 'simulate_disfa', 'simulate_unbc',
+           'simulate_multipie', 'render_truth']
 
 # %% ../nbs/07_simulate.ipynb #a09fa0fe
 import hashlib
@@ -376,6 +376,7 @@ LAYOUTS = {
 
 # %% ../nbs/07_simulate.ipynb #29d285c7
 SCRIPTS = ('spontaneous', 'directed')
+WITHOUT = ('', 'wrinkles', 'nuisance')
 
 
 def _faults(p):
@@ -392,20 +393,23 @@ def _faults(p):
             (p['database'] == 'disfa' and max(people) > 27, f'{max(people)} subjects; DISFA has 27'),
             (not p['activity'] > 0, f"activity {p['activity']}; choose a positive number"),
             (p['domain'] not in DOMAINS, f"domain {p['domain']!r}; choose one of {', '.join(DOMAINS)}"),
-            (p.get('script', SCRIPTS[0]) not in SCRIPTS, f"script {p.get('script')!r}; choose spontaneous or directed")]
+            (p.get('script', SCRIPTS[0]) not in SCRIPTS, f"script {p.get('script')!r}; choose spontaneous or directed"),
+            (p.get('without', '') not in WITHOUT, f"without {p.get('without')!r}; choose wrinkles or nuisance")]
 
 
 def make_plan(database, seed=0, size=256, frames=24, sessions=1, media='video', poses=(6,), activity=1., domain=None,
-              script='spontaneous', **people):
+              script='spontaneous', without='', **people):
     """The plan of a database: its parameters and {partition: {subject: seed}}; `SimulationError` if impossible.
 
     `people`: train, valid, test for fera17, else subjects. A plan alone is enough to render any of its frames.
-    `script`: 'spontaneous' time courses, or a 'directed' task, which stands in the plan only if chosen.
+    `script`: 'spontaneous' time courses, or a 'directed' task; `without`: leave out the AUs' 'wrinkles', or 'nuisance',
+    the units beyond `AUS`. Both stand in the plan only if chosen.
     """
     size = size if isinstance(size, (int, np.integer)) else [int(n) for n in size]
     p = dict(database=database, seed=seed, size=size, frames=frames, sessions=sessions, media=media,
              poses=sorted(map(int, poses)), activity=float(activity), domain=domain or database, **people)
     p |= {} if script == 'spontaneous' else {'script': script}
+    p |= {'without': without} if without else {}
     for wrong, message in _faults(p):
         if wrong:
             raise SimulationError(f'cannot simulate with {message}')
@@ -456,6 +460,8 @@ def clip_truth(plan, partition, subject, session):
                directed_levels(p['frames'], seed, ALL_AUS) if directed else
                au_time_courses(p['frames'], seed, ALL_AUS, p['activity'], database))
     table = pd.DataFrame(courses, columns=au_columns(ALL_AUS))
+    if p.get('without') == 'nuisance':
+        table[au_columns([au for au in ALL_AUS if au not in AUS])] = 0
     table.insert(0, 'frame', np.arange(1, len(table) + 1))
     sway = STILL if directed else 1.
     table[['yaw', 'pitch', 'roll']] = head_motion(len(table), _seed(plan, clip, 'head'), LAYOUTS[database].spread, sway)
@@ -496,7 +502,7 @@ def _asymmetry(seed):
 def render_moment(plan, partition, subject, session, moment, pose=6):
     "Picture, uint8 (height, width, 3), of one row (`moment`) of a clip's truth, seen from `pose` 1–9."
     view = _view_of(plan, Clip(partition, subject, session, pose), moment)
-    return render_person(**view, seed=int(moment['frame']))
+    return render_person(**view, seed=int(moment['frame']), wrinkles=plan['parameters'].get('without') != 'wrinkles')
 
 
 def render_clip(plan, partition, subject, session, pose=6):
@@ -621,15 +627,17 @@ def _simulate(root, plan, n_jobs, progress):
 
 # %% ../nbs/07_simulate.ipynb #d341c792
 def simulate_fera17(root, train=41, valid=20, test=30, tasks=2, frames=24, poses=(6,), size=256, seed=0, activity=1.,
-                    media='video', n_jobs=1, progress=True, domain='fera17', script='spontaneous'):
+                    media='video', n_jobs=1, progress=True, domain='fera17', script='spontaneous',
+                    without=''):
     """Write a database of virtual people in FERA 2017's layout to `root` and return its path.
 
     `train`, `valid`, `test`: people; `tasks`: clips of `frames` pictures a person, each from all `poses` (1–9);
     `size`: pixels, or (width, height); `activity`: factor on the events; `media`: 'video' (mp4) or 'frames' (PNG);
     `n_jobs`: processes; `domain`: light and camera, one of `camera.DOMAINS` ('wide' is best to learn from);
-    `script`: 'spontaneous', or 'directed' for units asked for one by one and in any mixture.
+    `script`: 'spontaneous', or 'directed' for units asked for one by one and in any mixture; `without`: 'wrinkles' or
+    'nuisance' (units beyond `AUS`) to leave these out, for experiments.
     """
-    plan = make_plan('fera17', seed, size, frames, tasks, media, poses, activity, domain, script,
+    plan = make_plan('fera17', seed, size, frames, tasks, media, poses, activity, domain, script, without,
                      train=train, valid=valid, test=test)
     return _simulate(root, plan, n_jobs, progress)
 

@@ -187,3 +187,32 @@ def test_killed_generator_training_resumes_to_the_same_weights(run, work, aufacs
     run(*options, work / "killed")
     first, second = ((work / name / "weights.safetensors").read_bytes() for name in ("whole", "killed"))
     assert first == second
+
+
+def test_interrupted_prediction_keeps_the_rows_it_has(tmp_path, monkeypatch, capsys):
+    from aufacs_nb.cli import predict
+    from aufacs_nb.estimator import AUEstimator
+
+    whole = AUEstimator.batches
+
+    def stopped(self, *arguments, **options):
+        "The user loses patience after the first batch."
+        yield next(whole(self, *arguments, **options, batch=8))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(AUEstimator, "batches", stopped)
+    video = sorted((sample_database() / "FERA17_Test_MV").glob("*.mp4"))[0]
+    for overlay in (None, tmp_path / "au.mp4"):
+        with pytest.raises(KeyboardInterrupt):
+            predict(video, tmp_path / "au.csv", quiet=True, faces="main", plot=None, overlay=overlay)
+        part = pd.read_csv(tmp_path / "au.part.csv")
+        assert part.frame.tolist() == list(range(1, 9)) and part.success.all()
+        assert "the first 8 rows are in" in capsys.readouterr().err
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["au.part.csv"]
+        (tmp_path / "au.part.csv").unlink()
+
+
+def test_evaluate_prints_values_with_intervals(run, work):
+    said = run("evaluate", "--data", work / "registered")
+    assert re.search(r"mean\s+[+-]?\d\.\d+ \[[+-]?\d\.\d+, [+-]?\d\.\d+\]", said), said
+    assert "Interval(" not in said
