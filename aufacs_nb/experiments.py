@@ -27,7 +27,7 @@ from .presets import get_preset
 from .registration import RegisteredFrames
 
 # %% ../nbs/56_experiments.ipynb #583e376a
-LEAN = replace(get_preset("small"), cls_dim=16, cls_trunk_epochs=10)  # small enough to train for each condition
+LEAN = replace(get_preset("small"), cls_members=1, cls_trunk_epochs=10)  # small enough to train for each condition
 ESTIMATES = [f"{name}_r" for name in au_columns()]
 
 
@@ -210,7 +210,8 @@ def heads(registered, out, preset=LEAN, seed: int = 0) -> pd.DataFrame:
 
 # %% ../nbs/56_experiments.ipynb #tr872105
 TRANSFER = {  # condition: its training frames, how many people of them, values of the preset that are not the base's
-    "base": ("3D", 60, {}), "15 people": ("3D", 15, {}), "30 people": ("3D", 30, {}), "220 people": ("more", 220, {}),
+    "base": ("3D", 60, {}), "15 people": ("3D", 15, {}), "30 people": ("3D", 30, {}),
+    "60 people, directed": ("directed", 60, {}), "220 people": ("more", 220, {}),
     "2D registration": ("2D", 60, {}), "fixed colours": ("3D", 60, {"cls_colour": "fixed"}),
     "no augmentation": ("3D", 60, {"cls_augment": False}), "no nuisance AUs": ("no nuisance", 60, {}),
     "no wrinkles": ("no wrinkles", 60, {})}

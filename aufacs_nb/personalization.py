@@ -19,7 +19,7 @@ from joblib import Parallel, delayed
 from torch import nn
 from tqdm.auto import tqdm
 
-from .classifiers import (N_CLASSES, AUClassifiers, layers, seeded, standardise,
+from .classifiers import (N_CLASSES, AUClassifiers, Blocks, layers, seeded, standardise,
                                    third_convolution)
 from .facs import AUS, au_column
 from .presets import WeightsError, get_preset
@@ -89,7 +89,7 @@ def calibrated(classifiers: AUClassifiers, generator, frames: np.ndarray, progre
 def first_trained(model: nn.Module, which: str) -> int:
     "Number of the first of the `layers` that is fine-tuned: which is 'third' (convolution), 'dense' or 'last'."
     chain = layers(model)
-    linear = [i for i, layer in enumerate(chain) if isinstance(layer, nn.Linear)]
+    linear = [i for i, layer in enumerate(chain) if isinstance(layer, (nn.Linear, Blocks))]
     starts = {"third": third_convolution(model), "dense": linear[0], "last": len(chain) - 1}
     if which not in starts:
         raise PersonalizationError(f"per_layers={which!r}: choose one of {', '.join(starts)}.")

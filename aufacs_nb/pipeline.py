@@ -229,7 +229,8 @@ def train_all(
     name, more = "classifiers", directed if resampling == "none" else None
     name = name if resampling == preset.resampling else f"classifiers_{resampling}"
     made = personal if resampling != "semantic" else generator
-    return generator, fit_classifiers(registered, made, preset, out / name, seed, resampling, progress, more or None)
+    return generator, fit_classifiers(registered, made, preset, out / name, seed, resampling, progress, more or None,
+                                      n_jobs)
 
 # %% ../nbs/50_pipeline.ipynb #0a1d47db
 SWEEP = {f"λ_ids {value}": {"lambda_ids": float(value)} for value in (0, 1, 10, 100, 1000)} | {
