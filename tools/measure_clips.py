@@ -1,11 +1,14 @@
 """Ask an independent tracker how well the estimator follows real faces; only numbers are kept.
 
     python tools/measure_clips.py CLIP_OR_FOLDER … [--model small] [--out data_samples/results/real_clips.csv]
+    python tools/measure_clips.py CLIP_OR_FOLDER … --compare MODELS --out data_samples/results/transfer_real.csv
 
 For each film: correlation over its frames of each AU's estimate with FaceMesh's actions beside that AU, and with a
 distance between landmarks, before and after personalisation on the film's calmest frame (the smallest sum of actions).
 The photographs of all folders count as one more film, without personalisation. `range` is how far the judge moved, as
-a share of its scale: where it hardly moved, r says little. Nothing of the pictures is written anywhere.
+a share of its scale: where it hardly moved, r says little. Nothing of the pictures is written anywhere. With
+`--compare`, every model of a folder is asked instead, each about frames registered as its own training frames were,
+and none is personalised; models named NAME, seed K make rows of one condition.
 """
 import argparse
 from itertools import islice
@@ -19,10 +22,10 @@ from aufacs_nb.actions import ACTIONS, actions, au_evidence, load_actions
 from aufacs_nb.classifiers import AUClassifiers
 from aufacs_nb.databases import VIDEO_SUFFIXES
 from aufacs_nb.detection import FaceLandmarker
-from aufacs_nb.estimator import REGISTERED, choose_faces, frame_stream
+from aufacs_nb.estimator import choose_faces, frame_stream, registered_by
 from aufacs_nb.facs import AUS
 from aufacs_nb.personalization import personal_generator, personalize
-from aufacs_nb.registration import FaceChoice, register_faces
+from aufacs_nb.registration import FaceChoice
 
 torch.set_num_threads(1)
 # pairs of landmarks whose distance, as a share of that between the outer eye corners, grows (+) or shrinks (−)
@@ -33,15 +36,24 @@ DISTANCES = {1: (+1, ((107, 133), (336, 362))), 4: (-1, ((55, 285),)), 10: (-1, 
 FACIAL = [i for i, name in enumerate(ACTIONS) if name != "_neutral" and "Look" not in name and "Blink" not in name]
 
 
-def seen(source, landmarker, step: int):
-    "Registered faces (n, 224, 224, 3), landmarks (n, 478, 3) of every `step`th frame with a face."
-    stream, choice, faces, points = islice(frame_stream(source), 0, None, step), FaceChoice(), [], []
+def seen(source, landmarker, step: int, methods=("mesh",)):
+    "{method: registered faces (n, 224, 224, 3)}, landmarks (n, 478, 3) of every `step`th frame with a face."
+    stream, choice, faces, points = islice(frame_stream(source), 0, None, step), FaceChoice(), [[] for _ in methods], []
     while items := list(islice(stream, 32)):
         found = [(item[3], face) for item, face in zip(items, choose_faces(items, landmarker, choice)) if face]
-        marks = [face.landmarks for _, face in found]
-        faces += [result.image for result in register_faces([image for image, _ in found], marks, REGISTERED)]
-        points += marks
-    return np.array(faces), np.array(points)
+        if found:
+            images, chosen = zip(*found)
+            for kept, method in zip(faces, methods):
+                kept += list(registered_by(method, list(images), list(chosen)))
+            points += [face.landmarks for face in chosen]
+    return {method: np.array(kept) for method, kept in zip(methods, faces)}, np.array(points)
+
+
+def seen_all(photos, landmarker, methods=("mesh",)):
+    "As `seen`, of all photographs together."
+    found = [pair for pair in (seen(photo, landmarker, 1, methods) for photo in photos) if len(pair[1])]
+    return ({method: np.concatenate([faces[method] for faces, _ in found]) for method in methods},
+            np.concatenate([points for _, points in found]))
 
 
 def distance(points, au: int) -> np.ndarray:
@@ -73,6 +85,7 @@ def measure(clips, photos, model: str, step: int = 1) -> pd.DataFrame:
     generator, rows = personal_generator(model, classifiers.preset), []
     for number, clip in enumerate(clips, 1):
         faces, points = seen(clip, landmarker, step)
+        faces = faces["mesh"]
         if len(faces) < 10:
             print(f"{clip.name}: a face in only {len(faces)} frames, left out")
             continue
@@ -83,23 +96,39 @@ def measure(clips, photos, model: str, step: int = 1) -> pd.DataFrame:
                                                         "personal": personal.predict(faces)})
         print(f"film {number}: {clip.name}, {len(faces)} frames, neutral frame {neutral}", flush=True)
     if photos:
-        found = [seen(photo, landmarker, 1) for photo in photos]
-        faces, points = (np.concatenate([pair[k] for pair in found if len(pair[0])]) for k in (0, 1))
-        rows += judge("photographs", points, actions(network, points), {"generic": classifiers.predict(faces)})
+        faces, points = seen_all(photos, landmarker)
+        rows += judge("photographs", points, actions(network, points), {"generic": classifiers.predict(faces["mesh"])})
     return pd.DataFrame(rows)
+
+
+def compare(clips, photos, folder, step: int = 1) -> pd.DataFrame:
+    "A row a model, film, AU and judge: condition, seed, film, AU, judge, frames, range, r."
+    landmarker, network, methods = FaceLandmarker.from_pretrained(), load_actions(), ("mesh", "procrustes")
+    films = {f"film {k}": seen(clip, landmarker, step, methods) for k, clip in enumerate(clips, 1)}
+    films |= {"photographs": seen_all(photos, landmarker, methods)} if photos else {}
+    tables = []
+    for path in sorted(Path(folder).iterdir()):
+        model = AUClassifiers.from_pretrained(path)
+        condition, _, seed = path.name.partition(", seed ")
+        for film, (faces, points) in films.items():
+            found = {"r": model.predict(faces[model.card["registration"]])}
+            rows = pd.DataFrame(judge(film, points, actions(network, points), found)).rename(columns={"r r": "r"})
+            tables.append(rows.assign(condition=condition, seed=int(seed or 0)))
+    return pd.concat(tables, ignore_index=True)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sources", type=Path, nargs="+")
     parser.add_argument("--model", default="small")
+    parser.add_argument("--compare", type=Path, help="Folder of models, instead of --model.")
     parser.add_argument("--step", type=int, default=1, help="Take every nth frame.")
     parser.add_argument("--out", type=Path, default=Path("data_samples/results/real_clips.csv"))
     a = parser.parse_args()
     paths = [path for source in a.sources for path in (sorted(source.iterdir()) if source.is_dir() else [source])]
     clips = [path for path in paths if path.suffix.lower() in VIDEO_SUFFIXES]
     photos = [path for path in paths if path.suffix.lower() in (".jpg", ".jpeg", ".png")]
-    table = measure(clips, photos, a.model, a.step)
+    table = compare(clips, photos, a.compare, a.step) if a.compare else measure(clips, photos, a.model, a.step)
     table.round(3).to_csv(a.out, index=False)
     print(table.round(2).to_string(index=False))
 

@@ -4,8 +4,9 @@
 
 Training: the slim network's second stage (a network an AU behind a frozen prefix, two augmented epochs, 40 frames a
 level of each AU), from pixels one AU after the other, against hidden maps computed once and one process a core; and
-the shared trunk, which needs no second stage at all. Personalisation: a loop over AUs and epochs from pixels, against
-`personalize`, for the layers and pictures of `small` and for those of the paper. Both ways get all cores; medians.
+the trunk of `small`, whose seven heads share all of it and every frame (one member). Personalisation: a loop over AUs
+and epochs from pixels, against `personalize`, for the layers and pictures of `small` and for those of the paper. The
+plain ways get all cores, `personalize` takes one; medians.
 """
 import argparse
 import time
@@ -18,8 +19,8 @@ import pandas as pd
 import torch
 
 from aufacs_nb.classifiers import (AUClassifiers, Pixels, layers, single_head, standardise, train_classifier,
-                                   train_classifiers, build_classifier, N_CLASSES)
-from aufacs_nb.facs import AUS
+                                   train_classifiers, train_trunk, build_classifier, N_CLASSES)
+from aufacs_nb.facs import AUS, au_columns
 from aufacs_nb.personalization import first_trained, personal_generator, personal_images, personalize
 from aufacs_nb.pipeline import partition_frames
 from aufacs_nb.presets import SMALL
@@ -51,10 +52,12 @@ def training(repeats: int) -> dict:
     with warnings.catch_warnings(action="ignore"):
         balanced = real_set(sample.frames, sample.manifest, per_intensity=40)
     trunk = build_classifier(preset, n_outputs=N_CLASSES * len(AUS))
+    labels, shared = sample.manifest[au_columns()].to_numpy(), replace(preset, cls_members=1, cls_trunk_epochs=2)
     ways = {"plain": lambda: plain_training(balanced, preset, trunk),
             "maps": lambda: train_classifiers(balanced, None, None, preset, progress=False, trunk=trunk),
             "maps, 2 processes": lambda: train_classifiers(balanced, None, None, preset, progress=False, trunk=trunk,
-                                                           n_jobs=2)}
+                                                           n_jobs=2),
+            "one trunk": lambda: train_trunk(sample.frames, labels, None, shared, progress=False)}
     ways["maps, 2 processes"]()  # the workers' start is paid once a session
     return {name: median_time(work, repeats) for name, work in ways.items()} | {"frames": len(balanced.frames)}
 
