@@ -95,14 +95,14 @@ SMALL = Preset(
     colour_jitter=0.1, neutral_share=0.4, warmup_share=0.8, coarse_share=0.5, gen_lr=1e-3, gen_batch=16,
     gen_steps=3000, n_critic=1, gen_people=(160, 10, 16), gen_clips=(4, 12),
     resampling="none", per_intensity=150,
-    classifier="slim", cls_size=64, cls_dim=16, cls_members=4, cls_trunk_epochs=8, cls_trunk_lr=3e-3,
+    classifier="slim", cls_size=64, cls_dim=24, cls_trunk_epochs=16, cls_trunk_lr=3e-3,
     cls_augment=True, cls_lr=2e-4, cls_epochs=0, dropout=0.3, per_lr=1e-3, per_epochs=30, per_layers="last",
     per_pictures="all", per_targets="calibrated", per_arch="flow", people=(60, 10, 20), clips=(3, 16), activity=2.0,
     domain="wide")
 TINY = replace(
     SMALL, name="tiny", size=32, neutral_share=0.0, warmup_share=0.6, coarse_share=0.0, gen_people=(), gen_clips=(),
     gen_dim=8, gen_blocks=1, critic_dim=8, critic_layers=3, pair_same_share=0.5, cycle_share=0.5,
-    gen_batch=4, gen_steps=6, per_intensity=8, cls_size=32, cls_dim=8, cls_members=1, cls_trunk_epochs=2,
+    gen_batch=4, gen_steps=6, per_intensity=8, cls_size=32, cls_dim=8, cls_trunk_epochs=2,
     cls_trunk_lr=3e-3, cls_lr=1e-3, cls_epochs=1, resampling="real", per_lr=1e-5, per_epochs=2, per_layers="third",
     per_pictures="own", per_targets="asked", per_arch="ganimation", people=(3, 1, 2), clips=(1, 10))
 PRESETS = {preset.name: preset for preset in (TINY, SMALL, PAPER)}

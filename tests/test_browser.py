@@ -151,10 +151,10 @@ class Demo:
         for _ in range(keys):
             handle.press(key)
 
-    def upload(self, path):
-        """Choose a file in the page's upload button."""
+    def upload(self, path, button=0):
+        """Choose a file in an upload button of the page, the first unless another is asked for."""
         with self.page.expect_file_chooser() as chooser:
-            self.page.locator("button.widget-upload").click()
+            self.page.locator("button.widget-upload").nth(button).click()
         chooser.value.set_files(path)
 
     def screenshot(self, suffix=""):
@@ -254,6 +254,8 @@ def test_generator(demo):
 
 def test_personalization(demo):
     """Another frame changes the photograph; the button runs the bar from left to right and redraws the plot."""
+    from aufacs_nb.databases import sample_database
+
     demo.open("personalization")
     photo, plot = demo.picture("photo"), demo.picture("plot")
     demo.push("Frame", keys=1)
@@ -269,6 +271,11 @@ def test_personalization(demo):
     widths.add(demo.page.locator(".progress-bar").first.evaluate("e => parseFloat(e.style.width) || 0"))
     assert min(widths) == 0 and max(widths) == 100, f"the bar ran from 0 to 100, not over {sorted(widths)}"
     demo.screenshot()
+    plot = demo.picture("plot")
+    demo.upload(sorted((sample_database() / "FERA17_Test_MV").glob("*.mp4"))[0], button=1)
+    demo.wait_for_change("plot", plot)
+    demo.page.get_by_text("mean estimate").wait_for(timeout=CHANGE)
+    demo.screenshot("_film")
 
 
 def portrait(path):

@@ -4,7 +4,8 @@
 
 Training: the slim network's second stage (a network an AU behind a frozen prefix, two augmented epochs, 40 frames a
 level of each AU), from pixels one AU after the other, against hidden maps computed once and one process a core; and
-the trunk of `small`, whose seven heads share all of it and every frame (one member). Personalisation: a loop over AUs
+the trunk of `small`, whose seven heads share all of it and every frame, so
+that a seventh of the frames shows each head as many. Personalisation: a loop over AUs
 and epochs from pixels, against `personalize`, for the layers and pictures of `small` and for those of the paper. The
 plain ways get all cores, `personalize` takes one; medians.
 """
@@ -20,6 +21,7 @@ import torch
 
 from aufacs_nb.classifiers import (AUClassifiers, Pixels, layers, single_head, standardise, train_classifier,
                                    train_classifiers, train_trunk, build_classifier, N_CLASSES)
+from aufacs_nb.experiments import PAPER_WAY
 from aufacs_nb.facs import AUS, au_columns
 from aufacs_nb.personalization import first_trained, personal_generator, personal_images, personalize
 from aufacs_nb.pipeline import partition_frames
@@ -52,12 +54,13 @@ def training(repeats: int) -> dict:
     with warnings.catch_warnings(action="ignore"):
         balanced = real_set(sample.frames, sample.manifest, per_intensity=40)
     trunk = build_classifier(preset, n_outputs=N_CLASSES * len(AUS))
-    labels, shared = sample.manifest[au_columns()].to_numpy(), replace(preset, cls_members=1, cls_trunk_epochs=2)
+    every, labels = balanced.frames[::len(AUS)], balanced.manifest[au_columns()].to_numpy()[::len(AUS)]
+    shared = replace(preset, cls_members=1, cls_trunk_epochs=2)
     ways = {"plain": lambda: plain_training(balanced, preset, trunk),
             "maps": lambda: train_classifiers(balanced, None, None, preset, progress=False, trunk=trunk),
             "maps, 2 processes": lambda: train_classifiers(balanced, None, None, preset, progress=False, trunk=trunk,
                                                            n_jobs=2),
-            "one trunk": lambda: train_trunk(sample.frames, labels, None, shared, progress=False)}
+            "one trunk": lambda: train_trunk(every, labels, None, shared, progress=False)}
     ways["maps, 2 processes"]()  # the workers' start is paid once a session
     return {name: median_time(work, repeats) for name, work in ways.items()} | {"frames": len(balanced.frames)}
 
@@ -69,7 +72,8 @@ def plain_personalisation(classifiers, generator, frame):
     everything = pictures.reshape(-1, *pictures.shape[2:])
     for i, au in enumerate(AUS):
         model = deepcopy(classifiers.models[au])
-        optimiser = torch.optim.Adam(layers(model)[first_trained(model, preset.per_layers):].parameters(), preset.per_lr)
+        behind = layers(model)[first_trained(model, preset.per_layers):]
+        optimiser = torch.optim.Adam(behind.parameters(), preset.per_lr)
         frames = everything if preset.per_pictures == "all" else pictures[i]
         targets = torch.randint(0, 6, (len(frames),))
         for _ in range(preset.per_epochs):
@@ -81,7 +85,7 @@ def plain_personalisation(classifiers, generator, frame):
 def personalisation(repeats: int) -> dict:
     classifiers = AUClassifiers.from_pretrained("small")
     generator, frame = personal_generator("small"), np.asarray(sample_registered().frames[0])
-    paper = replace(classifiers.preset, per_layers="third", per_pictures="own", per_targets="asked", per_lr=3e-5)
+    paper = replace(classifiers.preset, **PAPER_WAY)
     found = {}
     for name, preset in (("small", classifiers.preset), ("paper", paper)):
         chosen = AUClassifiers(classifiers.models, preset, classifiers.card, classifiers.calibration)
