@@ -429,10 +429,11 @@ def merged(networks: list) -> nn.Module:
     "`SlimVGG`s of one shape as one network, whose scores are the mean of theirs."
     if len(networks) == 1:
         return networks[0]
-    states, (dense, _, _, last) = [net.state_dict() for net in networks], networks[0].classifier[1:]
-    if not isinstance(networks[0], SlimVGG) or not isinstance(last, nn.Linear):
+    first, states = networks[0], [net.state_dict() for net in networks]
+    if not isinstance(first, SlimVGG) or not isinstance(first.classifier[-1], nn.Linear):
         raise ValueError("Only slim networks with a head of separate classes can be averaged: set cls_members to 1.")
-    dim, dropout = networks[0].features[0].out_channels, networks[0].classifier[0].p
+    dense, last = first.classifier[1], first.classifier[-1]
+    dim, dropout = first.features[0].out_channels, first.classifier[0].p
     size = 16 * round((dense.in_features / (8 * dim)) ** 0.5)
     model = SlimVGG(size, dim, dropout, last.out_features, dense.out_features, len(networks))
     joined = {key: states[0][key] if value.ndim == 0 else torch.cat([s[key] for s in states])

@@ -3,11 +3,10 @@
     python tests/benchmarks/bench_estimation.py [--repeats 3]
 
 Training: the slim network's second stage (a network an AU behind a frozen prefix, two augmented epochs, 40 frames a
-level of each AU), from pixels one AU after the other, against hidden maps computed once and one process a core; and
-the trunk of `small`, whose seven heads share all of it and every frame, so
-that a seventh of the frames shows each head as many. Personalisation: a loop over AUs
-and epochs from pixels, against `personalize`, for the layers and pictures of `small` and for those of the paper. The
-plain ways get all cores, `personalize` takes one; medians.
+level of each AU), from pixels one AU after the other, against hidden maps computed once and one process a core; and the
+trunk of `small`, whose seven heads share all of it and every frame, so that a seventh of the frames shows each head as
+many. Personalisation: a loop over AUs and epochs from pixels, against `personalize`, for the layers and pictures of
+`small` and for those of the paper. The plain ways get all cores, `personalize` takes one; medians.
 """
 import argparse
 import time
