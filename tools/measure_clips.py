@@ -105,6 +105,7 @@ def compare(clips, photos, folder, step: int = 1) -> pd.DataFrame:
     "A row a model, film, AU and judge: condition, seed, film, AU, judge, frames, range, r."
     landmarker, network, methods = FaceLandmarker.from_pretrained(), load_actions(), ("mesh", "procrustes")
     films = {f"film {k}": seen(clip, landmarker, step, methods) for k, clip in enumerate(clips, 1)}
+    films = {name: found for name, found in films.items() if len(found[1]) >= 10}
     films |= {"photographs": seen_all(photos, landmarker, methods)} if photos else {}
     tables = []
     for path in sorted(Path(folder).iterdir()):
