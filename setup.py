@@ -22,7 +22,7 @@ setup(
     license_files=["LICENSE", "NOTICE"],
     keywords=settings["keywords"].split(),
     packages=find_packages(include=["aufacs_nb", "aufacs_nb.*"]),
-    package_data={"aufacs_nb": ["assets/**/*"]},
+    package_data={"aufacs_nb": ["py.typed", "assets/**/*"]},
     python_requires=f">={settings['min_python']}",
     install_requires=settings["requirements"].split(),
     extras_require={extra: settings[f"{extra}_requirements"].split() for extra in ("dev", "dlib", "fid")},

@@ -6,11 +6,11 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
-from aufacs_nb.align2d import (CENTRE_CM, FACE_CM, LANDMARKS_68, DlibLandmarker, align_face, find_dlib_model,
-                               frontal_template)
-from aufacs_nb.detection import PictureError
-from aufacs_nb.meshes import canonical_face
-from aufacs_nb.register3d import frontal_pixels
+from aufacs_nb.registration.planar import (CENTRE_CM, FACE_CM, LANDMARKS_68, DlibLandmarker, align_face,
+                                           find_dlib_model, frontal_template)
+from aufacs_nb.registration.detection import PictureError
+from aufacs_nb.geometry.meshes import canonical_face
+from aufacs_nb.registration.frontal import frontal_pixels
 
 
 @pytest.fixture

@@ -82,8 +82,8 @@ def test_label_file_with_a_missing_frame(aufacs, database, tmp_path):
 
 def test_targets_outside_the_range(aufacs, tmp_path):
     from aufacs_nb.facs import LabelError
-    from aufacs_nb.synthesis import synthesize
-    from aufacs_nb.train_generator import load_generator
+    from aufacs_nb.generation.synthesis import synthesize
+    from aufacs_nb.generation.runs import load_generator
 
     Image.fromarray(astronaut()).save(tmp_path / "me.png")
     check(aufacs("synthesize", tmp_path / "me.png", "--out", tmp_path / "x.png", "--au", "12=9"), "12=9", "0–5")
@@ -142,8 +142,8 @@ def test_registration_of_something_else_into_the_same_folder(aufacs, tmp_path):
 
 
 def test_partitions_never_mix():
-    from aufacs_nb.registration import sample_registered
-    from aufacs_nb.resampling import semantic_pairs
+    from aufacs_nb.registration.collections import sample_registered
+    from aufacs_nb.estimation.resampling import semantic_pairs
 
     manifest = fera17_manifest(sample_database())
     with pytest.raises(ValueError, match="Train"):

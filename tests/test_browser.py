@@ -280,8 +280,8 @@ def test_personalization(demo):
 
 def portrait(path):
     """A rendered face with an alpha channel, as a PNG file; returns its path."""
-    from aufacs_nb.appearance import sample_person
-    from aufacs_nb.camera import render_person
+    from aufacs_nb.simulation.appearance import sample_person
+    from aufacs_nb.simulation.camera import render_person
 
     image = render_person(sample_person(11), {12: 3}, yaw=20, size=(360, 440))
     return save_picture(np.dstack([image, np.full(image.shape[:2], 255, np.uint8)]), path)

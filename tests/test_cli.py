@@ -190,8 +190,8 @@ def test_killed_generator_training_resumes_to_the_same_weights(run, work, aufacs
 
 
 def test_interrupted_prediction_keeps_the_rows_it_has(tmp_path, monkeypatch, capsys):
-    from aufacs_nb.cli import predict
-    from aufacs_nb.estimator import AUEstimator
+    from aufacs_nb.apps.cli import predict
+    from aufacs_nb.estimation.estimator import AUEstimator
 
     whole = AUEstimator.batches
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from skimage import data, transform
 
-from aufacs_nb.align2d import align_face
-from aufacs_nb.detection import FaceLandmarker, NoFaceError, PictureError
+from aufacs_nb.registration.planar import align_face
+from aufacs_nb.registration.detection import FaceLandmarker, NoFaceError, PictureError
 
 ROOT = Path(__file__).parent.parent
 

@@ -21,8 +21,9 @@ def skewed():
 
 
 def test_classifiers_train_on_an_ml_ros_set(skewed):
-    from aufacs_nb.classifiers import distinct_rows, train_classifiers
-    from aufacs_nb.resampling import label_histogram, ml_ros_set
+    from aufacs_nb.estimation.classifiers import distinct_rows, train_classifiers
+    from aufacs_nb.estimation.ml_ros import ml_ros_set
+    from aufacs_nb.estimation.resampling import label_histogram
 
     frames, manifest = skewed
     with warnings.catch_warnings(action="ignore"):
@@ -37,7 +38,7 @@ def test_classifiers_train_on_an_ml_ros_set(skewed):
 
 
 def test_missing_scores_stay_out_of_every_row_but_their_own():
-    from aufacs_nb.metrics import NoScore, icc_table, two_afc_table
+    from aufacs_nb.evaluation.intervals import NoScore, icc_table, two_afc_table
 
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 6, (120, 7)).astype(float)
@@ -83,7 +84,7 @@ def test_pointing_at_a_face_shows_it(page, tmp_path):
 
     from PIL import Image
 
-    from aufacs_nb.tsne import Panel, interactive_embedding
+    from aufacs_nb.evaluation.features import Panel, interactive_embedding
 
     hues = [(220, 30, 30), (30, 200, 30), (30, 30, 220), (230, 230, 20), (20, 220, 220)]
     faces = np.array([np.full((40, 40, 3), hue) for hue in hues], np.uint8)

@@ -12,7 +12,7 @@ from PIL import Image
 from skimage.data import astronaut, chelsea
 
 from aufacs_nb.databases import fera17_manifest, sample_database
-from aufacs_nb.simulate import write_video
+from aufacs_nb.databases import write_video
 
 
 @pytest.fixture(scope="module")
@@ -136,9 +136,9 @@ def test_damaged_model_folder(aufacs, person, clip, tmp_path, damage, said):
 
 
 def test_frames_are_registered_as_the_model_was_trained():
-    from aufacs_nb.classifiers import AUClassifiers
-    from aufacs_nb.estimator import AUEstimator
-    from aufacs_nb.registration import register_photo
+    from aufacs_nb.estimation.storage import AUClassifiers
+    from aufacs_nb.estimation.estimator import AUEstimator
+    from aufacs_nb.registration.collections import register_photo
 
     small = AUClassifiers.from_pretrained("small")
     flat = AUEstimator(AUClassifiers(small.models, small.preset, {**small.card, "registration": "procrustes"}))
@@ -186,11 +186,11 @@ def test_seven_trainings_in_two_processes():
     "The number of processes changes nothing in the result."
     import torch
 
-    from aufacs_nb.classifiers import train_classifiers
-    from aufacs_nb.pipeline import partition_frames
+    from aufacs_nb.estimation.classifiers import train_classifiers
+    from aufacs_nb.experiments.stages import partition_frames
     from aufacs_nb.presets import TINY
-    from aufacs_nb.registration import sample_registered
-    from aufacs_nb.resampling import real_set
+    from aufacs_nb.registration.collections import sample_registered
+    from aufacs_nb.estimation.resampling import real_set
 
     train = partition_frames(sample_registered(), "Train", 32)
     with warnings.catch_warnings(action="ignore"):

@@ -12,11 +12,11 @@ import torch
 from safetensors.numpy import load_file
 
 from aufacs_nb.facs import au_columns, intensity_to_unit
-from aufacs_nb.generators import ARCHITECTURES, build_generator
+from aufacs_nb.generation.networks import ARCHITECTURES, build_generator
 from aufacs_nb.presets import PAPER, SMALL, TINY
-from aufacs_nb.registration import sample_registered
-from aufacs_nb.train_generator import (GeneratorTrainer, PairSampler, TrainingError, load_generator, train_generator,
-                                       train_step)
+from aufacs_nb.registration.collections import sample_registered
+from aufacs_nb.generation.runs import load_generator, train_generator
+from aufacs_nb.generation.training import GeneratorTrainer, PairSampler, TrainingError, train_step
 
 TRAIN = """
 import sys, time, torch
@@ -119,7 +119,7 @@ def test_full_disk_is_named_and_leaves_no_half_of_a_file(script, tmp_path):
 
 
 def test_disk_fills_up_later(data, tmp_path, monkeypatch):
-    from aufacs_nb import train_generator as room
+    from aufacs_nb.generation import training as room
 
     frames, labels, subjects = data
     run = lambda **more: train_generator(frames, labels, subjects, TINY, tmp_path, steps=6, checkpoint_every=2,

@@ -4,8 +4,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from aufacs_nb.detection import BlazeFace, FaceMesh, load_networks
-from aufacs_nb.mesh_kernels import FastFace, FastMesh
+from aufacs_nb.registration.detection import BlazeFace, FaceMesh, load_networks
+from aufacs_nb.registration.fast_facemesh import FastFace, FastMesh
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 from numpy.lib.format import open_memmap
 
-from aufacs_nb import normalize
-from aufacs_nb.normalize import (MOST_SHAPES, Reference, RunningMean, decode, difference, encode, find_neutral,
-                                 live_differences, make_reference, median_shape, normalize_registered, open_references,
-                                 restore, seen_pixels)
-from aufacs_nb.registration import open_registered
+from aufacs_nb.registration import references as normalize
+from aufacs_nb.registration.references import (MOST_SHAPES, Reference, RunningMean, decode, difference, encode,
+                                               find_neutral, live_differences, make_reference, median_shape,
+                                               normalize_registered, open_references, restore, seen_pixels)
+from aufacs_nb.registration.collections import open_registered
 
 
 def noise(*shape, seed=0):

@@ -9,7 +9,7 @@ from shutil import copytree, ignore_patterns
 
 import pytest
 
-TORCH_FREE = ["facs", "meshes", "metrics", "databases", "presets", "pictures"]
+TORCH_FREE = ["facs", "geometry.meshes", "evaluation.scores", "evaluation.intervals", "databases", "presets", "pictures"]
 NOT_SOURCE = ignore_patterns(".git", ".venv", "build", "dist", "*.egg-info", "__pycache__", "demo_out", "runs", "screenshots")
 TIMED_IMPORT = "import time; t = time.perf_counter(); import aufacs_nb; print(time.perf_counter() - t)"
 
@@ -37,7 +37,7 @@ def wheel(tmp_path_factory):
 
 def test_the_wheel_holds_the_package_its_assets_and_nothing_else(wheel, root):
     package = root / "aufacs_nb"
-    files = {p.relative_to(root).as_posix() for p in package.rglob("*.py")}
+    files = {p.relative_to(root).as_posix() for p in [*package.rglob("*.py"), package / "py.typed"]}
     files |= {p.relative_to(root).as_posix() for p in (package / "assets").rglob("*") if p.is_file()}
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
@@ -64,4 +64,4 @@ def test_the_wheel_says_what_it_needs(wheel):
         entry_points = archive.read(next(n for n in archive.namelist() if n.endswith("entry_points.txt"))).decode()
     assert "Requires-Python: >=3.11" in metadata and "Requires-Dist: torch" in metadata
     assert "License-Expression: Apache-2.0" in metadata
-    assert re.search(r"^aufacs\s*=\s*aufacs_nb\.cli:main$", entry_points, re.M)
+    assert re.search(r"^aufacs\s*=\s*aufacs_nb\.apps\.cli:main$", entry_points, re.M)

@@ -12,10 +12,10 @@ import pytest
 import torch
 from skimage import data
 
-from aufacs_nb.actions import ACTIONS, POINTS, actions, load_actions
-from aufacs_nb.appearance import sample_person
-from aufacs_nb.camera import face_truth, render_person, sample_scene
-from aufacs_nb.detection import FaceLandmarker, Square, cut, load_networks, square_from_landmarks
+from aufacs_nb.registration.blendshapes import ACTIONS, POINTS, actions, load_actions
+from aufacs_nb.simulation.appearance import sample_person
+from aufacs_nb.simulation.camera import face_truth, render_person, sample_scene
+from aufacs_nb.registration.detection import FaceLandmarker, Square, cut, load_networks, square_from_landmarks
 from aufacs_nb.facs import FERA_POSES
 
 TASK = Path(__file__).parent / "data" / "face_landmarker.task"

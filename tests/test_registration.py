@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 from skimage.data import astronaut
 
-from aufacs_nb.appearance import sample_person
-from aufacs_nb.camera import render_person
+from aufacs_nb.simulation.appearance import sample_person
+from aufacs_nb.simulation.camera import render_person
 from aufacs_nb.databases import DatabaseError, file_manifest, folder_manifest, read_image, timed_frames
-from aufacs_nb.detection import FaceLandmarker, NoFaceError
-from aufacs_nb.registration import open_registered, register_manifest, register_photo
+from aufacs_nb.registration.detection import FaceLandmarker, NoFaceError
+from aufacs_nb.registration.collections import open_registered, register_manifest, register_photo
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,9 @@ import pytest
 
 from aufacs_nb.databases import manifest
 from aufacs_nb.facs import AU_NAMES, au_columns
-from aufacs_nb.simulate import (LAYOUTS, SIMULATORS, SimulationError, clip_path, clip_truth, plan_clips, read_plan,
-                                read_truth, truth_path)
+from aufacs_nb.simulation.layouts import LAYOUTS, SimulationError
+from aufacs_nb.simulation.simulate import (SIMULATORS, clip_path, clip_truth, plan_clips, read_plan, read_truth,
+                                           truth_path)
 
 SMALL = {'fera17': dict(train=1, valid=1, test=1, tasks=2, frames=6, size=64),
          'disfa': dict(subjects=4, frames=6, size=(96, 64)),

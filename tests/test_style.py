@@ -5,6 +5,7 @@ import re
 import sys
 from configparser import ConfigParser
 from functools import cache
+from graphlib import TopologicalSorter
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -12,7 +13,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if not any(part[0] in "._" for part in p.relative_to(ROOT).parts))
-MODULES = sorted(p for p in (ROOT / "aufacs_nb").glob("*.py") if p.name[0] != "_")
+PACKAGE = ROOT / "aufacs_nb"
+MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p.name[0] != "_")
+# The floors of the house, lowest first: a module imports its own wing and the wings before it. "" is the package itself.
+WINGS = ["", "geometry", "simulation", "registration", "generation", "evaluation", "estimation", "experiments", "apps"]
 TEXT = {".py", ".ipynb", ".md", ".toml", ".ini", ".txt", ".yml", ".yaml", ".cfg", ".json", ".csv", ".j2", ".css", ""}
 ELSEWHERE = {".git", ".venv", "build", "dist", "_docs", "_proc", "demo_out", "runs", "screenshots", "__pycache__",
              ".pytest_cache", ".ipynb_checkpoints"}
@@ -22,8 +26,8 @@ HOSTS = ["py" + "pi.org", "python" + "hosted.org", "npm" + "js.org", "npm" + "js
 MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:home|Users|root|work|tmp)/[\w.]+/[\w.]+")
 NOTEBOOK_KB = 400
 
-every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-every_module = pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
+every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.relative_to(ROOT / "nbs").as_posix())
+every_module = pytest.mark.parametrize("path", MODULES, ids=lambda p: p.relative_to(PACKAGE).as_posix())
 
 
 def cells(path):
@@ -55,15 +59,26 @@ def project_files():
             yield path
 
 
+def wing(name):
+    """The wing of a dotted module name such as `aufacs_nb.registration.frontal`."""
+    parts = name.split(".")
+    return parts[1] if len(parts) > 1 and parts[1] in WINGS else ""
+
+
+def module_name(path):
+    """The dotted name of a module's file."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
 @cache
-def room_numbers():
-    """Number of the notebook that exports each module, from the notebooks' own `default_exp`."""
-    rooms = {}
-    for path in (p for p in NOTEBOOKS if p.parent == ROOT / "nbs" and p.name[:2].isdigit()):
-        found = re.search(r"^#\|\s*default_exp\s+(\w+)", text_of(path), re.M)
-        if found:
-            rooms[found.group(1)] = int(path.name[:2])
-    return rooms
+def exporting_notebooks():
+    """{module: notebook} from the notebooks' own `default_exp`."""
+    found = {}
+    for path in NOTEBOOKS:
+        said = re.search(r"^#\|\s*default_exp\s+([\w.]+)", text_of(path), re.M)
+        if said:
+            found["aufacs_nb." + said.group(1)] = path
+    return found
 
 
 def imports(path):
@@ -73,17 +88,65 @@ def imports(path):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            source = "aufacs_nb" + (f".{node.module}" if node.module else "") if node.level else node.module
+            base = module_name(path).split(".")[:-node.level] if node.level else []
+            source = ".".join([*base, *([node.module] if node.module else [])])
             names |= {f"{source}.{alias.name}" for alias in node.names}
     return names
 
 
 @every_module
-def test_a_room_imports_only_rooms_of_lower_number(path):
-    rooms = room_numbers()
-    assert path.stem in rooms, f"no numbered notebook exports {path.name}"
-    inside = {name.split(".")[1] for name in imports(path) if name.startswith("aufacs_nb.")}
-    assert {n for n in inside & set(rooms) if rooms[n] >= rooms[path.stem]} == set()
+def test_a_module_has_its_notebook_in_its_wing(path):
+    notebook = exporting_notebooks().get(module_name(path))
+    assert notebook, f"no notebook exports {path.name}"
+    folder = notebook.parent.name.split("_", 1)[-1] if notebook.parent.name[0].isdigit() else notebook.parent.name
+    assert folder == (wing(module_name(path)) or "start") or (folder, wing(module_name(path))) == ("start", "geometry")
+
+
+@every_module
+def test_a_module_imports_its_own_wing_and_the_wings_below(path):
+    above = WINGS[WINGS.index(wing(module_name(path))) + 1:]
+    assert {name for name in imports(path) if name.startswith("aufacs_nb.") and wing(name) in above} == set()
+
+
+def test_modules_of_one_wing_do_not_import_one_another_in_a_circle():
+    graph = {module_name(p): {n.rsplit(".", 1)[0] for n in imports(p)} | imports(p) for p in MODULES}
+    list(TopologicalSorter({m: {n for n in needs if n in graph} for m, needs in graph.items()}).static_order())
+
+
+def test_a_public_name_is_defined_once():
+    where = {}
+    for path in MODULES:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            named = [node.name] if isinstance(node, (ast.FunctionDef, ast.ClassDef)) else [
+                n.id for target in getattr(node, "targets", []) for n in ast.walk(target) if isinstance(n, ast.Name)]
+            for name in named:
+                if not name.startswith("_"):
+                    where.setdefault(name, []).append(module_name(path))
+    assert {name: homes for name, homes in where.items() if len(set(homes)) > 1} == {}
+
+
+def next_notebook(path):
+    """Where the last cell of a notebook leads to: 'Next: [title](file.ipynb)'."""
+    last = ["".join(cell["source"]) for cell in cells(path) if cell["cell_type"] == "markdown"][-1]
+    found = re.search(r"Next: .*?\[[^\]]*\]\(([^)#]+\.ipynb)\)", last)
+    return (path.parent / found.group(1)).resolve() if found else None
+
+
+def test_next_leads_once_through_every_numbered_notebook():
+    seen, room = [], next_notebook(ROOT / "nbs" / "index.ipynb")
+    while room is not None:
+        assert room.is_file(), f"{seen[-1].name} leads to {room.name}, which is not there"
+        assert room not in seen, f"{seen[-1].name} leads back to {room.name}"
+        seen.append(room)
+        room = next_notebook(room)
+    assert {p.resolve() for p in NOTEBOOKS if p.name[0].isdigit()} == {p for p in seen if p.name[0].isdigit()}
+
+
+@every_notebook
+def test_links_to_files_are_alive(path):
+    text = "\n".join("".join(c["source"]) for c in cells(path) if c["cell_type"] == "markdown")
+    links = [link for link in re.findall(r"\]\(([^)#\s]+)\)", text) if not re.match(r"[a-z]+:", link)]
+    assert [link for link in links if not (path.parent / link).exists()] == []
 
 
 @every_module

@@ -22,8 +22,8 @@ from ai_edge_litert.interpreter import Interpreter
 from safetensors.torch import save_file
 from skimage import data
 
-from aufacs_nb.actions import POINTS, ActionNet
-from aufacs_nb.detection import BlazeFace, FaceMesh
+from aufacs_nb.registration.blendshapes import POINTS, ActionNet
+from aufacs_nb.registration.detection import BlazeFace, FaceMesh
 
 SOURCE = ("https://storage.googleapis.com/mediapipe-models/face_landmarker/"
           "face_landmarker/float16/1/face_landmarker.task")

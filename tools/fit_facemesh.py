@@ -16,12 +16,13 @@ from scipy.ndimage import distance_transform_edt
 from scipy.spatial import cKDTree
 from tqdm import tqdm
 
-from aufacs_nb.appearance import sample_person
-from aufacs_nb.camera import project, render_person
-from aufacs_nb.detection import FaceLandmarker
-from aufacs_nb.face_model import SKIN, head_model, head_vertices, rotation
-from aufacs_nb.meshes import canonical_face
-from aufacs_nb.rasterize import interpolate, rasterize
+from aufacs_nb.simulation.appearance import sample_person
+from aufacs_nb.simulation.camera import project, render_person
+from aufacs_nb.registration.detection import FaceLandmarker
+from aufacs_nb.geometry.rotation import rotation
+from aufacs_nb.simulation.face_model import SKIN, head_model, head_vertices
+from aufacs_nb.geometry.meshes import canonical_face
+from aufacs_nb.geometry.rasterize import interpolate, rasterize
 
 SIZE = 448
 VIEWS = ((0, 0), (-25, 0), (25, 0), (0, 15))  # yaw, pitch

@@ -4,8 +4,8 @@
 """
 from pathlib import Path
 
-from aufacs_nb.appearance import sample_person
-from aufacs_nb.camera import render_person
+from aufacs_nb.simulation.appearance import sample_person
+from aufacs_nb.simulation.camera import render_person
 from aufacs_nb.pictures import contact_sheet
 
 SHOWN = {90_200: {6: 4, 12: 5, 25: 4}, 90_210: {1: 4, 2: 4}, 90_204: {4: 5}, 90_212: {9: 5}, 90_208: {10: 4, 25: 3},

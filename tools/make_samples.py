@@ -12,8 +12,8 @@ from pathlib import Path
 import pandas as pd
 
 from aufacs_nb.databases import fera17_manifest
-from aufacs_nb.registration import register_manifest
-from aufacs_nb.simulate import simulate_fera17
+from aufacs_nb.registration.collections import register_manifest
+from aufacs_nb.simulation.simulate import simulate_fera17
 
 DATABASE = dict(train=4, valid=2, test=6, tasks=1, frames=24, poses=(6,), size=256, seed=2075, activity=2.5)
 EVERY, SIZE = 3, 96  # frames taken, side of the registered frames in pixels

@@ -18,14 +18,14 @@ import numpy as np
 import pandas as pd
 import torch
 
-from aufacs_nb.actions import ACTIONS, actions, au_evidence, load_actions
-from aufacs_nb.classifiers import AUClassifiers
+from aufacs_nb.registration.blendshapes import ACTIONS, actions, au_evidence, load_actions
+from aufacs_nb.estimation.storage import AUClassifiers
 from aufacs_nb.databases import VIDEO_SUFFIXES
-from aufacs_nb.detection import FaceLandmarker
-from aufacs_nb.estimator import choose_faces, frame_stream, registered_by
+from aufacs_nb.registration.detection import FaceLandmarker
+from aufacs_nb.estimation.estimator import choose_faces, frame_stream, registered_by
 from aufacs_nb.facs import AUS
-from aufacs_nb.personalization import personal_generator, personalize
-from aufacs_nb.registration import FaceChoice
+from aufacs_nb.estimation.personalization import personal_generator, personalize
+from aufacs_nb.registration.collections import FaceChoice
 
 torch.set_num_threads(1)
 # pairs of landmarks whose distance, as a share of that between the outer eye corners, grows (+) or shrinks (−)

@@ -16,12 +16,12 @@ from skimage.data import astronaut
 from tqdm import tqdm
 
 from aufacs_nb.databases import read_image
-from aufacs_nb.detection import FaceLandmarker, NoFaceError
+from aufacs_nb.registration.detection import FaceLandmarker, NoFaceError
 from aufacs_nb.facs import AUS
-from aufacs_nb.generators import frames_to_tensor, tensor_to_frames
-from aufacs_nb.image_quality import IdentityCode, tracker_evidence
-from aufacs_nb.registration import register_photo
-from aufacs_nb.studio import photo_ways
+from aufacs_nb.tensors import frames_to_tensor, tensor_to_frames
+from aufacs_nb.evaluation.image_quality import IdentityCode, tracker_evidence
+from aufacs_nb.registration.collections import register_photo
+from aufacs_nb.apps.studio import photo_ways
 
 torch.set_num_threads(1)
 RISE = 0.02

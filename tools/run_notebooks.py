@@ -20,8 +20,10 @@ SKIP = "skip-execution"  # nbclient's own tag for a cell that keeps its outputs;
 
 
 def reading_order(root=ROOT):
-    "The numbered rooms, then the index, then the folders of thin notebooks (demos, experiments)."
-    return sorted(notebooks(root), key=lambda p: (len(p.parts), not p.name[0].isdigit(), p.as_posix()))
+    "Wing after wing by their numbers, then the experiments, the demos, and the index, which quotes them."
+    folder = lambda path: ("experiments", "demos", "nbs").index(name) if (name := path.parent.name) in (
+        "experiments", "demos", "nbs") else -1
+    return sorted(notebooks(root), key=lambda p: (folder(p), p.as_posix()))
 
 
 def mark_skipped(book, flags):

@@ -18,15 +18,17 @@ import numpy as np
 import pandas as pd
 import torch
 
-from aufacs_nb.classifiers import (AUClassifiers, Pixels, layers, single_head, standardise, train_classifier,
-                                   train_classifiers, train_trunk, build_classifier, N_CLASSES)
-from aufacs_nb.experiments import PAPER_WAY
+from aufacs_nb.estimation.classifiers import train_classifiers
+from aufacs_nb.estimation.storage import AUClassifiers, layers
+from aufacs_nb.estimation.trunk import N_CLASSES, Pixels, build_classifier, single_head, train_classifier, train_trunk
+from aufacs_nb.tensors import standardise
+from aufacs_nb.experiments.conditions import PAPER_WAY
 from aufacs_nb.facs import AUS, au_columns
-from aufacs_nb.personalization import first_trained, personal_generator, personal_images, personalize
-from aufacs_nb.pipeline import partition_frames
+from aufacs_nb.estimation.personalization import first_trained, personal_generator, personal_images, personalize
+from aufacs_nb.experiments.stages import partition_frames
 from aufacs_nb.presets import SMALL
-from aufacs_nb.registration import sample_registered
-from aufacs_nb.resampling import real_set
+from aufacs_nb.registration.collections import sample_registered
+from aufacs_nb.estimation.resampling import real_set
 
 
 def median_time(work, repeats: int) -> float:

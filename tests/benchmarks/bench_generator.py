@@ -19,10 +19,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from aufacs_nb.facs import au_columns, intensity_to_unit
-from aufacs_nb.losses import critic_loss, total_loss
+from aufacs_nb.generation.losses import critic_loss, total_loss
 from aufacs_nb.presets import PAPER
-from aufacs_nb.registration import sample_registered
-from aufacs_nb.train_generator import GeneratorTrainer, PairSampler, generator_parts, set_trainable, train_step
+from aufacs_nb.registration.collections import sample_registered
+from aufacs_nb.generation.training import GeneratorTrainer, PairSampler, generator_parts, set_trainable, train_step
 
 
 def trainer_of(preset, precision="no"):

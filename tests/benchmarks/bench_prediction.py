@@ -18,9 +18,9 @@ import torch
 from PIL import Image
 
 from aufacs_nb.databases import fera17_manifest, read_video, sample_database
-from aufacs_nb.estimator import AUEstimator, choose_faces, frame_stream, registered_by
-from aufacs_nb.registration import FaceChoice
-from aufacs_nb.simulate import write_video
+from aufacs_nb.estimation.estimator import AUEstimator, choose_faces, frame_stream, registered_by
+from aufacs_nb.registration.collections import FaceChoice
+from aufacs_nb.databases import write_video
 
 FRAMES, BATCH = 150, 32
 

@@ -5,8 +5,8 @@
 import statistics
 import time
 
-from aufacs_nb.meshes import canonical_face
-from aufacs_nb.rasterize import rasterize
+from aufacs_nb.geometry.meshes import canonical_face
+from aufacs_nb.geometry.rasterize import rasterize
 
 SECONDS, ROUNDS = 0.5, 5
 

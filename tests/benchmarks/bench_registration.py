@@ -72,7 +72,7 @@ def work_mediapipe(video):
 
 def registered(manifest, n_jobs):
     """Register a manifest into a folder that is thrown away; seconds, frames and faces."""
-    from aufacs_nb.registration import register_manifest
+    from aufacs_nb.registration.collections import register_manifest
 
     with tempfile.TemporaryDirectory() as folder:
         start, busy = time.perf_counter(), time.process_time()
@@ -112,9 +112,9 @@ def work_parts(video):
     """Processor milliseconds a frame of each part of ours, in one thread, one after the other."""
     import numpy as np
     import torch
-    from aufacs_nb.detection import FaceLandmarker
-    from aufacs_nb.register3d import register_face
-    from aufacs_nb.tracking import track
+    from aufacs_nb.registration.detection import FaceLandmarker
+    from aufacs_nb.registration.frontal import register_face
+    from aufacs_nb.registration.tracking import track
 
     torch.set_num_threads(1)
     landmarker = FaceLandmarker.from_pretrained()
@@ -138,7 +138,7 @@ def variants(compiled):
     import copy
 
     import torch
-    from aufacs_nb.detection import FaceLandmarker, load_networks
+    from aufacs_nb.registration.detection import FaceLandmarker, load_networks
 
     modules = copy.deepcopy(load_networks()[1]).to(memory_format=torch.contiguous_format)
     last = copy.deepcopy(modules).to(memory_format=torch.channels_last)
@@ -243,7 +243,7 @@ def environment(folder):
 
 def sample_clip(folder):
     """A virtual person who moves and acts: 300 frames, 640 x 480, rendered once."""
-    from aufacs_nb.simulate import simulate_disfa
+    from aufacs_nb.simulation.simulate import simulate_disfa
 
     simulate_disfa(folder / "clip", subjects=1, frames=300, size=(640, 480), seed=0)
     return next((folder / "clip").glob("Videos_LeftCamera/*.avi"))

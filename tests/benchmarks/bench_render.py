@@ -12,9 +12,9 @@ from multiprocessing import get_context
 
 import numpy as np
 
-from aufacs_nb.appearance import sample_person
-from aufacs_nb.camera import pose_surface, project, render_person, render_plan
-from aufacs_nb.rasterize import rasterize
+from aufacs_nb.simulation.appearance import sample_person
+from aufacs_nb.simulation.camera import pose_surface, project, render_person, render_plan
+from aufacs_nb.geometry.rasterize import rasterize
 
 SECONDS, ROUNDS = 2.0, 5
 
