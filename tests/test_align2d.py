@@ -62,7 +62,7 @@ def test_the_models_package_is_looked_up_and_never_run(tmp_path):
     (package / "models").mkdir(parents=True)
     (package / "__init__.py").write_text("import pkg_resources\nraise SystemExit('this code must not run')\n")
     (package / "models" / "shape_predictor_68_face_landmarks.dat").write_bytes(b"weights")
-    code = ("import sys; sys.path.insert(0, sys.argv[1]); from aufacs_nb.align2d import find_dlib_model; "
+    code = ("import sys; sys.path.insert(0, sys.argv[1]); from aufacs_nb.registration.planar import find_dlib_model; "
             "print(find_dlib_model()); assert not {'pkg_resources', 'face_recognition_models'} & set(sys.modules)")
     said = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True).stdout
     assert said.strip().endswith("face_recognition_models/models/shape_predictor_68_face_landmarks.dat")

@@ -150,7 +150,7 @@ MEMORY = """
 import resource, sys
 import torch
 torch.set_num_threads(1)
-from aufacs_nb.estimator import AUEstimator, to_openface_csv
+from aufacs_nb.estimation.estimator import AUEstimator, to_openface_csv
 estimator = AUEstimator.from_pretrained("small")
 to_openface_csv(estimator.stream(sys.argv[1], batch=8), sys.argv[1] + ".csv")
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

@@ -23,8 +23,8 @@ import sys, time, torch
 from dataclasses import replace
 from aufacs_nb.facs import au_columns, intensity_to_unit
 from aufacs_nb.presets import TINY
-from aufacs_nb.registration import sample_registered
-from aufacs_nb.train_generator import train_generator
+from aufacs_nb.registration.collections import sample_registered
+from aufacs_nb.generation.runs import train_generator
 torch.set_num_threads(1)
 data = sample_registered()
 labels = intensity_to_unit(data.manifest[au_columns()].to_numpy())

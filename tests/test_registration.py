@@ -90,7 +90,7 @@ def test_a_hundred_megapixels_in_bounded_memory(tmp_path):
     giant.paste(head, (5200, 3100))
     giant.save(tmp_path / "giant.jpg", quality=80)
     del giant
-    code = ("import resource, sys; from aufacs_nb.registration import register_photo; start = "
+    code = ("import resource, sys; from aufacs_nb.registration.collections import register_photo; start = "
             "resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; print(register_photo(sys.argv[1]).share, "
             "resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start)")
     done = subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", code, tmp_path / "giant.jpg"],
@@ -211,7 +211,7 @@ def test_methods_share_their_faces_but_not_their_pictures(tmp_path, talk):
 
 
 def test_memory_does_not_grow_with_the_film(tmp_path, talk):
-    code = ("import resource, sys; from aufacs_nb.registration import register_manifest; from aufacs_nb.databases "
+    code = ("import resource, sys; from aufacs_nb.registration.collections import register_manifest; from aufacs_nb.databases "
             "import file_manifest; register_manifest(file_manifest(sys.argv[1]), sys.argv[2], progress=False); "
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)")
     peak = {}

@@ -17,7 +17,7 @@ SMALL = {'fera17': dict(train=1, valid=1, test=1, tasks=2, frames=6, size=64),
          'disfa': dict(subjects=4, frames=6, size=(96, 64)),
          'unbc': dict(subjects=2, sessions=2, frames=6, size=(96, 64)),
          'multipie': dict(subjects=1, size=(96, 64))}
-CALL = 'import sys; from aufacs_nb.simulate import SIMULATORS; SIMULATORS[{!r}](sys.argv[1], **{!r})'
+CALL = 'import sys; from aufacs_nb.simulation.simulate import SIMULATORS; SIMULATORS[{!r}](sys.argv[1], **{!r})'
 
 
 def small(database):

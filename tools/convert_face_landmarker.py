@@ -1,4 +1,4 @@
-"""Convert Google's face_landmarker.task into the weights of `aufacs_nb.detection` and `aufacs_nb.actions`.
+"""Convert Google's face_landmarker.task into the weights of `aufacs_nb.registration.detection` and `aufacs_nb.registration.blendshapes`.
 
     pip install tflite ai-edge-litert scikit-image
     python tools/convert_face_landmarker.py face_landmarker.task [--out aufacs_nb/assets/detection]

