@@ -24,6 +24,28 @@ def test_no_torch_where_none_is_needed(run_python, module):
     assert heavy == "[]"
 
 
+def test_short_names_are_the_things_themselves(run_python):
+    said = run_python("import aufacs_nb, sys; light = 'torch' not in sys.modules; from aufacs_nb import AUEstimator; "
+                      "from aufacs_nb.estimation.estimator import AUEstimator as same; "
+                      "print(light, AUEstimator is same, [n for n in aufacs_nb._SHORT if n not in dir(aufacs_nb)])")
+    assert said == "True True []"
+
+
+def test_every_short_name_is_there_and_no_other():
+    import aufacs_nb
+
+    assert all(getattr(aufacs_nb, name).__name__ == name for name in aufacs_nb._SHORT)
+    with pytest.raises(AttributeError, match="no attribute 'AUEstimates'"):
+        aufacs_nb.AUEstimates
+
+
+def test_the_module_is_the_command():
+    said = [subprocess.run([*command, "--help"], capture_output=True, text=True, check=True).stdout
+            for command in ([sys.executable, "-m", "aufacs_nb"], [Path(sys.executable).with_name("aufacs")])]
+    listed = [re.findall(r"^\W*([a-z]+(?:-[a-z]+)*)  ", text, re.M) for text in said]
+    assert "predict" in listed[0] and listed[0] == listed[1]
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     """A wheel built from a copy of the whole checkout, so that leftovers of earlier builds cannot get in."""

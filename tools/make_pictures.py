@@ -1,20 +1,39 @@
-"""Make the picture of virtual people that README opens with: nbs/images/virtual_people.jpg.
+"""Make the pictures that README opens with: nbs/images/real_frame.jpg and nbs/images/virtual_people.jpg.
 
     python tools/make_pictures.py
 """
 from pathlib import Path
 
+from PIL import Image
+from skimage.data import astronaut
+
+from aufacs_nb import AUEstimator, FaceLandmarker
+from aufacs_nb.apps.overlay import draw_estimates
+from aufacs_nb.pictures import contact_sheet
 from aufacs_nb.simulation.appearance import sample_person
 from aufacs_nb.simulation.camera import render_person
-from aufacs_nb.pictures import contact_sheet
 
+IMAGES = Path(__file__).resolve().parents[1] / "nbs" / "images"
 SHOWN = {90_200: {6: 4, 12: 5, 25: 4}, 90_210: {1: 4, 2: 4}, 90_204: {4: 5}, 90_212: {9: 5}, 90_208: {10: 4, 25: 3},
          90_205: {14: 5}, 90_213: {15: 4, 17: 4}, 90_203: {12: 4, 25: 3}}  # seed of a person: AUs
 
-if __name__ == "__main__":
+
+def real_frame():
+    "NASA's portrait of Eileen Collins, its upper half, with what the shipped classifiers say of it."
+    photo = astronaut()[:300, 60:400]
+    rows = AUEstimator.from_pretrained("small").predict(photo)
+    return Image.fromarray(draw_estimates(photo, [FaceLandmarker.from_pretrained().find_one(photo)], rows))
+
+
+def virtual_people():
+    "Eight virtual people at rest and, below, showing AUs."
     people = [sample_person(seed) for seed in SHOWN]
     tiles = [render_person(person, aus, size=150, supersample=2) for shown in ([{}] * len(people), SHOWN.values())
              for person, aus in zip(people, shown)]
-    out = Path(__file__).resolve().parents[1] / "nbs" / "images" / "virtual_people.jpg"
-    contact_sheet(tiles, columns=len(people), side=112).save(out, quality=82)
-    print(out.name)
+    return contact_sheet(tiles, columns=len(people), side=112)
+
+
+if __name__ == "__main__":
+    for make in (real_frame, virtual_people):
+        make().save(IMAGES / f"{make.__name__}.jpg", quality=84)
+        print(f"{make.__name__}.jpg")
