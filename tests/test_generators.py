@@ -119,7 +119,7 @@ def test_full_disk_is_named_and_leaves_no_half_of_a_file(script, tmp_path):
 
 
 def test_disk_fills_up_later(data, tmp_path, monkeypatch):
-    from aufacs_nb.generation import training as room
+    from aufacs_nb.generation import runs as room
 
     frames, labels, subjects = data
     run = lambda **more: train_generator(frames, labels, subjects, TINY, tmp_path, steps=6, checkpoint_every=2,
