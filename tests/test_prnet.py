@@ -10,11 +10,12 @@ from aufacs_nb.registration import prnet
 from aufacs_nb.simulation.appearance import sample_person
 from aufacs_nb.registration.detection import Square, square_from_landmarks
 from aufacs_nb.geometry.meshes import canonical_face
-from aufacs_nb.registration.prnet import (PRNet, PRNetTrainer, PRNetValues, WeightsError, fit_prnet, fit_prnet_68,
-                                          from_map_values, held_out_faces, import_tensorflow, landmark_error,
-                                          load_prnet, masked_crc, position_maps, prnet_values, render_pool,
-                                          tensorflow_names, tensorflow_variables, to_map_values, train_prnet,
-                                          training_step, vertices_from_maps, weight_mask)
+from aufacs_nb.registration.prnet import (PRNet, PRNetTrainer, PRNetValues, WeightsError, fit_prnet, from_map_values,
+                                          held_out_faces, landmark_error, load_prnet, position_maps, prnet_values,
+                                          render_pool, to_map_values, train_prnet, training_step, vertices_from_maps,
+                                          weight_mask)
+from aufacs_nb.registration.published_prnet import (fit_prnet_68, import_tensorflow, masked_crc, tensorflow_names,
+                                                    tensorflow_variables)
 from aufacs_nb.presets import weights_folder
 
 SHORT = PRNetValues("short", 32, 4, parts=1, people=1, faces=4, steps=2, batch=2)

@@ -16,6 +16,7 @@ from skimage.data import astronaut
 from aufacs_nb.simulation.appearance import sample_person
 from aufacs_nb.simulation.camera import render_person
 from aufacs_nb.databases import DatabaseError, file_manifest, folder_manifest, read_image, timed_frames
+from aufacs_nb.registration import collections
 from aufacs_nb.registration.detection import FaceLandmarker, NoFaceError
 from aufacs_nb.registration.collections import open_registered, register_manifest, register_photo
 
@@ -208,6 +209,16 @@ def test_methods_share_their_faces_but_not_their_pictures(tmp_path, talk):
     assert np.abs(np.array(results["prnet"].frames, int) - results["mesh"].frames).mean() < 25
     settings = json.loads((tmp_path / "prnet" / "registration.json").read_text())
     assert settings["method"] == "prnet" and settings["size"] == 96
+
+
+def test_flat_registration_does_not_run_the_3d_registration(monkeypatch):
+    whole = register_photo(astronaut())
+    monkeypatch.setattr(collections, "register_face", None)
+    flat = register_photo(astronaut(), method="procrustes")
+    assert np.array_equal(flat.vertices, whole.vertices) and flat[3:6] == whole[3:6]  # yaw, pitch, roll
+    assert flat.visible.all() and flat.share == 1
+    cut = register_photo(np.ascontiguousarray(astronaut()[:, :245]), method="procrustes")
+    assert .3 < cut.share < .8 and not cut.image[~cut.visible].any()
 
 
 def test_memory_does_not_grow_with_the_film(tmp_path, talk):

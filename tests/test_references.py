@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from numpy.lib.format import open_memmap
 
-from aufacs_nb.registration import references as normalize
+from aufacs_nb.registration import references
 from aufacs_nb.registration.references import (MOST_SHAPES, Reference, RunningMean, decode, difference, encode,
                                                find_neutral, live_differences, make_reference, median_shape,
                                                normalize_registered, open_references, restore, seen_pixels)
@@ -110,7 +110,7 @@ def test_live_differences_never_look_ahead():
     assert np.array_equal(np.stack(list(live_differences(frames, reference))), encode(*difference(frames, reference)))
 
 
-@pytest.mark.parametrize("method", normalize.METHODS)
+@pytest.mark.parametrize("method", references.REFERENCE_METHODS)
 def test_a_folder_goes_there_and_back(folder, tmp_path, method):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     out = normalize_registered(folder, tmp_path / "out", method, progress=False)
@@ -197,7 +197,7 @@ def test_an_interrupted_run_is_not_finished_and_is_made_again(folder, tmp_path, 
         return encode(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(normalize, "encode", interrupted)
+        patch.setattr(references, "encode", interrupted)
         with pytest.raises(KeyboardInterrupt):
             normalize_registered(folder, out, progress=False)
     for opener in (open_registered, open_references):
@@ -209,7 +209,7 @@ def test_an_interrupted_run_is_not_finished_and_is_made_again(folder, tmp_path, 
     assert json.loads((out / "normalization.json").read_text())["method"] == "mean"
 
 
-@pytest.mark.parametrize("method", normalize.METHODS)
+@pytest.mark.parametrize("method", references.REFERENCE_METHODS)
 def test_memory_does_not_grow_with_the_film(tmp_path, method):
     peaks = {}
     for count in (200, 200, 1000):  # the first run warms up
