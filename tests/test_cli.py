@@ -190,7 +190,7 @@ def test_killed_generator_training_resumes_to_the_same_weights(run, work, aufacs
 
 
 def test_interrupted_prediction_keeps_the_rows_it_has(tmp_path, monkeypatch, capsys):
-    from aufacs_nb.apps.cli import predict
+    from aufacs_nb.apps.cli import predict_command
     from aufacs_nb.estimation.estimator import AUEstimator
 
     whole = AUEstimator.batches
@@ -204,7 +204,7 @@ def test_interrupted_prediction_keeps_the_rows_it_has(tmp_path, monkeypatch, cap
     video = sorted((sample_database() / "FERA17_Test_MV").glob("*.mp4"))[0]
     for overlay in (None, tmp_path / "au.mp4"):
         with pytest.raises(KeyboardInterrupt):
-            predict(video, tmp_path / "au.csv", quiet=True, faces="main", plot=None, overlay=overlay)
+            predict_command(video, tmp_path / "au.csv", quiet=True, faces="main", plot=None, overlay=overlay)
         part = pd.read_csv(tmp_path / "au.part.csv")
         assert part.frame.tolist() == list(range(1, 9)) and part.success.all()
         assert "the first 8 rows are in" in capsys.readouterr().err
