@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Stage', 'function_of', 'make', 'GraphError', 'ordered', 'run', 'open_executor']
 
-# %% ../../nbs/experiments/03_graph.ipynb #c3e55cf2
+# %% ../../nbs/experiments/03_graph.ipynb #074e41b6
 import json
 import os
 import time
@@ -18,7 +18,7 @@ from pathlib import Path
 from filelock import FileLock
 from tqdm.auto import tqdm
 
-# %% ../../nbs/experiments/03_graph.ipynb #00c1b80d
+# %% ../../nbs/experiments/03_graph.ipynb #63c77d74
 @dataclass(frozen=True)
 class Stage:
     """One piece of work: `work`, 'module:function', called as function(out, **params, **folders of `needs`).
@@ -47,7 +47,7 @@ class Stage:
         "Where its result lies under `root`."
         return Path(root) / f"{self.name}-{self.key}"
 
-# %% ../../nbs/experiments/03_graph.ipynb #1feb7fda
+# %% ../../nbs/experiments/03_graph.ipynb #5b26853e
 def function_of(work: str):
     "The function that 'module:function' names; ImportError or AttributeError if there is none."
     module, _, name = work.partition(":")
@@ -70,7 +70,7 @@ def make(said: dict, out, folders: dict) -> str:
     Path(f"{part}.lock").unlink(missing_ok=True)
     return str(out)
 
-# %% ../../nbs/experiments/03_graph.ipynb #917098d7
+# %% ../../nbs/experiments/03_graph.ipynb #43af819f
 class GraphError(RuntimeError):
     "Stages that failed; `failed` is a dict folder name → message."
 
@@ -87,6 +87,7 @@ def ordered(stages) -> list:
     seen, order = set(), []
 
     def visit(stage):
+        "A stage after its needs."
         if stage.key not in seen:
             seen.add(stage.key)
             for need in stage.needs.values():
@@ -96,7 +97,7 @@ def ordered(stages) -> list:
         visit(stage)
     return order
 
-# %% ../../nbs/experiments/03_graph.ipynb #7de893a3
+# %% ../../nbs/experiments/03_graph.ipynb #83244bff
 def _attempt(said: dict, out: str, folders: dict):
     "`make` for a worker: (out, None), or (out, message) with the whole story in error.txt of the hidden folder."
     try:
@@ -111,6 +112,7 @@ class _Here:
     "An executor that works at once, in this process."
 
     def submit(self, work, *arguments):
+        "Do it now; what comes back is done."
         result = work(*arguments)
         return type("Done", (), {"done": lambda self: True, "result": lambda self: result})()
 
@@ -120,7 +122,7 @@ def _job(stage, root):
     folders = {keyword: str(need.folder(root)) for keyword, need in stage.needs.items()}
     return stage.said(), str(stage.folder(root)), folders
 
-# %% ../../nbs/experiments/03_graph.ipynb #6d055d20
+# %% ../../nbs/experiments/03_graph.ipynb #6887dab5
 def run(stages, root, executor=None, progress: bool = True, pause: float = 0.05) -> list:
     """Make `stages` and all that they need under `root`; returns the folders of `stages`.
 
@@ -147,7 +149,7 @@ def run(stages, root, executor=None, progress: bool = True, pause: float = 0.05)
         raise GraphError(failed, len(waiting))
     return [stage.folder(root) for stage in stages]
 
-# %% ../../nbs/experiments/03_graph.ipynb #7e269d55
+# %% ../../nbs/experiments/03_graph.ipynb #20665667
 def _cluster(kind: str, where: str):
     "The executor of 'dask' (address of a scheduler) or 'slurm' (JSON file of submitit's parameters)."
     try:
