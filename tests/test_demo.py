@@ -1,4 +1,6 @@
 """The main job as a user starts it: one command, everything in one folder, nothing left to fetch."""
+import json
+import re
 import resource
 from pathlib import Path
 
@@ -53,3 +55,14 @@ def test_it_stays_under_four_gigabytes(out):
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024 ** 2
     assert peak < 4, f"a child process took {peak:.1f} GB"
     assert Path(out, "registered", "frames.npy").stat().st_size < 100e6
+
+
+DEMOS = sorted((Path(__file__).parents[1] / "nbs" / "demos").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", DEMOS, ids=lambda path: path.stem)
+def test_a_stored_demo_shows_itself_and_says_what_to_try(path):
+    text = "\n".join("".join(cell["source"]) for cell in json.loads(path.read_text())["cells"])
+    pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)
+    assert len(pictures) == 1 and (path.parent / pictures[0]).stat().st_size < 60_000
+    assert re.search(r"^1\. .*\n2\. .*\n3\. ", text, re.M), "three things to try"
