@@ -52,7 +52,7 @@ def one_round(estimator, path) -> dict:
     batches = [items[i:i + BATCH] for i in range(0, len(items), BATCH)]
     choice = FaceChoice()
     faces, found["find"] = clocked(lambda: [choose_faces(batch, estimator.landmarker, choice) for batch in batches])
-    pairs = [[(item[3], face) for item, face in zip(*pair) if face] for pair in zip(batches, faces)]
+    pairs = [[(item.image, face) for item, face in zip(*pair) if face] for pair in zip(batches, faces)]
     registered, found["register"] = clocked(lambda: [
         registered_by(estimator.method, [image for image, _ in pair], [face for _, face in pair]) for pair in pairs])
     _, found["classify"] = clocked(lambda: [estimator.classifiers.predict(frames) for frames in registered])
