@@ -146,11 +146,12 @@ def scatter(estimates: Estimates) -> Image.Image:
     jitter = np.random.default_rng(0).uniform(-.12, .12, len(estimates.labels))
     for k, axis in enumerate(axes):
         axis.plot([0, 5], [0, 5], color="#bbb", lw=.8)
-        axis.plot(estimates.labels[:, k] + jitter - .14, estimates.before[:, k], ".", ms=2.5, color="#3182bd")
-        axis.plot(estimates.labels[:, k] + jitter + .14, estimates.after[:, k], ".", ms=2.5, color="#e6550d")
+        axis.plot(estimates.labels[:, k] + jitter - .14, estimates.before[:, k], ".", ms=4, color="#3182bd")
+        axis.plot(estimates.labels[:, k] + jitter + .14, estimates.after[:, k], ".", ms=4, color="#e6550d")
         axis.set(title=au_column(AUS[k]), xlabel="true", ylim=(-.2, 5.2))
     axes[0].set_ylabel("estimated")
-    figure.legend(["ideal", "generic", "personalised"], loc="lower center", ncol=3, bbox_to_anchor=(.5, -.22))
+    names = ["ideal", "generic", "personalised"]
+    figure.legend(names, loc="lower center", ncol=3, bbox_to_anchor=(.5, -.22), markerscale=2)
     return _picture_of(figure)
 
 # %% ../../nbs/6_apps/01_demo.ipynb #bbe65484

@@ -135,8 +135,8 @@ def _drawn_frames(batches, title: str = ""):
         for item, faces in zip(batch.items, batch.faces):
             rows = batch.table.iloc[start:start + max(len(faces), 1)]
             start += len(rows)
-            if item[3] is not None:
-                yield draw_estimates(item[3], faces, rows, title)
+            if item.image is not None:
+                yield draw_estimates(item.image, faces, rows, title)
 
 # %% ../../nbs/6_apps/02_overlay.ipynb #5d1bd9a7
 def save_overlay(batches, out, fps: float = 25.0, title: str = "") -> Path:
