@@ -105,7 +105,7 @@ def rasterize(vertices_px, triangles, height, width=None, one_sided=None):
     vertices_px: (V, 3) x right and y down in pixels (centres at +.5), third column larger = nearer
     triangles: (T, 3) vertex indices, either orientation
     height, width: size of the picture in pixels; width=None means square
-    one_sided: (T,) bool, triangles to draw only where their corners run counter-clockwise in the picture; None: no one
+    one_sided: (T,) bool, triangles to draw only where their corners run counter-clockwise in the picture; None: none
     Returns a `Raster`. Raises MeshError for a mesh that cannot be drawn.
     """
     vertices, triangles = _check_mesh(vertices_px, triangles)
