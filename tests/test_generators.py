@@ -12,8 +12,10 @@ import torch
 from safetensors.numpy import load_file
 
 from aufacs_nb.facs import au_columns, intensity_to_unit
-from aufacs_nb.generation.networks import ARCHITECTURES, build_generator
-from aufacs_nb.presets import PAPER, SMALL, TINY
+from aufacs_nb.generation.networks import ARCHITECTURES, build_critic, build_generator
+from aufacs_nb.generation.losses import (critic_loss, expression_loss, generator_adversarial_loss, identity_loss,
+                                         idiosyncratic_loss, total_loss)
+from aufacs_nb.presets import PAPER, SMALL, TINY, GeneratorValues
 from aufacs_nb.registration.collections import sample_registered
 from aufacs_nb.generation.runs import load_generator, train_generator
 from aufacs_nb.generation.training import GeneratorTrainer, PairSampler, TrainingError, train_step
@@ -168,13 +170,48 @@ def test_a_frame_that_is_broken_stops_the_run_and_is_named(data, tmp_path):
 
 def test_gradients_of_the_critic_stay_out_of_generator_steps(data):
     frames, labels, subjects = data
-    trainer = GeneratorTrainer(PairSampler(frames, labels, subjects, TINY), replace(TINY, warmup_share=0.0), 4, 2, device="cpu")
+    sampler = PairSampler(frames, labels, subjects, TINY)
+    trainer = GeneratorTrainer(sampler, replace(TINY, warmup_share=0.0), 4, 2, device="cpu")
     train_step(trainer)
     assert not any(parameter.requires_grad for parameter in trainer.critic.parameters())
     critic = {k: v.clone() for k, v in trainer.critic.state_dict().items()}
     trainer.preset = replace(trainer.preset, warmup_share=1.0)  # generator steps only
     train_step(trainer)
     assert all(torch.equal(v, critic[k]) for k, v in trainer.critic.state_dict().items())
+
+
+def test_a_step_is_the_plain_loop_of_the_notebook(data):
+    """The trainer without anything of ours, beside two plain Adam optimisers: the same losses, up to rounding."""
+    frames, labels, subjects = data
+    values = replace(TINY, warmup_share=0.0, ids_changed_weight=0.0, cycle_share=1.0)
+    trainer = GeneratorTrainer(PairSampler(frames, labels, subjects, values), values, 20, 1, device="cpu")
+    sampler = PairSampler(frames, labels, subjects, values)
+    generator, critic = build_generator(values, 0), build_critic(values, 1)
+    adam = lambda network: torch.optim.Adam(network.parameters(), values.gen_lr, values.gen_betas)
+    adam_g, adam_c = adam(generator), adam(critic)
+    for _ in range(3):
+        batch = sampler.batch(values.gen_batch)
+        fake = generator(batch.source, batch.target_labels).image
+        loss, of_critic = critic_loss(critic, batch.source, fake, batch.source_labels, values, batch.epsilon)
+        adam_c.zero_grad(), loss.backward(), adam_c.step()
+        scores, estimates = critic(fake)
+        parts = {"ids": idiosyncratic_loss(fake, batch.target, batch.same_person),
+                 "adv": generator_adversarial_loss(scores), "exp": expression_loss(estimates, batch.target_labels),
+                 "idt": identity_loss(generator(fake, batch.source_labels).image, batch.source)}
+        adam_g.zero_grad(), total_loss(parts, values).backward(), adam_g.step()
+        by_hand = {name: part.item() for name, part in (parts | of_critic).items()}
+        assert train_step(trainer) == pytest.approx(by_hand, rel=1e-4, abs=1e-6)
+
+
+def test_the_generators_own_values_are_enough(data, tmp_path):
+    """No room of this wing needs more of a preset than its `GeneratorValues`."""
+    frames, labels, subjects = data
+    values = GeneratorValues(name="mine", size=16, gen_dim=4, gen_blocks=1, critic_dim=4, critic_layers=2, gen_batch=2,
+                             n_critic=1)
+    made = train_generator(frames, labels, subjects, values, tmp_path, steps=1, progress=False, device="cpu")
+    loaded = load_generator(tmp_path)
+    assert (loaded.preset.name, loaded.preset.size, loaded.preset.lambda_exp) == ("mine", 16, PAPER.lambda_exp)
+    assert all(torch.equal(value, made.state_dict()[name]) for name, value in loaded.state_dict().items())
 
 
 @pytest.mark.parametrize("n", [1, 2, 5])
@@ -198,7 +235,7 @@ def test_the_papers_size(data):
     assert not torch.equal(before, trainer.generator.heads.weight)
 
 
-@pytest.mark.parametrize("arch", ["ganimation", "stargan"])
+@pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_shipped_weights(arch):
     generator = load_generator("small", arch=arch)
     assert generator.preset.size >= 96 and generator.preset.name == SMALL.name

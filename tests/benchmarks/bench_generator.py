@@ -5,7 +5,7 @@
 `plain` is the loop that the implementation behind the paper grew from, written out below: in every one of the five
 steps both generator passes (there and back) run with their graphs, in single precision, with contiguous tensors, and
 the critic's parameters take gradients in generator steps too. `one pass` is the same with the first pass only, a milder
-reading. `ours` is `train_generator.train_step`. All start from the same weights and see the same batches; the table
+reading. `ours` is `training.train_step`. All start from the same weights and see the same batches; the table
 says how far their losses are apart. Cycles alternate; medians are printed. Peak: the fastest of ten matrix products.
 """
 import argparse
