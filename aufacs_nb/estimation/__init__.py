@@ -1,0 +1,1 @@
+"""Balanced training sets, classifiers, personalisation, and the estimator of photographs and films (§3.3, §3.4)."""
