@@ -336,14 +336,14 @@ def parity(report: Report, device: str, tiny: bool) -> None:
 # ---------------------------------------------------------------- the notebooks' cells
 
 def cuda_cells(wing: str, name: str = "") -> list:
-    "Sources of the `#| cuda` cells of a wing's notebooks whose file name holds `name`; LookupError if there is none."
+    "Sources of the `#| cuda` cells of a wing's notebooks that end with `name`; LookupError if there is none."
     found = []
-    for path in sorted((ROOT / "nbs" / wing).glob(f"*{name}*.ipynb")):
+    for path in sorted((ROOT / "nbs" / wing).glob(f"*{name}.ipynb")):
         book = json.loads(path.read_text(encoding="utf-8"))
         sources = ["".join(cell["source"]) for cell in book["cells"] if cell["cell_type"] == "code"]
         found += [source for source in sources if re.match(r"#\|\s*cuda\b", source)]
     if not found:
-        raise LookupError(f"nbs/{wing}/*{name}*.ipynb: no notebook with a #| cuda cell")
+        raise LookupError(f"nbs/{wing}/*{name}.ipynb: no notebook with a #| cuda cell")
     return found
 
 
@@ -387,17 +387,17 @@ def training_cell(tiny: bool) -> dict:
 # ---------------------------------------------------------------- timings
 
 def median_ms(step, device: str, seconds: float = 2.0, most: int = 30) -> float:
-    "Median time of `step()` in ms, after two calls to warm up; GPU events where there is a GPU."
+    "Median time of `step()` in ms, after two calls to warm up, by GPU events; on a CPU one call is enough."
     import statistics
     import torch
 
     on_card, times = device == "cuda", []
-    for _ in range(2):
+    for _ in range(2 if on_card else 0):
         step()
     if on_card:
         torch.cuda.synchronize()
     end = time.perf_counter() + seconds
-    while len(times) < 3 or time.perf_counter() < end and len(times) < most:
+    while not times or on_card and (len(times) < 3 or time.perf_counter() < end and len(times) < most):
         if on_card:
             first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             first.record()
@@ -586,7 +586,8 @@ def time_medium(report, a, device, left, compiled: bool) -> None:
     from tools.medium_training import limited, medium_preset
 
     preset = medium_preset(a.size, a.dim, a.batch)
-    for name, way in ((name, way) for name, way in WAYS.items() if way["compile_it"] == compiled):
+    ways = {name: way for name, way in WAYS.items() if way["compile_it"] == compiled}
+    for name, way in list(ways.items())[:1 if a.tiny else None]:
         if left() < (25 if way["compile_it"] else 4) or way["compile_it"] and a.no_compile:
             report.put(f"medium pass, {name}", "left out")
             continue
@@ -742,8 +743,9 @@ def stage_medium(a, report: Report) -> None:
         sheet = None
     way = dict(WAYS["contiguous"], bf16=False) if a.safe else best_way(a.scratch)
     report.put("way", way)
-    facts = train(frames, a.until - time.time() - (0 if a.tiny else 2), a.out, device, a.seed, sheet=sheet, dim=a.dim, batch=a.batch,
-                  facts={"command": "tools/gpu_check.sh"}, **way)
+    seconds = a.until - time.time() - (0 if a.tiny else 2)
+    facts = train(frames, seconds, a.out, device, a.seed, sheet=sheet, dim=a.dim, batch=a.batch,
+                  facts={"command": "bash tools/gpu_check.sh"}, **way)
     report.put("facts", facts)
 
 
