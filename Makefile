@@ -25,7 +25,7 @@ demo: $(STAMP)  ## the whole pipeline on a photograph and on virtual subjects: r
 
 test: sync  ## notebooks clean, modules in sync, notebooks' assertions, tests/
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers $(WORKERS) --timing
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -n $(WORKERS) --dist loadfile --durations=10
 
 sync: $(STAMP)  ## are notebooks clean, modules and README what the notebooks make? (changes nothing)
 	$(BIN)/python tools/check_notebooks.py
@@ -45,7 +45,7 @@ notebooks: $(STAMP)  ## run every notebook again in reading order and store its 
 readme: $(STAMP)  ## README.md from nbs/index.ipynb
 	$(BIN)/python tools/make_readme.py
 
-bench: $(STAMP)  ## how fast the z-buffer is on this machine
+bench: $(STAMP)  ## how fast each part is on this machine: rendering, registration, training, prediction
 	@for bench in tests/benchmarks/bench_*.py; do $(BIN)/python "$$bench" || exit 1; done
 
 docs: $(STAMP)  ## the documentation site in _docs/ (needs Quarto)

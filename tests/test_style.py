@@ -142,6 +142,22 @@ def test_next_leads_once_through_every_numbered_notebook():
     assert {p.resolve() for p in NOTEBOOKS if p.name[0].isdigit()} == {p for p in seen if p.name[0].isdigit()}
 
 
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "data_samples/README.md"])
+def test_pages_name_only_files_that_are_there(name):
+    page = ROOT / name
+    text = page.read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)#\s]+)\)", text) if not re.match(r"[a-z]+:", link)]
+    named = re.findall(r"`((?:nbs|tools|tests|data_samples|aufacs_nb)/[\w./]+\.\w+)`", text)
+    assert [link for link in links if not (page.parent / link).exists()] == []
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("name", WINGS[1:])
+def test_a_wing_says_what_it_is(name):
+    tree = ast.parse((PACKAGE / name / "__init__.py").read_text(encoding="utf-8"))
+    assert ast.get_docstring(tree) and len(tree.body) == 1
+
+
 @every_notebook
 def test_links_to_files_are_alive(path):
     text = "\n".join("".join(c["source"]) for c in cells(path) if c["cell_type"] == "markdown")

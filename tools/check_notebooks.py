@@ -13,7 +13,7 @@ from make_readme import readme
 # nbdev finds its project from the folder it is started in, hence a process of its own.
 REBUILD = ("from nbdev.doclinks import nbdev_export; from nbdev.clean import nbdev_clean; "
            "nbdev_export.__wrapped__(); nbdev_clean.__wrapped__()")
-# Written by hand: what a package needs before any notebook has a say.
+# Written by hand: what a package needs before any notebook has a say, in the package and in its wings.
 BY_HAND = ("__init__.py", "__main__.py")
 CLEAN_HELP = "run .venv/bin/nbdev_clean and look at the difference"
 EXPORT_HELP = ("if you edited the notebook, run .venv/bin/nbdev_export; "
@@ -43,8 +43,7 @@ def rebuild(root, copy):
     "Clean and export the notebooks of `root` inside the empty folder `copy`."
     library = Path(setting(root, "lib_path"))
     (copy / library).mkdir(parents=True)
-    for path in [Path("settings.ini"), *(library / name for name in BY_HAND if (root / library / name).exists()),
-                 *notebooks(root)]:
+    for path in [Path("settings.ini"), *(p for p in modules(root) if p.name in BY_HAND), *notebooks(root)]:
         (copy / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(root / path, copy / path)
     subprocess.run([sys.executable, "-c", REBUILD], cwd=copy, check=True)

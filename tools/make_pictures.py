@@ -1,4 +1,4 @@
-"""Make the pictures that README opens with: nbs/images/real_frame.jpg and nbs/images/virtual_people.jpg.
+"""Make the pictures of README: real_frame.jpg, virtual_people.jpg and synthetic.png in nbs/images/.
 
     python tools/make_pictures.py
 """
@@ -7,9 +7,11 @@ from pathlib import Path
 from PIL import Image
 from skimage.data import astronaut
 
-from aufacs_nb import AUEstimator, FaceLandmarker
+from aufacs_nb import AUEstimator, FaceLandmarker, load_generator, register_photo
 from aufacs_nb.apps.overlay import draw_estimates
-from aufacs_nb.pictures import contact_sheet
+from aufacs_nb.facs import AUS
+from aufacs_nb.generation.synthesis import intensity_grid
+from aufacs_nb.pictures import contact_sheet, save_synthetic
 from aufacs_nb.simulation.appearance import sample_person
 from aufacs_nb.simulation.camera import render_person
 
@@ -33,7 +35,17 @@ def virtual_people():
     return contact_sheet(tiles, columns=len(people), side=112)
 
 
+def synthetic():
+    "The photograph's face at 0, C and E of AU4 and AU12, by the shipped flow generator; marked inside the file."
+    grid = intensity_grid(load_generator("small", arch="flow"), register_photo(astronaut()).image)
+    faces = [grid[AUS.index(au), level] for au in (4, 12) for level in (0, 3, 5)]
+    sheet = contact_sheet(faces, 3, side=170, column_titles=list("0CE"), row_titles=["AU4", "AU12"])
+    save_synthetic(IMAGES / "synthetic.png", sheet, "small flow", "astronaut", "AU4, AU12 at 0, C, E")
+
+
 if __name__ == "__main__":
     for make in (real_frame, virtual_people):
         make().save(IMAGES / f"{make.__name__}.jpg", quality=84)
         print(f"{make.__name__}.jpg")
+    synthetic()
+    print("synthetic.png")

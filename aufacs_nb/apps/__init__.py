@@ -1,0 +1,1 @@
+"""The command line, the report, overlays and the widget demos."""

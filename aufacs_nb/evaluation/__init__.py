@@ -1,0 +1,1 @@
+"""Scores with intervals, judgements of pictures, maps of features (§4)."""

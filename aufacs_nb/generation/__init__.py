@@ -1,0 +1,1 @@
+"""Generators that give a face any action unit intensities (§3.2)."""

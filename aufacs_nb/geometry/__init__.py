@@ -1,0 +1,1 @@
+"""Meshes in space: the canonical face, the z-buffer, rotations."""
