@@ -8,7 +8,6 @@ __all__ = ['gradient_penalty', 'generator_adversarial_loss', 'expression_loss', 
 
 # %% ../../nbs/2_generation/03_losses.ipynb #12653c00
 import torch
-import torch.nn.functional as F
 
 from ..presets import LossValues
 

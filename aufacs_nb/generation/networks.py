@@ -10,7 +10,6 @@ __all__ = ['ARCHITECTURES', 'instance_norm', 'conv_block', 'up_block', 'Residual
 # %% ../../nbs/2_generation/02_networks.ipynb #354322c7
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn

@@ -31,7 +31,7 @@ def synthesize(generator, frames, targets, batch: int = 32, progress: bool = Fal
     """
     targets = check_targets(targets, generator.n_aus)
     if len(targets) not in (1, len(frames)):
-        raise ValueError(f"{len(frames)} frames, {len(targets)} rows of target labels: give one row, or one a frame.")
+        raise ValueError(f"{len(frames)} frames, {len(targets)} rows of target labels: give one row, or one per frame.")
     targets = torch.tensor(np.broadcast_to(targets, (len(frames), generator.n_aus)))
     size, device = generator.preset.size, next(generator.parameters()).device
     made = np.empty((len(frames), size, size, 3), np.uint8)
