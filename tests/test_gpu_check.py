@@ -210,6 +210,8 @@ def test_everything_runs_in_a_tiny_way_on_a_cpu(root, tmp_path):
     report = json.loads((tmp_path / "report.json").read_text())
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert report["checks"]["parity"] == "all items within their limits" and "done" in report["checks"]
+    failed = [name for name, found in report["checks"].items() if isinstance(found, dict) and "failed" in found]
+    assert failed == [] and not any("no time left" in str(found) for found in report["checks"].values())
     assert report["medium"]["facts"]["steps"] > 0 and report["also"]["result"]["steps"] > 0
     names = {path.name for path in tmp_path.iterdir()}
     assert names >= {"medium.json", "medium.safetensors", "ratio.json", "ratio.safetensors"}
