@@ -219,7 +219,7 @@ def _recorder(trainer, out, facts: dict, checkpoint_every: int, log_every: int, 
 
 # %% ../../nbs/2_generation/05_runs.ipynb #276fbdd8
 def check_run(preset: GeneratorValues | str, steps: int | None, n_critic: int | None) -> tuple:
-    "Values, steps and critic steps (None: the preset's); TrainingError names a count below 1 or a λ that cannot be."
+    "Values, steps and critic steps (None: the preset's); TrainingError names a count below 1, a λ below 0 or infinite."
     preset = get_preset(preset)
     steps, n_critic = (preset.gen_steps if steps is None else steps), n_critic or preset.n_critic
     counts = {"gen_batch": preset.gen_batch, "steps": steps, "n_critic": n_critic}
@@ -280,7 +280,7 @@ class LivePlot:
         for axis, name in zip(axes, self.names):
             axis.plot(table[name], ".", ms=2)
             axis.plot(table[name].dropna().ewm(span=20).mean())
-            axis.set(title=name, xlim=(0, table.index[-1] + 1))
+            axis.set(title=name, xlabel="step", xlim=(0, table.index[-1] + 1))
         plt.close(figure)
         if self.handle is None:
             self.handle = display(figure, display_id=True)
