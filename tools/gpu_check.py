@@ -41,7 +41,7 @@ WAYS = {         # of computing the medium generator: layout, normalisation in b
         "channels_last, low norms": (True, True, False), "contiguous, low norms": (False, True, False),
         "channels_last, compiled": (True, False, True)}.items()}
 TINY_SHARES = {  # of --tiny, where none is given: limits that an idle CPU does not need; the trainings take theirs
-    "seconds": 300.0, "checks_seconds": 240.0, "render_seconds": 200.0, "medium_seconds": 12.0, "also_seconds": 12.0}
+    "seconds": 300.0, "checks_seconds": 240.0, "render_seconds": 200.0, "medium_seconds": 12.0, "also_seconds": 16.0}
 PREWARM = 25.0   # seconds before its turn at which a training begins to import and to load
 
 

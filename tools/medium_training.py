@@ -480,7 +480,7 @@ def train(frames: dict, seconds: float, out, device="cuda", seed: int = 0, *, sh
 def _run(training: Training, judged: dict, sheet, out: Path, facts: dict) -> dict:
     "Step until the clock says so; look at the losses now and then, save now and then. Returns the last good weights."
     clock, good, saved, printed, courses = training.clock, _snapshot(training), time.monotonic(), -math.inf, []
-    while clock.share < 1:
+    while clock.share < 1 or training.done == 0:  # one at least
         losses = training.step()
         if training.done % LOG_EVERY and training.done > 3:
             continue

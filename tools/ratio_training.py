@@ -1076,7 +1076,7 @@ class Trainer:
     def run(self, began: float, until: float, checkpoint, every: float = 30.0) -> None:
         "Steps until the clock says `until`; `checkpoint()` is called every so many seconds."
         start, saved, told, recent = time.time(), time.time(), time.time(), []
-        while (now := time.time()) < until:
+        while (now := time.time()) < until or self.steps == 0:  # one at least
             if self.on_gpu and self.steps in (20, 60):
                 self.suit_batch(until)
             recent.append(self.step((now - start) / max(1e-6, until - start)))
