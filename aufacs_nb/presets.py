@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PAPER', 'SMALL', 'TINY', 'PRESETS', 'ASSETS', 'FrameValues', 'LossValues', 'GeneratorValues', 'ClassifierValues',
-           'Preset', 'get_preset', 'WeightsError', 'write_atomically', 'save_weights', 'weights_folder', 'read_card',
-           'load_weights']
+           'SimulationValues', 'Preset', 'get_preset', 'WeightsError', 'write_atomically', 'save_weights',
+           'weights_folder', 'read_card', 'load_weights']
 
 # %% ../nbs/0_start/03_presets.ipynb #36045553
 import json
@@ -90,14 +90,19 @@ class ClassifierValues(FrameValues):
 
 # %% ../nbs/0_start/03_presets.ipynb #7d43cf6a
 @dataclass(frozen=True)
-class Preset(GeneratorValues, ClassifierValues):
-    "One configuration of everything; the defaults are the paper's."
-    people: tuple = (41, 20, 30)     # Train, Valid, Test (§4.1); how many `aufacs train` simulates
+class SimulationValues:
+    "How many virtual people stand in for a database, and what they do; used by `aufacs train` alone."
+    people: tuple = (41, 20, 30)     # Train, Valid, Test (§4.1)
     clips: tuple = (8, 40)           # recordings of each person, frames of each
     activity: float = 1.0            # how much happens in a simulated recording; 1 is like real ones
     gen_people: tuple = ()           # the same for a directed task of its own for the generator; () for none
     gen_clips: tuple = ()
     domain: str = "fera17"           # light and camera of the simulated recordings; "wide" mixes all
+
+# %% ../nbs/0_start/03_presets.ipynb #44929d1e
+@dataclass(frozen=True)
+class Preset(SimulationValues, GeneratorValues, ClassifierValues):
+    "One configuration of everything; the defaults are the paper's."
 
 # %% ../nbs/0_start/03_presets.ipynb #e7158562
 PAPER = Preset()
@@ -122,7 +127,7 @@ PRESETS = {preset.name: preset for preset in (TINY, SMALL, PAPER)}
 # %% ../nbs/0_start/03_presets.ipynb #64866ed2
 def get_preset(preset) -> Preset:
     "The preset of that name; a `Preset`, or a part of one, passes through. ValueError names the ones there are."
-    if isinstance(preset, FrameValues):
+    if isinstance(preset, (FrameValues, SimulationValues)):
         return preset
     if preset not in PRESETS:
         raise ValueError(f"There is no preset {preset!r}: choose one of {', '.join(PRESETS)}, or pass a Preset.")
@@ -176,19 +181,28 @@ def weights_folder(name_or_folder, part: str) -> Path:
                        f"card.json, or a shipped name ({', '.join(names) or 'none is shipped'}).")
 
 # %% ../nbs/0_start/03_presets.ipynb #3ae48ca7
-def read_card(folder) -> tuple[dict, Preset]:
-    "The card of a weights folder and the preset written on it; WeightsError names the file that cannot be read."
-    path = Path(folder) / "card.json"
+def _part_of(names) -> type:
+    "The smallest part of a preset that has fields of all these names, or else `Preset`."
+    parts = (FrameValues, LossValues, GeneratorValues, ClassifierValues, SimulationValues)
+    fitting = [part for part in parts if set(names) <= {field.name for field in fields(part)}]
+    return min(fitting, key=lambda part: len(fields(part)), default=Preset)
+def read_card(folder) -> tuple:
+    """The card of a weights folder, and what is written on it: a `Preset`, or the part of one that made the weights.
+
+    Fields that are newer than a card get the paper's values. WeightsError names the file that cannot be read.
+    """
+    path, known = Path(folder) / "card.json", {field.name for field in fields(Preset)}
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
-        known = {f.name for f in fields(Preset)}
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in card["preset"].items() if k in known}
-        values.setdefault("cls_size", values["size"])  # cards from before the two could differ
-        return card, Preset(**values)
+        part = _part_of(card["preset"])
+        if part is Preset:
+            values.setdefault("cls_size", values["size"])  # cards from before the two could differ
+        return card, part(**values)
     except (OSError, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise WeightsError(f"{path}: no readable weights card ({error}); train again or restore the file.") from error
 
-
+# %% ../nbs/0_start/03_presets.ipynb #a4a47dc6
 def load_weights(folder, preset=None, same=("name", "size")) -> tuple[dict, dict, Preset]:
     "Tensors (NumPy), card and preset of a folder; WeightsError if damaged or made for a preset that differs in `same`."
     card, stored = read_card(folder)

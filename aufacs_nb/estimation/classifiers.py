@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from ..facs import au_column, au_columns
 from ..presets import PAPER, get_preset
 from .storage import AUClassifiers
-from .trunk import (N_CLASSES, Pixels, _in_process, build_classifier, hidden_maps, seeded,
+from .trunk import (N_CLASSES, Pixels, train_on_one_thread, build_classifier, hidden_maps, seeded,
                                         single_head, train_classifier, train_trunk)
 from .vgg16 import prefix
 
@@ -85,13 +85,13 @@ def _jobs(resampled, valid, preset, seed: int, trunk):
 
 # %% ../../nbs/3_estimation/06_classifiers.ipynb #aef02645
 def _train_one(work, au, *job):
-    "(au, network, history) of one AU; `work`: `train_classifier`, or `_in_process` if it is one of several processes."
+    "(au, network, history) of one AU; `work`: `train_classifier`, or `train_on_one_thread` in one of many processes."
     return (au, *work(*job, progress=False))
 
 
 def _trained(jobs: list, n_jobs: int):
     "The results of `_train_one`, as they come, from this process or from `n_jobs` others."
-    work = train_classifier if n_jobs == 1 else _in_process
+    work = train_classifier if n_jobs == 1 else train_on_one_thread
     return Parallel(n_jobs, return_as="generator")(delayed(_train_one)(work, *job) for job in jobs)
 
 

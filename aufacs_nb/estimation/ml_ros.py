@@ -10,12 +10,12 @@ import warnings
 import numpy as np
 import pandas as pd
 from ..facs import AUS, LEVELS, au_column, au_columns
-from .resampling import ResampledSet, ResamplingError, _check_partitions, _label_rows, _levels
+from .resampling import ResampledSet, ResamplingError, check_partitions, label_rows, rounded_levels
 
 # %% ../../nbs/3_estimation/02_ml_ros.ipynb #77048829
 def _membership(manifest, aus, rows):
     "Which labels the `rows` of a table carry: bool (n, n_aus·5), AU by AU, levels A–E of each."
-    levels = _levels(manifest[au_columns(aus)].to_numpy(np.float64)[rows])
+    levels = rounded_levels(manifest[au_columns(aus)].to_numpy(np.float64)[rows])
     return (levels[:, :, None] == np.arange(1, len(LEVELS))).reshape(len(rows), -1)
 
 
@@ -76,7 +76,7 @@ def ml_ros_rows(manifest, aus=AUS, share=0.25, seed=0, partitions=("Train",)):
     share: clones at most, as a share of the frames. A level that no frame has is named in a warning.
     Raises `ResamplingError` if other `partitions` are in the table or no frame has one of `aus` coded.
     """
-    _check_partitions(manifest, partitions)
+    check_partitions(manifest, partitions)
     rows = _usable_rows(manifest, aus)
     member = _membership(manifest, aus, rows)
     _warn_of_missing_levels(member.sum(0), aus)
@@ -91,12 +91,12 @@ def ml_ros_set(frames, manifest, aus=AUS, share=0.25, seed=0, partitions=("Train
     """
     drawn, parts = ml_ros_rows(manifest, aus, share, seed, partitions), []
     for au in aus:
-        intensity = _levels(manifest[au_column(au)])[drawn]
+        intensity = rounded_levels(manifest[au_column(au)])[drawn]
         kept = ~np.isnan(intensity)
         parts.append(pd.DataFrame({"source_row": drawn[kept], "target_row": drawn[kept], "au": au,
                                    "intensity": intensity[kept].astype(int), "synthetic": False}))
     table = pd.concat(parts, ignore_index=True)
-    return ResampledSet(frames[table["source_row"].to_numpy()], _label_rows(manifest, table, aus))
+    return ResampledSet(frames[table["source_row"].to_numpy()], label_rows(manifest, table, aus))
 
 # %% ../../nbs/3_estimation/02_ml_ros.ipynb #ec9bb2b4
 def co_occurrence(frames, aus=AUS, threshold=1):

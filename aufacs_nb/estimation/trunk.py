@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OTHER_VIEW', 'MEMBER', 'seeded', 'soft_light', 'other_camera', 'augment', 'Blocks', 'SlimVGG', 'OrdinalHead',
            'one_of', 'build_classifier', 'Pixels', 'HiddenMaps', 'hidden_maps', 'train_classifier', 'merged',
-           'train_trunk', 'single_head']
+           'train_on_one_thread', 'train_trunk', 'single_head']
 
 # %% ../../nbs/3_estimation/04_trunk.ipynb #cca97f67
 from contextlib import contextmanager
@@ -145,7 +145,8 @@ def one_of(head: nn.Module, position: int) -> nn.Module:
     return alone
 
 # %% ../../nbs/3_estimation/04_trunk.ipynb #050a1ea8
-def build_classifier(preset, weights: str | None = "imagenet", n_outputs: int = N_CLASSES, members: int = 1):
+def build_classifier(preset: ClassifierValues | str, weights: str | None = "imagenet", n_outputs: int = N_CLASSES,
+                     members: int = 1):
     "The untrained network of `preset`: VGG16 (with `weights`) or SlimVGG (always random; so many `members`)."
     values = get_preset(preset)
     if values.classifier == "vgg16":
@@ -160,7 +161,7 @@ def build_classifier(preset, weights: str | None = "imagenet", n_outputs: int = 
 class Pixels:
     "Registered frames, uint8 (N, s, s, 3), as a network's input: standardised, and augmented at each draw."
 
-    def __init__(self, frames, preset):
+    def __init__(self, frames, preset: ClassifierValues | str):
         self.frames, self.preset = frames, get_preset(preset)
 
     def __len__(self):
@@ -282,12 +283,12 @@ def _classes(intensities) -> torch.Tensor:
     return torch.from_numpy(np.where(np.isnan(checked), -1, np.rint(checked)).astype(np.int64))
 
 
-def _inputs(frames, preset):
+def _inputs(frames, preset: ClassifierValues):
     "`Pixels` of an array; anything that can be drawn from passes through."
     return frames if hasattr(frames, "draw") else Pixels(frames, preset)
 
 
-def _prepared(frames, intensities, valid, preset):
+def _prepared(frames, intensities, valid, preset: ClassifierValues):
     "(inputs, classes, (inputs, intensities) of Valid or None); ValueError if frames and intensities do not match."
     classes = _classes(intensities)
     if len(frames) != len(classes):
@@ -295,7 +296,7 @@ def _prepared(frames, intensities, valid, preset):
     return _inputs(frames, preset), classes, None if valid is None else (_inputs(valid[0], preset), valid[1])
 
 
-def _start(preset, start, classes: torch.Tensor) -> nn.Module:
+def _start(preset: ClassifierValues, start, classes: torch.Tensor) -> nn.Module:
     "The network that training begins with; the prefix is frozen where it has learned something before."
     heads = 1 if classes.ndim == 1 else classes.shape[1]
     model = deepcopy(start) if start is not None else build_classifier(preset, n_outputs=heads * N_CLASSES)
@@ -307,7 +308,7 @@ def train_classifier(
     frames,             # uint8 (N, s, s, 3) registered faces, or `HiddenMaps` of the prefix of `start`
     intensities,        # (N,) of 0–5 for one AU, or (N, n) for a network with n heads (`train_trunk`)
     valid=None,         # (frames, intensities) of other people: the best epoch is kept; None keeps the last
-    preset=PAPER,       # `ClassifierValues`, a preset, or its name
+    preset: ClassifierValues | str = PAPER,  # a whole preset will do, or its name
     seed: int = 0,
     start=None,         # network to start from; its prefix stays frozen. None: `build_classifier`
     epochs: int | None = None, lr: float | None = None,  # None: the preset's
@@ -356,16 +357,17 @@ def merged(networks: list) -> nn.Module:
 MEMBER = 1000  # between the seeds of two members
 
 
-def _in_process(*job, **options):
+def train_on_one_thread(*job, **options):
     "`train_classifier` on one thread, as one of several processes."
     torch.set_num_threads(1)
     return train_classifier(*job, **options)
 
-
-def train_trunk(frames, intensities, valid=None, preset=PAPER, seed: int = 0, progress: bool = True, n_jobs: int = 1):
+# %% ../../nbs/3_estimation/04_trunk.ipynb #476b2fe7
+def train_trunk(frames, intensities, valid=None, preset: ClassifierValues | str = PAPER, seed: int = 0,
+                progress: bool = True, n_jobs: int = 1):
     "A network with a head for each column of `intensities` (N, n), the `merged` members of the preset; and a history."
     preset = get_preset(preset)
-    one = delayed(train_classifier if n_jobs == 1 else _in_process)
+    one = delayed(train_classifier if n_jobs == 1 else train_on_one_thread)
     made = Parallel(n_jobs)(one(frames, intensities, valid, preset, seed + MEMBER * k, None, preset.cls_trunk_epochs,
                                 preset.cls_trunk_lr, progress) for k in range(preset.cls_members))
     return merged([network for network, _ in made]), pd.concat([history for _, history in made], ignore_index=True)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from ..facs import AUS, LEVELS, au_column
-from .scores import METRICS, _why_not, score
+from .scores import METRICS, why_no_score, score
 
 # %% ../../nbs/4_evaluation/02_intervals.ipynb #ae301602
 class Interval(NamedTuple):
@@ -172,7 +172,7 @@ def _score_each(labels, sets, subjects, metric, aus, threshold, n, seed):
     "Of each set of estimates the scores (n_aus + 1, 1 + n), the mean last; and a dict AU → why it has none, or ''."
     names, code = np.unique(subjects, return_inverse=True)
     counts = _draw_counts(len(names), n if len(names) > 1 else 0, seed)
-    why = {au_column(au): next(filter(None, (_why_not(y, x[:, i], metric, threshold) for x in sets)), "")
+    why = {au_column(au): next(filter(None, (why_no_score(y, x[:, i], metric, threshold) for x in sets)), "")
            for i, (au, y) in enumerate(zip(aus, labels.T))}
     return [_with_mean(np.array([
         np.full(len(counts), np.nan) if reason else _drawn_scores(y, x, code, counts, metric, threshold)

@@ -186,7 +186,7 @@ def gain(rows: pd.DataFrame, before: str, after: str, n: int = 500, seed: int = 
 
 # %% ../../nbs/experiments/02_conditions.ipynb #3f6bf2d0
 def table_2(registered: dict, generators: dict, out, preset=LEAN, seed: int = 0) -> pd.DataFrame:
-    "Estimates for {2D, 3D} × {real, semantic} (Table 2); both arguments: '2D', '3D' → frames, generator."
+    "Estimates of a lean trunk for {2D, 3D} × {real, semantic} (Table 2); arguments: '2D', '3D' → frames, generator."
     return pd.concat([estimate_rows(f"{name} {kind}", partition_frames(frames, "Test", preset.cls_size),
                                     resampled_estimates(frames, generators[name], Path(out) / f"{name}_{kind}", kind,
                                                         preset, seed))
@@ -232,7 +232,7 @@ def heads(registered, out, preset=LEAN, seed: int = 0) -> pd.DataFrame:
     balanced = training_set(train, None, preset, seed, "real", progress=False)
     alone = replace(preset, cls_epochs=2, cls_lr=5e-5)
     separate = trained(balanced, alone, Path(out) / "separate", seed)
-    ways = {"trunk and heads": trunk, "ordinal heads": ordinal, "a network an AU": separate}
+    ways = {"trunk and heads": trunk, "ordinal heads": ordinal, "one network per AU": separate}
     return pd.concat([estimate_rows(name, test, made.predict(test.frames)) for name, made in ways.items()],
                      ignore_index=True)
 

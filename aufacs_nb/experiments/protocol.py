@@ -60,9 +60,9 @@ class Protocol:
 _PLAIN = dict(resampling="semantic", cls_trunk_epochs=0, cls_trunk_lr=0.0, cls_augment=False, cls_members=1,
               per_targets="asked", per_pictures="own", per_layers="third", per_arch="ganimation")
 PROTOCOLS = {p.name: p for p in (
-    Protocol("tiny", (4, 2, 3), (1, 12), dict(disfa=dict(subjects=3, frames=10, size=[160, 120]),
-             unbc=dict(subjects=3, sessions=1, frames=10, size=[160, 120]), multipie=dict(subjects=3, size=[160, 120])),
-             3, 1, 1, _PLAIN | dict(size=32, gen_dim=8, gen_blocks=1, critic_dim=8, critic_layers=3, gen_batch=4,
+    Protocol("tiny", (3, 1, 3), (1, 8), dict(disfa=dict(subjects=2, frames=8, size=[160, 120]),
+             unbc=dict(subjects=2, sessions=1, frames=8, size=[160, 120]), multipie=dict(subjects=2, size=[160, 120])),
+             2, 1, 1, _PLAIN | dict(size=32, gen_dim=8, gen_blocks=1, critic_dim=8, critic_layers=3, gen_batch=4,
                                     gen_steps=6, neutral_share=0.0, cls_size=32, cls_dim=8, cls_epochs=2, cls_lr=1e-3,
                                     per_lr=1e-5, per_epochs=2)),
     Protocol("small", (41, 20, 30), (4, 20), dict(disfa=dict(frames=60, size=[320, 240]),

@@ -25,10 +25,11 @@ from ..estimation.resampling import real_set, semantic_resample
 from ..estimation.storage import AUClassifiers
 from ..evaluation.image_quality import fit_identity, paired_error
 from ..evaluation.intervals import icc_table
-from ..facs import au_columns, intensity_to_unit
+from ..facs import AUS, au_columns, intensity_to_unit
 from ..generation.runs import train_generator
 from ..generation.synthesis import synthesize
-from ..presets import Preset, get_preset, load_weights, save_weights
+from ..presets import (ClassifierValues, GeneratorValues, Preset, SimulationValues, get_preset, load_weights,
+                               save_weights)
 from ..registration.collections import RegisteredFrames, register_manifest
 from ..simulation.simulate import simulate_fera17
 from ..tensors import frames_to_tensor, tensor_to_frames
@@ -103,23 +104,26 @@ def _add_to_card(folder: Path, **entries) -> None:
     save_weights(folder, tensors, preset, **{**card, **entries})
 
 # %% ../../nbs/experiments/01_stages.ipynb #2cf8d213
-def simulate_and_register(preset: Preset, out: Path, seed: int, n_jobs: int, progress: bool) -> RegisteredFrames:
-    "A virtual FERA 2017 of the preset's size under `out`, registered in 3D at 224 × 224."
-    (train, valid, test), (tasks, frames) = preset.people, preset.clips
+def simulate_and_register(values: SimulationValues, out: Path, seed: int, n_jobs: int,
+                          progress: bool) -> RegisteredFrames:
+    "A virtual FERA 2017 of so many people and clips under `out`, registered in 3D at 224 × 224."
+    (train, valid, test), (tasks, frames) = values.people, values.clips
     simulate_fera17(out / "database", train=train, valid=valid, test=test, tasks=tasks, frames=frames, seed=seed,
-                    activity=preset.activity, domain=preset.domain, n_jobs=n_jobs, progress=progress)
+                    activity=values.activity, domain=values.domain, n_jobs=n_jobs, progress=progress)
     return register_manifest(fera17_manifest(out / "database"), out / "registered", n_jobs=n_jobs, progress=progress)
 
 # %% ../../nbs/experiments/01_stages.ipynb #e27d2cfe
-def directed_and_registered(preset: Preset, out: Path, seed: int, n_jobs: int, progress: bool) -> RegisteredFrames:
+def directed_and_registered(values: SimulationValues, out: Path, seed: int, n_jobs: int,
+                            progress: bool) -> RegisteredFrames:
     "The generator's own people (other seeds), each asked for single units and mixtures, as `simulate_and_register`."
-    (train, valid, test), (tasks, frames) = preset.gen_people, preset.gen_clips
+    (train, valid, test), (tasks, frames) = values.gen_people, values.gen_clips
     simulate_fera17(out / "database", train=train, valid=valid, test=test, tasks=tasks, frames=frames, seed=seed + 1,
-                    domain=preset.domain, script="directed", n_jobs=n_jobs, progress=progress)
+                    domain=values.domain, script="directed", n_jobs=n_jobs, progress=progress)
     return register_manifest(fera17_manifest(out / "database"), out / "registered", n_jobs=n_jobs, progress=progress)
 
 # %% ../../nbs/experiments/01_stages.ipynb #02e4cc4c
-def fit_generator(registered: RegisteredFrames, preset: Preset, out: Path, seed: int, progress: bool = True, **options):
+def fit_generator(registered: RegisteredFrames, preset: GeneratorValues, out: Path, seed: int, progress: bool = True,
+                  **options):
     "Train on Train only (§3.2), score on Test, put the score on the card; `options` go to `train_generator`."
     part = coded(partition_frames(registered, "Train", preset.size), preset.aus)
     labels = intensity_to_unit(part.manifest[au_columns(preset.aus)].to_numpy(np.float32))
@@ -135,7 +139,7 @@ def fit_generator(registered: RegisteredFrames, preset: Preset, out: Path, seed:
     return generator
 
 # %% ../../nbs/experiments/01_stages.ipynb #d2c7e697
-def train_frames(registered, preset: Preset, size: int, more=None) -> RegisteredFrames:
+def train_frames(registered, size: int, more=None) -> RegisteredFrames:
     "Train frames of `registered`, and of `more` where given, at `size` pixels."
     parts = [partition_frames(part, "Train", size) for part in (registered, more) if part]
     people = [part.manifest.assign(subject=f"{k} " + part.manifest.subject if k else part.manifest.subject)
@@ -145,20 +149,22 @@ def train_frames(registered, preset: Preset, size: int, more=None) -> Registered
 
 # %% ../../nbs/experiments/01_stages.ipynb #e95b9c5b
 RESAMPLING = ("semantic", "real", "none")
+def training_set(train: RegisteredFrames, generator, values: ClassifierValues, seed: int, resampling: str,
+                 progress: bool = True):
+    """What classifiers learn from: a balanced set, 'semantic' or 'real' (§4.2.2), or with 'none' the frames as they are.
 
-
-def training_set(train: RegisteredFrames, generator, preset: Preset, seed: int, resampling: str, progress: bool = True):
-    "What classifiers learn from: a balanced set, 'semantic' or 'real' (§4.2.2), or with 'none' the frames as they are."
-    options = dict(aus=preset.aus, per_intensity=preset.per_intensity, seed=seed)
+    Of `values` it uses the AUs and `per_intensity`. generator: needed for 'semantic' alone.
+    """
+    options = dict(aus=values.aus, per_intensity=values.per_intensity, seed=seed)
     if resampling == "semantic":
         return semantic_resample(train.frames, train.manifest, generator, progress=progress, **options)
     return real_set(train.frames, train.manifest, **options) if resampling == "real" else train
 
 # %% ../../nbs/experiments/01_stages.ipynb #b6e62b3d
-def neutral_frames(registered: RegisteredFrames, preset: Preset, people: int = 40) -> np.ndarray:
+def neutral_frames(registered: RegisteredFrames, size: int, aus=AUS, people: int = 40) -> np.ndarray:
     "A neutral frame, or the calmest there is, of each of the first `people` Train people: uint8 (n, size, size, 3)."
-    train = partition_frames(registered, "Train", preset.size)
-    activity = train.manifest[au_columns(preset.aus)].sum(axis=1).groupby(train.manifest.subject)
+    train = partition_frames(registered, "Train", size)
+    activity = train.manifest[au_columns(aus)].sum(axis=1).groupby(train.manifest.subject)
     return train.frames[np.sort(activity.idxmin().to_numpy())[:people]]
 
 # %% ../../nbs/experiments/01_stages.ipynb #74d23cbf
@@ -167,12 +173,12 @@ def fit_classifiers(registered: RegisteredFrames, generator, preset: Preset, out
     "Training set → one classifier per AU, best epoch on Valid → scores on Test, on its card. more: see `train_frames`."
     resampling = resampling or preset.resampling
     valid, test = (partition_frames(registered, name, preset.cls_size) for name in ("Valid", "Test"))
-    train = train_frames(registered, preset, preset.size if resampling == "semantic" else preset.cls_size, more)
+    train = train_frames(registered, preset.size if resampling == "semantic" else preset.cls_size, more)
     chosen = training_set(train, generator, preset, seed, resampling, progress)
     classifiers = train_classifiers(chosen, valid.frames, valid.manifest, preset, seed=seed, out=out,
                                     progress=progress, n_jobs=n_jobs)
     if preset.per_targets == "calibrated":
-        calibrated(classifiers, generator, neutral_frames(registered, preset)).save(out)
+        calibrated(classifiers, generator, neutral_frames(registered, preset.size, preset.aus)).save(out)
     table = evaluate(classifiers, test)
     _add_to_card(out, **provenance(train), resampling=resampling, scores={"icc_test": _scores_of(table)})
     write_table(table, out / "test_icc.csv")

@@ -275,7 +275,7 @@ def simulate_fera17(root, train=41, valid=20, test=30, tasks=2, frames=24, poses
                     without=''):
     """Write a database of virtual people in FERA 2017's layout to `root` and return its path.
 
-    `train`, `valid`, `test`: people; `tasks`: clips of `frames` pictures a person, each from all `poses` (1–9);
+    `train`, `valid`, `test`: people; `tasks`: clips of `frames` pictures per person, each from all `poses` (1–9);
     `size`: pixels, or (width, height); `activity`: factor on the events; `media`: 'video' (mp4) or 'frames' (PNG);
     `n_jobs`: processes; `domain`: light and camera, one of `camera.DOMAINS` ('wide' is best to learn from);
     `script`: 'spontaneous', or 'directed' for units asked for one by one and in any mixture; `without`: 'wrinkles' or
@@ -297,7 +297,7 @@ def simulate_disfa(root, subjects=27, frames=60, size=(1024, 768), seed=0, n_job
 
 def simulate_unbc(root, subjects=25, sessions=2, frames=40, size=(320, 240), seed=0, n_jobs=1, progress=True,
                   activity=1., domain='unbc'):
-    "Write a virtual UNBC Pain: `sessions` sequences of `frames` pictures a subject; see `simulate_fera17`."
+    "Write a virtual UNBC Pain: `sessions` sequences of `frames` pictures per subject; see `simulate_fera17`."
     plan = make_plan('unbc', seed, size, frames, sessions, 'frames', activity=activity, domain=domain,
                      subjects=subjects)
     return _simulate(root, plan, n_jobs, progress)

@@ -2,11 +2,12 @@
 
     python tests/benchmarks/bench_estimation.py [--repeats 3]
 
-Training: the slim network's second stage (a network an AU behind a frozen prefix, two augmented epochs, 40 frames a
-level of each AU), from pixels one AU after the other, against hidden maps computed once and one process a core; and the
-trunk of `small`, whose seven heads share all of it and every frame, so that a seventh of the frames shows each head as
-many. Personalisation: a loop over AUs and epochs from pixels, against `personalize`, for the layers and pictures of
-`small` and for those of the paper. The plain ways get all cores, `personalize` takes one; medians.
+Training: the slim network's second stage (one network per AU behind a frozen prefix, two augmented epochs, 40 frames
+per level of each AU). One way goes through the AUs one after the other, from pixels. The other computes hidden maps once
+and uses one process per core. Beside them stands the trunk of `small`, whose seven heads share all of it and every frame.
+
+Personalisation: a loop over AUs and epochs from pixels, against `personalize`, for the layers and pictures of `small`
+and for those of the paper. The plain ways get all cores, `personalize` takes one. All times are medians.
 """
 import argparse
 import time
