@@ -50,6 +50,15 @@ def register(aufacs_command, *arguments, **options):
     return done.returncode, done.stdout + done.stderr
 
 
+# imports
+
+def test_registration_does_not_load_the_simulation():
+    code = "import sys; import aufacs_nb.registration.collections; print('\\n'.join(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "aufacs_nb.registration.prnet" in loaded
+    assert not [name for name in loaded if name.startswith(("aufacs_nb.simulation", "aufacs_nb.generation"))]
+
+
 # pictures
 
 def test_no_face_is_said_and_kept(tmp_path, aufacs_command):

@@ -30,10 +30,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from .planar import LANDMARKS_68
-from ..simulation.appearance import sample_person
-from ..simulation.camera import CAMERA_DISTANCE, face_truth, render_person, sample_scene
 from .detection import SameConv, Square, cut_all, fit_meshes, load_networks, square_from_landmarks
-from ..simulation.face_model import AU_ACTIONS
 from ..geometry.meshes import canonical_face
 from ..presets import WeightsError, load_weights, save_weights, weights_folder, write_atomically
 from ..geometry.rasterize import rasterize
@@ -89,6 +86,8 @@ def from_map_values(values, square):
 # %% ../../nbs/1_registration/08_prnet.ipynb #599217f3
 def true_landmarks(person, aus, scene, size, **pose):
     "Exact landmarks (468, 3) float32 of a rendered picture in FaceMesh's convention; pose as for `render_person`."
+    from aufacs_nb.simulation.camera import CAMERA_DISTANCE, face_truth
+
     points = face_truth(person, aus, scene=scene, size=size, **pose)
     pixels_per_cm = CAMERA_DISTANCE * size / scene.field / (CAMERA_DISTANCE - points[:, 2].mean())
     depth = (points[:, 2].mean() - points[:, 2:]) * pixels_per_cm
@@ -231,12 +230,23 @@ PART_PEOPLE, PART_FACES, POOL_PIXELS = 15, 16, 160
 
 def draw_training_face(person, rng, size=POOL_PIXELS):
     "A random picture (size, size, 3) uint8 of a person and its exact landmarks (468, 3)."
+    from aufacs_nb.simulation.camera import render_person, sample_scene
+    from aufacs_nb.simulation.face_model import AU_ACTIONS
+
     chosen = rng.choice(list(AU_ACTIONS), rng.integers(0, 6), replace=False)
     aus = {int(au): float(rng.uniform(.5, 5)) for au in chosen}
     pose = {name: float(rng.uniform(-limit, limit)) for name, limit in (("yaw", 60), ("pitch", 40), ("roll", 45))}
     scene, gaze = sample_scene(int(rng.integers(1 << 30))), tuple(rng.uniform(-20, 20, 2))
     picture = render_person(person, aus, scene=scene, size=size, gaze=gaze, **pose)
     return picture, true_landmarks(person, aus, scene, size, gaze=gaze, **pose)
+
+
+def _draw_crowd(people, faces, rng):
+    "`faces` pictures with landmarks of each of so many new virtual people, as a list of pairs."
+    from aufacs_nb.simulation.appearance import sample_person
+
+    crowd = [sample_person(int(rng.integers(1 << 30))) for _ in range(people)]
+    return [draw_training_face(person, rng) for person in crowd for _ in range(faces)]
 
 # %% ../../nbs/1_registration/08_prnet.ipynb #5bdef471
 def with_pseudo_labels(pictures, points, every=5, sure=.9):
@@ -262,8 +272,7 @@ def _render_part(folder, seed, number, people=PART_PEOPLE, faces=PART_FACES):
     if done.is_file():
         return done
     rng = np.random.default_rng([seed, number, 13])
-    crowd = [sample_person(int(rng.integers(1 << 30))) for _ in range(people)]
-    drawn = [draw_training_face(person, rng) for person in crowd for _ in range(faces)]
+    drawn = _draw_crowd(people, faces, rng)
     pictures, points = (np.stack(each) for each in zip(*drawn))
     for name, array in (("points", with_pseudo_labels(pictures, points)[0]), ("pictures", pictures)):
         path = done.with_name(done.name.replace("pictures", name))
@@ -358,7 +367,7 @@ class PRNetValues:
     lr: float = 1e-4      # Adam, at its highest
     cycles: int = 1       # how often the rate rises and falls, each time to half the height
 
-
+# %% ../../nbs/1_registration/08_prnet.ipynb #49f9a65c
 PRNET_PRESETS = {values.name: values for values in (
     PRNetValues("tiny", 32, 4, 1, 2, 6, 12, 4, 3e-3),
     PRNetValues("small", 64, 8, 36, PART_PEOPLE, PART_FACES, 12000, 16, 1.5e-3, 2),
@@ -508,8 +517,7 @@ def landmark_error(found, truth):
 def held_out_faces(people=6, faces=12, seed=7000):
     "Pictures, exact landmarks and detector-like squares of virtual people that no pool of that size contains."
     rng = np.random.default_rng([seed, 131])
-    crowd = [sample_person(int(rng.integers(1 << 30))) for _ in range(people)]
-    drawn = [draw_training_face(person, rng) for person in crowd for _ in range(faces)]
+    drawn = _draw_crowd(people, faces, rng)
     squares = [jittered(square_from_landmarks(points), rng) for _, points in drawn]
     return [picture for picture, _ in drawn], np.stack([points for _, points in drawn]), squares
 
