@@ -14,11 +14,11 @@ import ipywidgets as widgets
 import numpy as np
 from matplotlib.figure import Figure
 
-from .widgets import figure_pixels, on_change, picture
+from .widgets import on_change, picture
 from ..estimation.resampling import label_histogram, real_set, semantic_resample
 from ..facs import AU_NAMES, AUS, LEVELS
 from ..generation.runs import load_generator
-from ..pictures import contact_sheet, to_jpeg
+from ..pictures import contact_sheet, figure_pixels, to_jpeg
 from ..registration.collections import sample_registered
 
 # %% ../../nbs/6_apps/06_resampling_explorer.ipynb #55522e32
