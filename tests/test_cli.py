@@ -37,7 +37,7 @@ def test_help_is_quick_and_names_every_command(run):
     text = run("--help")
     assert time.perf_counter() - start < 10
     for command in ("demo", "simulate", "manifest", "register", "train-generator", "synthesize", "resample",
-                    "train-classifiers", "personalize", "predict", "evaluate", "train"):
+                    "train-classifiers", "personalize", "predict", "evaluate", "train", "reproduce"):
         assert re.search(rf"\b{command}\b", text), command
 
 
@@ -216,3 +216,54 @@ def test_evaluate_prints_values_with_intervals(run, work):
     said = run("evaluate", "--data", work / "registered")
     assert re.search(r"mean\s+[+-]?\d\.\d+ \[[+-]?\d\.\d+, [+-]?\d\.\d+\]", said), said
     assert "Interval(" not in said
+
+
+def test_reproduce_lists_what_each_experiment_asks(run, work):
+    from aufacs_nb.experiments.reproduce import EXPERIMENTS
+
+    said = run("reproduce", "--list", "--root", work / "nothing")
+    for line, (name, experiment) in zip(said.strip().splitlines(), EXPERIMENTS.items(), strict=True):
+        assert line.startswith(name) and line.endswith(experiment.asks)
+        assert re.search(r" [1-9]\d* stages, +0 made ", line), line
+
+
+def test_reproduce_makes_a_table_and_does_not_make_it_again(run, work):
+    options = ("reproduce", "table-1", "--preset", "tiny", "--root", work / "stages", "--quiet")
+    said = run(*options, "--out", work / "tables")
+    table = pd.read_csv(work / "tables" / "table-1_scores.csv", index_col=0)
+    assert list(table.index) == ["fera17", "disfa", "unbc", "multipie"] and (table.people >= 2).all()
+    assert "Which databases are there?" in said and all(name in said for name in table.index)
+    before = {path: path.stat().st_mtime_ns for path in (work / "stages").rglob("*")}
+    assert run(*options) == said
+    assert before == {path: path.stat().st_mtime_ns for path in (work / "stages").rglob("*")}
+    listed = run("reproduce", "--list", "--root", work / "stages").splitlines()[0]
+    assert re.search(r"table-1 +(\d+) stages, +\1 made", listed), listed
+
+
+def test_reproduce_refuses_before_it_starts(aufacs, work):
+    (work / "empty").mkdir()
+    files = {"other": f'disfa = "{sample_database()}"', "none": 'fera17 = "empty"', "unknown": 'bp4d = "empty"',
+             "gone": 'unbc = "nowhere"', "broken": "fera17: /data"}
+    for name, text in files.items():
+        (work / f"{name}.toml").write_text(text)
+    root = ("--root", work / "untouched")
+    cases = {("table-9",): "'table-9' is no experiment: choose one of table-1", (): "name an experiment",
+             ("table-1", "--executor", "threads"): "choose serial", ("table-1", "--preset", "huge"): "choose tiny"}
+    said = {"other": "holds fera17, not disfa", "none": "fera17 = 'empty': the folder holds no database",
+            "unknown": "bp4d = 'empty'", "gone": "unbc = 'nowhere': there is no such folder", "broken": "no TOML"}
+    cases |= {("table-1", "--data", work / f"{name}.toml"): text for name, text in said.items()}
+    for words, message in cases.items():
+        done = aufacs("reproduce", *words, *root)
+        assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, (words, done.stderr)
+        assert "--data" not in words or words[-1].name in done.stderr
+    assert not (work / "untouched").exists()
+
+
+def test_reproduce_names_the_stages_that_failed(run, aufacs, work):
+    run("simulate", "unbc", "--out", work / "faulty", *SMALL_DATABASES["unbc"], "--seed", 4, "--quiet")
+    label = sorted((work / "faulty" / "Frame_Labels" / "FACS").rglob("*_facs.txt"))[1]
+    label.write_text("   1.2000000e+01   9.0000000e+00   0.0000000e+00   0.0000000e+00\n")
+    (work / "faulty.toml").write_text('unbc = "faulty"')
+    done = aufacs("reproduce", "table-1", "--root", work / "stages", "--data", work / "faulty.toml", "--quiet")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert label.name in done.stderr and "1 stages failed" in done.stderr and "start again" in done.stderr
