@@ -62,9 +62,9 @@ _PLAIN = dict(resampling="semantic", cls_trunk_epochs=0, cls_trunk_lr=0.0, cls_a
 PROTOCOLS = {p.name: p for p in (
     Protocol("tiny", (3, 1, 3), (1, 8), dict(disfa=dict(subjects=2, frames=8, size=[160, 120]),
              unbc=dict(subjects=2, sessions=1, frames=8, size=[160, 120]), multipie=dict(subjects=2, size=[160, 120])),
-             2, 1, 1, _PLAIN | dict(size=32, gen_dim=8, gen_blocks=1, critic_dim=8, critic_layers=3, gen_batch=4,
-                                    gen_steps=6, neutral_share=0.0, cls_size=32, cls_dim=8, cls_epochs=2, cls_lr=1e-3,
-                                    per_lr=1e-5, per_epochs=2)),
+             2, 1, 4, _PLAIN | dict(size=32, gen_dim=8, gen_blocks=1, critic_dim=8, critic_layers=3, gen_batch=4,
+                                    gen_steps=6, neutral_share=0.0, cls_size=32, cls_dim=8, cls_epochs=4, cls_lr=5e-3,
+                                    cls_batch=4, per_lr=1e-3, per_epochs=2)),
     Protocol("small", (41, 20, 30), (4, 20), dict(disfa=dict(frames=60, size=[320, 240]),
              unbc=dict(sessions=2, frames=40), multipie=dict(subjects=60, size=[480, 320])),
              300, 40, 12, _PLAIN | dict(size=96, cls_size=64, cls_dim=24, cls_epochs=10, cls_lr=2e-4, per_lr=2e-5,

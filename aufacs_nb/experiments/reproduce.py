@@ -92,19 +92,20 @@ def draw_claims(rows: pd.DataFrame, claims, n: int = 200, seed: int = 0):
     from matplotlib import pyplot as plt
 
     figure, ax = plt.subplots(figsize=(1.2 + 2.2 * len(claims), 2.8), dpi=80, layout="constrained")
-    ticks, names = [], []
+    names = {}
     for k, claim in enumerate(claims):
         labels, said, subjects = _pair(rows, claim)
         for place, name, values in zip((k, k + 0.4), (claim.worse, claim.better), said):
             found = bootstrap_over_subjects(_mean_score(claim.at), labels, values, subjects, n, seed)
             ax.bar(place, found.value, 0.34, color="0.7" if place == k else "#4477aa")
             ax.plot([place] * 2, [found.low, found.high], color="k", lw=1.5)
-            ticks.append(place), names.append(name.replace(" ", "\n", 1))
+            names[place] = name.replace(" ", "\n", 1)
         row = judge(rows, claim, n, seed)
-        ax.text(k + 0.2, 1.02, f"{row['score']}, {claim.database}\n{row['verdict']}", ha="center", fontsize=9)
+        ax.text(k + 0.2, 1.02, f"{row['score']}, {claim.database}\n{row['verdict']}", ha="center", fontsize=9,
+                transform=ax.get_xaxis_transform())
     ax.axhline(0, color="0.5", lw=0.8)
-    ax.set(xticks=ticks, ylim=(min(0, ax.get_ylim()[0]), 1.25), ylabel="mean over AUs")
-    ax.set_xticklabels(names, fontsize=8)
+    ax.set(ylabel="mean over AUs")
+    ax.set_xticks(list(names), names.values(), fontsize=8)
     return figure
 
 # %% ../../nbs/experiments/05_reproduce.ipynb #3fe0a33e

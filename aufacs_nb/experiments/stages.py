@@ -151,7 +151,7 @@ def train_frames(registered, size: int, more=None) -> RegisteredFrames:
 RESAMPLING = ("semantic", "real", "none")
 def training_set(train: RegisteredFrames, generator, values: ClassifierValues, seed: int, resampling: str,
                  progress: bool = True):
-    """What classifiers learn from: a balanced set, 'semantic' or 'real' (§4.2.2), or with 'none' the frames as they are.
+    """What classifiers learn from: a balanced set, 'semantic' or 'real' (§4.2.2); with 'none', the frames as they are.
 
     Of `values` it uses the AUs and `per_intensity`. generator: needed for 'semantic' alone.
     """
