@@ -266,4 +266,4 @@ def test_reproduce_names_the_stages_that_failed(run, aufacs, work):
     (work / "faulty.toml").write_text('unbc = "faulty"')
     done = aufacs("reproduce", "table-1", "--root", work / "stages", "--data", work / "faulty.toml", "--quiet")
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert label.name in done.stderr and "1 stages failed" in done.stderr and "start again" in done.stderr
+    assert label.name in done.stderr and "1 failed, and" in done.stderr and "start again" in done.stderr

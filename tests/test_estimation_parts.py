@@ -37,6 +37,25 @@ def test_classifiers_train_on_an_ml_ros_set(skewed):
     assert classifiers.predict(frames).shape == (24, 7)
 
 
+@pytest.mark.parametrize("counts", [True, False])
+def test_an_untrained_start_is_the_best_epoch_only_where_it_may_be(skewed, counts):
+    """With a rate at which nothing is learned well, a start that nothing beats is kept, or an epoch is taken all the same."""
+    from aufacs_nb.estimation.trunk import build_classifier, seeded, train_classifier
+    from aufacs_nb.presets import get_preset
+    from aufacs_nb.tensors import standardise
+
+    frames, manifest = skewed
+    preset, levels = get_preset("tiny"), manifest.AU12.to_numpy()
+    with seeded(1):
+        start = build_classifier(preset).eval()
+    valid = (frames, train_classifier(frames, levels, None, preset, start=start, epochs=0, progress=False)[0])
+    said = valid[1](standardise(frames, preset.cls_size)).softmax(-1).detach().numpy()
+    truth = said @ np.arange(6)  # the start is perfect on this Valid
+    model, _ = train_classifier(frames, levels, (frames, truth), preset, 0, start, 1, 0.05, False, counts)
+    changed = any((a != b).any() for a, b in zip(model.state_dict().values(), start.state_dict().values()))
+    assert changed != counts
+
+
 def test_missing_scores_stay_out_of_every_row_but_their_own():
     from aufacs_nb.evaluation.intervals import NoScore, icc_table, two_afc_table
 

@@ -313,6 +313,7 @@ def train_classifier(
     start=None,         # network to start from; its prefix stays frozen. None: `build_classifier`
     epochs: int | None = None, lr: float | None = None,  # None: the preset's
     progress: bool = True,
+    start_counts: bool = True,  # may the start itself be the best? Not if its last layer has learned nothing yet
 ):
     "Train one network (§4.2.2); returns it in eval mode and a DataFrame, one row per epoch: loss, ICC on Valid."
     preset = get_preset(preset)
@@ -321,7 +322,7 @@ def train_classifier(
     with seeded(seed):
         model = _start(preset, start, classes)
         optimiser, schedule = _optimiser(model, preset, lr, epochs, len(frames))
-        best, history = _Best(model, None if start is None else valid), []
+        best, history = _Best(model, valid if start is not None and start_counts else None), []
         for epoch in tqdm(range(epochs), desc="epochs", disable=not progress, leave=False):
             loss = _epoch(model, optimiser, schedule, inputs, classes, preset.cls_batch, epoch)
             history.append({"loss": loss, "agreement": best.see(model, valid)})

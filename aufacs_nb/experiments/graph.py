@@ -77,7 +77,7 @@ class GraphError(RuntimeError):
     def __init__(self, failed: dict, left: int):
         self.failed = failed
         lines = "\n".join(f"  {name}: {message}" for name, message in failed.items())
-        super().__init__(f"{len(failed)} stages failed and {left} that need them were not tried:\n{lines}\n"
+        super().__init__(f"{len(failed)} failed, and {left} that need what failed were not tried:\n{lines}\n"
                          "Each has error.txt in its hidden folder (.NAME.part). Mend the cause and start again: what "
                          "is done stays.")
 

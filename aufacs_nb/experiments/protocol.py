@@ -212,7 +212,7 @@ def _classifier(out, au, values, seed, balanced, frames, start=None):
         network.features.load_state_dict(tensors)
     model, history = train_classifier(np.asarray(chosen.frames[rows]), chosen.manifest.intensity.to_numpy()[rows],
                                       (valid.frames, valid.manifest[au_column(au)].to_numpy(float)), preset, seed,
-                                      network, progress=False)
+                                      network, progress=False, start_counts=False)
     history.to_csv(out / "history.csv", index_label="epoch")
     AUClassifiers({au: model}, preset, {"seed": seed}).save(out / "classifiers", half=False)
 
