@@ -25,7 +25,7 @@ demo: $(STAMP)  ## the whole pipeline on a photograph and on virtual subjects: r
 
 test: sync  ## notebooks clean, modules in sync, notebooks' assertions, tests/
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers $(WORKERS) --timing
-	$(BIN)/python -m pytest tests -n $(WORKERS) --dist loadfile --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n $(WORKERS) --dist loadfile --durations=10
 
 sync: $(STAMP)  ## are notebooks clean, modules and README what the notebooks make? (changes nothing)
 	$(BIN)/python tools/check_notebooks.py

@@ -22,8 +22,9 @@ SHORT = PRNetValues("short", 32, 4, parts=1, people=1, faces=4, steps=2, batch=2
 MAGIC = (0xdb4775248b80fb57).to_bytes(8, "little")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def one_thread():
+    """Sums of floats depend on how many threads share them: one for the whole file, the pool of faces included."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -31,7 +32,7 @@ def one_thread():
 
 
 @pytest.fixture(scope="module")
-def pool(tmp_path_factory):
+def pool(tmp_path_factory, one_thread):
     return render_pool(tmp_path_factory.mktemp("pool"), parts=1, seed=3, people=1, faces=4, progress=False)
 
 
