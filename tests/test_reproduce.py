@@ -3,17 +3,20 @@ import os
 import subprocess
 import sys
 import warnings
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from aufacs_nb.evaluation.intervals import Interval
+from aufacs_nb.experiments import protocol
 from aufacs_nb.experiments.graph import ordered, run
 from aufacs_nb.experiments.protocol import PROTOCOLS, EstimateChains
-from aufacs_nb.experiments.reproduce import EXPERIMENTS, Claim, judge, reproduce, tidy, verdict
+from aufacs_nb.experiments.reproduce import EXPERIMENTS, LAMBDAS, Claim, _mean_score, judge, reproduce, tidy, verdict
 from aufacs_nb.facs import au_columns
+from aufacs_nb.presets import SMALL, ClassifierValues, GeneratorValues
 
 MICRO = replace(PROTOCOLS["tiny"], name="micro", people=(2, 1, 2), clips=(1, 6), per_intensity=1,
                 others={"disfa": dict(subjects=2, frames=5, size=[160, 120])})
@@ -64,7 +67,78 @@ def test_a_value_of_the_generator_changes_what_comes_after_it_alone():
     changed = replace(PROTOCOLS["small"], values=PROTOCOLS["small"].values | {"lambda_idt": 3.0})
     before, after = graph("figure-6"), graph("figure-6", changed)
     kept = kinds(after[key] for key in after if key in before)
-    assert {"database", "frames"} <= set(kept) and not {"generator", "balanced", "personal"} & set(kept)
+    assert kept == dict(database=3, frames=3, pretrain=1)
+
+
+PLACE = "aufacs_nb.experiments.protocol"
+
+
+def test_a_value_of_the_shipped_preset_changes_what_reads_it_alone(monkeypatch):
+    before = graph("table-2")
+    monkeypatch.setattr(f"{PLACE}.get_preset", lambda name: replace(SMALL, lambda_exp=11.0))
+    after = graph("table-2")
+    assert kinds(after[key] for key in after if key in before) == dict(
+        database=1, frames=2, pretrain=2, balanced=3, classifier=21, estimates=3), "real sets and the oracle stay"
+    monkeypatch.setattr(f"{PLACE}.get_preset", lambda name: replace(SMALL, cls_batch=16))
+    assert not {"pretrain", "classifier", "estimates"} & set(kinds(s for k, s in graph("table-2").items() if k in before))
+
+
+def test_a_function_that_does_something_else_has_another_version():
+    versions = {stage.name: stage.version for stage in graph("table-2").values()}
+    assert versions["classifier"] == versions["pretrain"] == 2 and versions["generator"] == 1
+
+
+def test_the_presets_values_come_back_from_a_key():
+    for name, size in PROTOCOLS.items():
+        stages = {stage.name: stage for stage in graph("figure-6", name).values()}
+        for kind, stage in ((GeneratorValues, "generator"), (ClassifierValues, "classifier")):
+            made, preset = kind(**stages[stage].params["values"]), size.preset()
+            assert all(np.all(getattr(made, key) == np.array(getattr(preset, key))) for key in asdict(made))
+
+
+def test_a_licensed_fera_has_no_oracle():
+    chains = EstimateChains("small", licensed={"fera17": "their/FERA17"})
+    asked = [stage.params["condition"] for stage in EXPERIMENTS["table-2"].stages(chains)]
+    assert asked == ["2D real", "2D synthetic", "3D real", "3D synthetic"]
+    assert "database" not in kinds(ordered(EXPERIMENTS["table-2"].stages(chains)))
+    assert {c.better for c in EXPERIMENTS["table-2"].claims if c.virtual} == {"3D oracle"}
+    with pytest.raises(ValueError, match="licensed FERA 2017"):
+        chains.balanced("oracle")
+
+
+def test_table_3_compares_two_generators_that_differ_in_one_value():
+    stages = {stage.params["condition"]: stage for stage in EXPERIMENTS["table-3"].stages(EstimateChains("small"))}
+    (claim,) = EXPERIMENTS["table-3"].claims
+    one, other = (stages[name].needs["au12"].needs["balanced"].needs["generator"].params["values"]
+                  for name in (claim.better, claim.worse))
+    assert {key for key in one if one[key] != other[key]} == {"lambda_ids"}
+
+
+@pytest.mark.parametrize("size", list(PROTOCOLS))
+def test_every_lambda_is_tried_below_and_above_the_presets(size):
+    made = [stage.needs["au12"].needs["balanced"].needs["generator"].params["values"]
+            for stage in EXPERIMENTS["figure-3"].stages(EstimateChains(size))]
+    for name in LAMBDAS:
+        own = made[0][name]
+        assert sorted({values[name] for values in made}) == pytest.approx([own / 10, own, own * 10])
+
+
+def test_the_start_learns_from_train_alone_on_any_number_of_threads(tmp_path):
+    frames = EstimateChains(MICRO).frames()
+    (folder,) = run([frames], tmp_path, progress=False)
+    stage, before, starts = EstimateChains(MICRO).start(), torch.get_num_threads(), []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        out = tmp_path / f"start{threads}"
+        out.mkdir()
+        protocol._pretrain(out, **stage.params, frames=folder)
+        starts.append((out / "start.safetensors").read_bytes())
+        assert torch.get_num_threads() == threads
+        pictures = np.load(folder / "frames" / "frames.npy")
+        pictures[(pd.read_parquet(folder / "frames" / "manifest.parquet").partition != "Train").to_numpy()] = 0
+        np.save(folder / "frames" / "frames.npy", pictures)  # the second time Valid and Test are black
+    torch.set_num_threads(before)
+    assert starts[0] == starts[1]
 
 
 @pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name != "table-1"])
@@ -108,6 +182,13 @@ def test_an_experiment_that_is_not_there_is_refused(tmp_path):
     ((.001, .02), 0, (.0, .01), "holds")])
 def test_a_verdict_is_read_off_interval_and_scores(ends, equal, scores, expected):
     assert verdict(Interval(np.mean(ends), *ends), equal, scores) == expected
+
+
+def test_an_au_that_the_drawn_people_do_not_show_is_left_out():
+    labels = np.array([[0., 0], [1, 0], [2, 0], [float("nan"), 0]])
+    estimates = labels + np.array([[0, .1], [0, .3], [0, .2], [0, .1]])
+    assert _mean_score(0)(labels, estimates) == pytest.approx(1)
+    assert _mean_score(1)(labels, estimates) == 1
 
 
 def test_two_estimators_that_follow_nothing_are_not_called_equal():

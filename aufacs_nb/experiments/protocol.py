@@ -6,7 +6,8 @@
 __all__ = ['PROTOCOLS', 'COMPONENTS', 'Protocol', 'Chains', 'NetworkChains', 'EstimateChains']
 
 # %% ../../nbs/experiments/04_protocol.ipynb #dd0eb02b
-from dataclasses import asdict, dataclass, replace
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from .stages import fit_generator, partition_frames
 from ..facs import AUS, au_column, au_columns, intensity_to_unit
 from ..generation.runs import load_generator
 from ..generation.synthesis import synthesize
-from ..presets import get_preset
+from ..presets import ClassifierValues, GeneratorValues, get_preset
 from ..registration.collections import RegisteredFrames, open_registered, register_manifest, register_photo
 from ..simulation.simulate import SIMULATORS, clip_truth, read_plan, render_truth
 from ..simulation.time_courses import ALL_AUS
@@ -41,7 +42,6 @@ class Protocol:
     clips: tuple         # recordings of each person, frames of each
     others: dict         # DISFA, UNBC, MultiPIE: options of their simulation
     per_intensity: int   # frames per intensity per AU (§4.2.2: 5,000)
-    per_pose: int        # the same for each of nine poses (§4.6: 500)
     pretrain: int        # epochs of the start that stands in for ImageNet; 0: ImageNet itself
     values: dict         # of the preset of generators and classifiers
 
@@ -62,15 +62,41 @@ _PLAIN = dict(resampling="semantic", cls_trunk_epochs=0, cls_trunk_lr=0.0, cls_a
 PROTOCOLS = {p.name: p for p in (
     Protocol("tiny", (3, 1, 3), (1, 8), dict(disfa=dict(subjects=2, frames=8, size=[160, 120]),
              unbc=dict(subjects=2, sessions=1, frames=8, size=[160, 120]), multipie=dict(subjects=2, size=[160, 120])),
-             2, 1, 4, _PLAIN | dict(size=32, gen_dim=8, gen_blocks=1, critic_dim=8, critic_layers=3, gen_batch=4,
+             2, 4, _PLAIN | dict(size=32, gen_dim=8, gen_blocks=1, critic_dim=8, critic_layers=3, gen_batch=4,
                                     gen_steps=6, neutral_share=0.0, cls_size=32, cls_dim=8, cls_epochs=4, cls_lr=5e-3,
                                     cls_batch=4, per_lr=1e-3, per_epochs=2)),
     Protocol("small", (41, 20, 30), (4, 20), dict(disfa=dict(frames=60, size=[320, 240]),
              unbc=dict(sessions=2, frames=40), multipie=dict(subjects=60, size=[480, 320])),
-             300, 40, 12, _PLAIN | dict(size=96, cls_size=64, cls_dim=24, cls_epochs=10, cls_lr=2e-4, per_lr=2e-5,
+             300, 12, _PLAIN | dict(size=96, cls_size=64, cls_dim=24, cls_epochs=10, cls_lr=2e-4, per_lr=2e-5,
                                         dropout=0.5)),
     Protocol("paper", (41, 20, 30), (8, 200), dict(disfa=dict(frames=4845), unbc=dict(sessions=8, frames=240),
-             multipie=dict()), 5000, 500, 0, dict()))}
+             multipie=dict()), 5000, 0, dict()))}
+
+# %% ../../nbs/experiments/04_protocol.ipynb #66609003
+_GENERATOR, _CLASSIFIER = ([value.name for value in fields(kind)] for kind in (GeneratorValues, ClassifierValues))
+_START = ["cls_size", "cls_dim", "cls_colour", "cls_batch", "dropout"]
+
+
+def _values(protocol: Protocol, names, **more) -> dict:
+    "The values `names` of a condition's preset as JSON can hold them."
+    made = asdict(protocol.preset(**more))
+    return {name: list(made[name]) if isinstance(made[name], tuple) else made[name] for name in names}
+
+
+def _preset(kind, values: dict):
+    "The part of a preset, `kind`, that `_values` described."
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+# %% ../../nbs/experiments/04_protocol.ipynb #bd0dd178
+@contextmanager
+def _one_thread():
+    "PyTorch on one thread; afterwards on as many as before."
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 # %% ../../nbs/experiments/04_protocol.ipynb #c4f56460
 def _database(out, name, **options):
@@ -94,7 +120,7 @@ def _tasks(part: RegisteredFrames, vertices) -> tuple:
     flat = np.asarray(vertices, np.float32).reshape(len(vertices), -1)
     flat = flat - flat.mean(0)
     _, _, axes = np.linalg.svd(flat, full_matrices=False)
-    found = np.concatenate([part.manifest[["pose_yaw", "pose_pitch"]].to_numpy(np.float32),
+    found = np.concatenate([part.manifest[["yaw", "pitch"]].to_numpy(np.float32),
                             flat @ axes[:COMPONENTS].T], 1)
     return torch.from_numpy(who), torch.from_numpy((found - found.mean(0)) / (found.std(0) + 1e-6))
 
@@ -109,10 +135,10 @@ def _pretrain_step(model, optimiser, frames, who, rest, preset):
     optimiser.step()
 
 
+@_one_thread()
 def _pretrain(out, values, epochs, seed, frames):
     "Stage: a slim network that knows people, poses and landmarks of the Train frames: `out`/start.safetensors."
-    preset, registered = get_preset("small"), open_registered(frames / "frames")
-    preset = replace(preset, **values)
+    preset, registered = _preset(ClassifierValues, values), open_registered(frames / "frames")
     kept = (registered.manifest.valid & (registered.manifest.partition == "Train")).to_numpy()
     part, vertices = partition_frames(registered, "Train", preset.cls_size), registered.vertices[kept]
     who, rest = _tasks(part, vertices)
@@ -126,9 +152,10 @@ def _pretrain(out, values, epochs, seed, frames):
     save_file(model.features.state_dict(), out / "start.safetensors")
 
 # %% ../../nbs/experiments/04_protocol.ipynb #6cf56af8
+@_one_thread()
 def _generator(out, values, seed, frames):
     "Stage: a generator of the preset with `values`, trained on the Train frames; weights, card and losses in `out`."
-    fit_generator(open_registered(frames / "frames"), replace(get_preset("small"), **values), out, seed, progress=False)
+    fit_generator(open_registered(frames / "frames"), _preset(GeneratorValues, values), out, seed, progress=False)
 
 # %% ../../nbs/experiments/04_protocol.ipynb #69c099d3
 def _other_aus(root, row) -> dict:
@@ -138,7 +165,7 @@ def _other_aus(root, row) -> dict:
 
 # %% ../../nbs/experiments/04_protocol.ipynb #399dbb0d
 def _oracle(table, train: RegisteredFrames, root, size: int) -> np.ndarray:
-    "What a perfect generator would make of the pairs in `table`: rendered, registered frames (M, size, size, 3)."
+    "The pairs in `table` as the renderer draws them, frontal and at rest: registered frames (M, size, size, 3)."
     made, labels = np.zeros((len(table), size, size, 3), np.uint8), table[au_columns()].to_numpy()
     for k, row in enumerate(train.manifest.iloc[table.source_row].itertuples()):
         aus = _other_aus(root, row) | dict(zip(AUS, labels[k].tolist()))
@@ -178,6 +205,7 @@ def _synthetic(kind, train, per_intensity, seed, generator, source, database, si
     return ResampledSet(synthesize(generator, from_whom.frames[table.source_row], labels), table)
 
 # %% ../../nbs/experiments/04_protocol.ipynb #3bcc7c0c
+@_one_thread()
 def _balanced(out, kind, per_intensity, size, seed, frames, generator=None, source=None, database=None):
     "Stage: a set of one `kind` ('real', 'semantic', 'oracle'), `per_intensity` frames per intensity per AU, in `out`."
     network = None if generator is None else load_generator(generator)
@@ -200,9 +228,10 @@ def _combined(out, **sets):
                  pd.concat([part.manifest for part in parts], ignore_index=True)).save(out)
 
 # %% ../../nbs/experiments/04_protocol.ipynb #badeaf0d
+@_one_thread()
 def _classifier(out, au, values, seed, balanced, frames, start=None):
     "Stage: the network of one AU, trained on its rows of a set, the best epoch on Valid; weights, card, history.csv."
-    preset, chosen = replace(get_preset("small"), **values), ResampledSet.open(balanced)
+    preset, chosen = _preset(ClassifierValues, values), ResampledSet.open(balanced)
     rows = np.flatnonzero(chosen.manifest.au == au)
     valid = partition_frames(open_registered(frames / "frames"), "Valid", preset.cls_size)
     network, tensors = None, None if start is None else load_file(start / "start.safetensors")
@@ -234,6 +263,7 @@ def _rows(part: RegisteredFrames, estimates, condition: str) -> pd.DataFrame:
     return rows.drop(index=list(photographs(part.manifest).values())).reset_index(drop=True)
 
 
+@_one_thread()
 def _estimates(out, condition, partition, frames, **networks):
     "Stage: estimates of one partition (None: of a whole database) by the networks au01 … of their stages."
     classifiers = _joined(networks)
@@ -241,6 +271,7 @@ def _estimates(out, condition, partition, frames, **networks):
     _rows(part, classifiers.predict(part.frames), condition).to_parquet(out / "estimates.parquet", index=False)
 
 # %% ../../nbs/experiments/04_protocol.ipynb #bbfec39a
+@_one_thread()
 def _personal(out, condition, partition, seed, frames, generator, **networks):
     "Stage: as `_estimates`, each person's frames by networks that were adapted to the calmest of them."
     classifiers, network = _joined(networks), load_generator(generator)
@@ -254,6 +285,7 @@ def _personal(out, condition, partition, seed, frames, generator, **networks):
 
 # %% ../../nbs/experiments/04_protocol.ipynb #9c699b32
 _HERE = "aufacs_nb.experiments.protocol:"
+_VERSIONS = {"pretrain": 2, "classifier": 2}  # raised when a function does something else than before
 
 
 class Chains:
@@ -265,7 +297,8 @@ class Chains:
 
     def _stage(self, name: str, params: dict, **needs) -> Stage:
         "The stage of this module's function `_name` with those of `needs` that are stages."
-        return Stage(name, f"{_HERE}_{name}", params, {k: v for k, v in needs.items() if v is not None})
+        return Stage(name, f"{_HERE}_{name}", params, {k: v for k, v in needs.items() if v is not None},
+                     _VERSIONS.get(name, 1))
 
     def database(self, name: str, poses=(6,)) -> Stage:
         "A virtual database."
@@ -279,12 +312,6 @@ class Chains:
         return self._stage("frames", params, database=self.database(name, poses))
 
 # %% ../../nbs/experiments/04_protocol.ipynb #d719679c
-def _values(protocol: Protocol, **more) -> dict:
-    "The preset's values of a condition as JSON can hold them: only those that differ from SMALL."
-    made, base = asdict(protocol.preset(**more)), asdict(get_preset("small"))
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in made.items() if v != base[k]}
-
-
 class NetworkChains(Chains):
     "The stages that train and estimate, on top of those that make frames."
 
@@ -292,15 +319,17 @@ class NetworkChains(Chains):
         "The common start of all classifiers; None where ImageNet's weights are it."
         p = self.protocol
         return None if not p.pretrain else self._stage("pretrain", dict(
-            values=_values(p), epochs=p.pretrain, seed=self.seed), frames=self.frames(method=method))
+            values=_values(p, _START), epochs=p.pretrain, seed=self.seed), frames=self.frames(method=method))
 
     def generator(self, method: str = "mesh", **values) -> Stage:
         "A generator on the Train frames, with other values of the preset where given."
-        return self._stage("generator", dict(values=_values(self.protocol, **values), seed=self.seed),
-                           frames=self.frames(method=method))
+        return self._stage("generator", dict(values=_values(self.protocol, _GENERATOR, **values),
+                                            seed=self.seed), frames=self.frames(method=method))
 
     def balanced(self, kind: str, method: str = "mesh", generator=None, source=None) -> Stage:
         "A balanced set: 'real', 'semantic' with its generator, or 'oracle'; source: frames of another database."
+        if kind == "oracle" and "fera17" in self.licensed:
+            raise ValueError("The oracle renders virtual people: it cannot draw those of a licensed FERA 2017.")
         made = generator or (self.generator(method) if kind == "semantic" else None)
         params = dict(kind=kind, per_intensity=self.protocol.per_intensity, size=self.protocol.preset().cls_size,
                       seed=self.seed)
@@ -317,7 +346,8 @@ class EstimateChains(NetworkChains):
 
     def networks(self, balanced: Stage, method: str = "mesh") -> dict:
         "The seven classifiers that learn from a set: 'au01' … → stage."
-        make = lambda au: self._stage("classifier", dict(au=au, values=_values(self.protocol), seed=self.seed + au),
+        values = _values(self.protocol, _CLASSIFIER)
+        make = lambda au: self._stage("classifier", dict(au=au, values=values, seed=self.seed + au),
                                       balanced=balanced, frames=self.frames(method=method), start=self.start(method))
         return {au_column(au).lower(): make(au) for au in AUS}
 
