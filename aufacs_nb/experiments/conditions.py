@@ -24,7 +24,7 @@ from ..estimation.personalization import calibrated, personalize, subtract_neutr
 from ..estimation.storage import AUClassifiers
 from ..estimation.trunk import single_head, train_classifier
 from ..evaluation.intervals import bootstrap_difference, bootstrap_over_subjects
-from ..evaluation.scores import icc_3_1
+from ..evaluation.scores import icc_3_1, mean_icc
 from .stages import partition_frames, training_set
 from ..facs import AUS, au_columns
 from ..presets import get_preset
@@ -42,8 +42,9 @@ def intensity_columns(manifest: pd.DataFrame, aus=AUS) -> np.ndarray:
 
 # %% ../../nbs/experiments/02_conditions.ipynb #350353fd
 def photographs(manifest: pd.DataFrame) -> dict:
-    "Subject → row of their calmest frame: the smallest sum of intensities, the first of several."
-    activity = pd.Series(np.nansum(intensity_columns(manifest), axis=1))
+    "Subject → row of their calmest frame: fewest uncoded AUs, then smallest sum of intensities, then first."
+    labels = pd.DataFrame(intensity_columns(manifest))
+    activity = labels.fillna(99).sum(axis=1)  # an uncoded AU weighs more than all others together
     return activity.groupby(manifest.subject.to_numpy()).idxmin().to_dict()
 
 
@@ -151,13 +152,9 @@ def fine_tuned(classifiers, train: RegisteredFrames, epochs: int = 5, lr: float 
 
 # %% ../../nbs/experiments/02_conditions.ipynb #56ddb966
 def scored_aus(rows: pd.DataFrame) -> list:
-    "The AUs that are coded and vary in the labels of these rows."
+    "The AUs that are coded in all of these rows and vary in their labels."
     labels = rows[au_columns()]
     return [au for au, name in zip(AUS, au_columns()) if labels[name].notna().all() and labels[name].nunique() > 1]
-
-
-def _mean_icc(labels, estimates) -> float:
-    return float(np.mean([icc_3_1(a, b) for a, b in zip(labels.T, estimates.T)]))
 
 
 def _arrays(rows: pd.DataFrame, aus) -> tuple:
@@ -170,7 +167,7 @@ def scores_by_condition(rows: pd.DataFrame, n: int = 500, seed: int = 0) -> pd.D
     for condition, part in rows.groupby("condition", sort=False):
         labels, estimates = _arrays(part, aus)
         table[condition] = {name: icc_3_1(a, b) for name, a, b in zip(au_columns(aus), labels.T, estimates.T)}
-        table[condition]["mean"] = bootstrap_over_subjects(_mean_icc, labels, estimates, part.subject, n, seed)
+        table[condition]["mean"] = bootstrap_over_subjects(mean_icc, labels, estimates, part.subject, n, seed)
     return pd.DataFrame(table).T.rename_axis("condition")
 
 # %% ../../nbs/experiments/02_conditions.ipynb #365b65ee
@@ -182,7 +179,7 @@ def gain(rows: pd.DataFrame, before: str, after: str, n: int = 500, seed: int = 
     again, new = _arrays(second, aus)
     if labels.shape != again.shape or not np.array_equal(labels, again):
         raise ValueError(f"conditions {before!r} and {after!r} do not hold the same frames in the same order.")
-    return bootstrap_difference(_mean_icc, labels, old, new, first.subject, n, seed)
+    return bootstrap_difference(mean_icc, labels, old, new, first.subject, n, seed)
 
 # %% ../../nbs/experiments/02_conditions.ipynb #3f6bf2d0
 def table_2(registered: dict, generators: dict, out, preset=LEAN, seed: int = 0) -> pd.DataFrame:
