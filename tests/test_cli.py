@@ -173,7 +173,7 @@ def test_ctrl_c_says_how_to_go_on_and_loses_nothing(run, work, aufacs_command):
 
 
 def test_killed_generator_training_resumes_to_the_same_weights(run, work, aufacs_command):
-    options = ("train-generator", "--data", work / "registered", "--preset", "tiny", "--steps", 600, "--quiet", "--out")
+    options = ("train-generator", "--data", work / "registered", "--preset", "tiny", "--steps", 320, "--quiet", "--out")
     run(*options, work / "whole")
     command = [aufacs_command, *map(str, options), str(work / "killed")]
     running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -267,3 +267,26 @@ def test_reproduce_names_the_stages_that_failed(run, aufacs, work):
     done = aufacs("reproduce", "table-1", "--root", work / "stages", "--data", work / "faulty.toml", "--quiet")
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert label.name in done.stderr and "1 failed, and" in done.stderr and "start again" in done.stderr
+
+
+def test_reproduce_goes_on_after_an_experiment_that_failed_and_closes_its_processes(monkeypatch, tmp_path):
+    from typer.testing import CliRunner
+
+    from aufacs_nb.apps.cli import app
+    from aufacs_nb.experiments.graph import GraphError
+
+    pools = []
+
+    def reproduce(name, executor, **options):
+        "The first two fail."
+        pools.append(executor)
+        if name in ("table-1", "table-2"):
+            raise GraphError({f"stage of {name}": "no luck"}, 3)
+        return pd.DataFrame({"AU01": [0.5]}), pd.DataFrame()
+
+    monkeypatch.setattr("aufacs_nb.experiments.reproduce.reproduce", reproduce)
+    done = CliRunner().invoke(app, ["reproduce", "all", "--executor", "processes:1", "--root", str(tmp_path), "--quiet"])
+    assert done.exit_code == 1 and len(pools) == 9 and "figure-7: " in done.stdout
+    assert all(f"stage of {name}: no luck" in done.output for name in ("table-1", "table-2"))
+    with pytest.raises(RuntimeError, match="shutdown"):
+        pools[0].submit(print)
