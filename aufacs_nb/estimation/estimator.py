@@ -318,7 +318,8 @@ def _append(tables, path) -> None:
 def to_openface_csv(table, path) -> Path:
     """Write a table of `predict`, or the tables of `stream` as they come, as OpenFace would.
 
-    Plain commas, seconds with 3 decimals, the rest with 2. Atomic: after an interruption the old file is still there.
+    Plain commas, seconds rounded to 3 decimals, the rest to 2.
+    Atomic: after an interruption the old file is still there.
     """
     tables = [table] if isinstance(table, pd.DataFrame) else table
     return write_atomically(path, lambda temporary: _append(tables, temporary))
