@@ -6,7 +6,6 @@
 __all__ = ['PROTOCOLS', 'COMPONENTS', 'Protocol', 'Chains', 'NetworkChains', 'EstimateChains']
 
 # %% ../../nbs/experiments/04_protocol.ipynb #dd0eb02b
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ..databases import manifest
-from ..estimation.personalization import personalize
+from ..estimation.personalization import one_thread, personalize
 from ..estimation.resampling import ResampledSet, real_set, semantic_pairs, semantic_resample
 from ..estimation.storage import AUClassifiers
 from ..estimation.trunk import SlimVGG, seeded, train_classifier
@@ -87,17 +86,6 @@ def _preset(kind, values: dict):
     "The part of a preset, `kind`, that `_values` described."
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
-# %% ../../nbs/experiments/04_protocol.ipynb #bd0dd178
-@contextmanager
-def _one_thread():
-    "PyTorch on one thread; afterwards on as many as before."
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
 # %% ../../nbs/experiments/04_protocol.ipynb #c4f56460
 def _database(out, name, **options):
     "Stage: write a virtual database under `out`/name."
@@ -135,7 +123,7 @@ def _pretrain_step(model, optimiser, frames, who, rest, preset):
     optimiser.step()
 
 
-@_one_thread()
+@one_thread()
 def _pretrain(out, values, epochs, seed, frames):
     "Stage: a slim network that knows people, poses and landmarks of the Train frames: `out`/start.safetensors."
     preset, registered = _preset(ClassifierValues, values), open_registered(frames / "frames")
@@ -152,7 +140,7 @@ def _pretrain(out, values, epochs, seed, frames):
     save_file(model.features.state_dict(), out / "start.safetensors")
 
 # %% ../../nbs/experiments/04_protocol.ipynb #6cf56af8
-@_one_thread()
+@one_thread()
 def _generator(out, values, seed, frames):
     "Stage: a generator of the preset with `values`, trained on the Train frames; weights, card and losses in `out`."
     fit_generator(open_registered(frames / "frames"), _preset(GeneratorValues, values), out, seed, progress=False)
@@ -205,7 +193,7 @@ def _synthetic(kind, train, per_intensity, seed, generator, source, database, si
     return ResampledSet(synthesize(generator, from_whom.frames[table.source_row], labels), table)
 
 # %% ../../nbs/experiments/04_protocol.ipynb #3bcc7c0c
-@_one_thread()
+@one_thread()
 def _balanced(out, kind, per_intensity, size, seed, frames, generator=None, source=None, database=None):
     "Stage: a set of one `kind` ('real', 'semantic', 'oracle'), `per_intensity` frames per intensity per AU, in `out`."
     network = None if generator is None else load_generator(generator)
@@ -228,7 +216,7 @@ def _combined(out, **sets):
                  pd.concat([part.manifest for part in parts], ignore_index=True)).save(out)
 
 # %% ../../nbs/experiments/04_protocol.ipynb #badeaf0d
-@_one_thread()
+@one_thread()
 def _classifier(out, au, values, seed, balanced, frames, start=None):
     "Stage: the network of one AU, trained on its rows of a set, the best epoch on Valid; weights, card, history.csv."
     preset, chosen = _preset(ClassifierValues, values), ResampledSet.open(balanced)
@@ -263,7 +251,7 @@ def _rows(part: RegisteredFrames, estimates, condition: str) -> pd.DataFrame:
     return rows.drop(index=list(photographs(part.manifest).values())).reset_index(drop=True)
 
 
-@_one_thread()
+@one_thread()
 def _estimates(out, condition, partition, frames, **networks):
     "Stage: estimates of one partition (None: of a whole database) by the networks au01 … of their stages."
     classifiers = _joined(networks)
@@ -271,7 +259,7 @@ def _estimates(out, condition, partition, frames, **networks):
     _rows(part, classifiers.predict(part.frames), condition).to_parquet(out / "estimates.parquet", index=False)
 
 # %% ../../nbs/experiments/04_protocol.ipynb #bbfec39a
-@_one_thread()
+@one_thread()
 def _personal(out, condition, partition, seed, frames, generator, **networks):
     "Stage: as `_estimates`, each person's frames by networks that were adapted to the calmest of them."
     classifiers, network = _joined(networks), load_generator(generator)
