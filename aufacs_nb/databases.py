@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MANIFEST_COLUMNS', 'PICTURE_SUFFIXES', 'LARGEST_PICTURE', 'UNREADABLE', 'VIDEO_SUFFIXES', 'CRF', 'NOT_CODED',
-           'ON_ERROR', 'FERA_PARTITIONS', 'EXPRESSIONS', 'READERS', 'SIGNATURES', 'DatabaseError', 'check_manifest',
-           'read_image', 'timed_frames', 'read_video', 'count_frames', 'write_video', 'read_coding',
+           'ON_ERROR', 'FROM_0', 'FERA_PARTITIONS', 'EXPRESSIONS', 'READERS', 'SIGNATURES', 'DatabaseError',
+           'check_manifest', 'read_image', 'timed_frames', 'read_video', 'count_frames', 'write_video', 'read_coding',
            'read_intensity_file', 'read_occurrence', 'Recording', 'find_fera17', 'fera17_manifest', 'find_bp4d',
            'bp4d_manifest', 'find_disfa', 'disfa_manifest', 'pspi', 'read_facs_file', 'find_unbc', 'unbc_manifest',
            'multipie_manifest', 'file_manifest', 'folder_manifest', 'detect_database', 'manifest', 'read_frames',
@@ -17,6 +17,7 @@ import math
 import os
 import re
 import warnings
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -196,15 +197,21 @@ def _lines(path):
         raise DatabaseError(f'{path}: not a readable label file ({error}); restore it') from error
 
 
-def _parse_label(line, expected_frame, where):
-    "Check one `frame,intensity` line and return its frame; `DatabaseError` starting with `where`."
+def _due(frame, first):
+    "The number that a first `frame` ought to have: one of `first`, a number or several; None: its own, from 0 on."
+    allowed = (max(int(frame), 0),) if first is None else first if isinstance(first, tuple) else (first,)
+    return int(frame) if frame in allowed else allowed[-1]
+
+
+def _parse_label(line, first, where):
+    "Check one `frame,intensity` line and return its frame, see `_due`; `DatabaseError` starting with `where`."
     try:
         frame, intensity = (float(part) for part in line.split(','))
-        expected_frame = expected_frame or max(int(frame), 1)
+        due = _due(frame, first)
     except (ValueError, OverflowError):
         raise DatabaseError(f'{where}: {line.strip()!r} is not "frame,intensity"; restore the file') from None
-    if frame != expected_frame:
-        raise DatabaseError(f'{where}: frame {frame:g} where frame {expected_frame} is due; '
+    if frame != due:
+        raise DatabaseError(f'{where}: frame {frame:g} where frame {due} is due; '
                             'a frame is missing or doubled, restore the file')
     if intensity not in (*range(6), NOT_CODED):
         raise DatabaseError(f'{where}: intensity {intensity:g} is outside 0–5; restore the file')
@@ -223,13 +230,14 @@ def _numbers(lines):
 def read_coding(path, first=1):
     """Frames (n,) int64 and intensities (n,) float32 of one AU, NaN = not coded, from lines of `frame,intensity`.
 
-    Frames start at `first` (None: anywhere) and leave none out. `DatabaseError` names file and line.
+    Frames start at `first`, or at one of several, (None: anywhere) and leave none out. `DatabaseError` names file and
+    line.
     """
     if not (lines := _lines(path)):
         raise DatabaseError(f'{path}: empty label file; restore it')
     if (table := _numbers(lines)) is not None and np.isfinite(table).all():
         frame, level = table.T
-        due = (first or max(int(frame[0]), 1)) + np.arange(len(frame))
+        due = _due(frame[0], first) + np.arange(len(frame))
         if (frame == due).all() and np.isin(level, (*range(6), NOT_CODED)).all():
             return due, np.where(level == NOT_CODED, np.nan, level).astype(np.float32)
     for i, line in enumerate(lines, 1):
@@ -238,8 +246,8 @@ def read_coding(path, first=1):
 
 
 def read_intensity_file(path):
-    "Intensities of one AU in one clip whose frames count from 1: float32 (n_frames,), NaN = not coded."
-    return read_coding(path)[1]
+    "Intensities of one AU in one clip whose frames count from 0 or 1: float32 (n_frames,), NaN = not coded."
+    return read_coding(path, (0, 1))[1]
 
 # %% ../nbs/0_start/02_databases.ipynb #fb04d418
 def _header_aus(line, width, where):
@@ -273,12 +281,13 @@ def read_occurrence(path):
 # %% ../nbs/0_start/02_databases.ipynb #2df7c338
 @dataclass(frozen=True)
 class Recording:
-    "Rows of one recording: constant columns, then per frame its number, picture or film, intensities (n, 18), extras."
+    "One recording: constant columns, then per frame number, picture or film, intensities (n, 18), extras; a note."
     head: dict
     frames: np.ndarray
     paths: list
     labels: np.ndarray
     extra: dict = field(default_factory=dict)
+    note: str = ''
 
 
 def _columns(columns, n_frames):
@@ -317,9 +326,18 @@ def _or_skip(skipped, on_error):
         if str(error) not in skipped:
             skipped.append(str(error))
 
+# %% ../nbs/0_start/02_databases.ipynb #a1e5dc60
+FROM_0 = 'label files count frames from 0 (the table from 1)'
 
-def _gather(root, keys, read, on_error, skipped=()):
-    "Manifest of the recordings `read(key)`; `skipped`: what was left out before, it goes with it in `attrs`."
+
+def _notes(recordings):
+    "A sentence for each kind of note that recordings have."
+    kinds = Counter(recording.note for recording in recordings if recording.note)
+    return [f'{note} in {count} of {len(recordings)} recordings' for note, count in kinds.items()]
+
+
+def _gather(root, keys, read, on_error, skipped=(), notes=()):
+    "Manifest of the recordings `read(key)`; `skipped` and `notes` from before it go with its own in `attrs`."
     recordings, skipped = [], list(skipped)
     for key in keys:
         with _or_skip(skipped, on_error):
@@ -327,7 +345,7 @@ def _gather(root, keys, read, on_error, skipped=()):
     if not recordings:
         raise DatabaseError(f'{root}: nothing in it could be read; {"; ".join(skipped[:1])}')
     table = _table(recordings, str(root))
-    table.attrs['skipped'] = skipped
+    table.attrs.update(skipped=skipped, notes=[*notes, *_notes(recordings)])
     return table
 
 # %% ../nbs/0_start/02_databases.ipynb #3ab02c27
@@ -352,20 +370,33 @@ def _clip_frames(path):
         return _numbered(inside)
     return [path] * count_frames(path)
 
+# %% ../nbs/0_start/02_databases.ipynb #9b98b427
+def _check_start(name, files, starts):
+    "`DatabaseError` that names the label file whose first frame, of `starts` {au: number}, most others do not have."
+    numbers = list(starts.values())
+    usual = max(numbers, key=numbers.count, default=1)
+    if odd := [au for au, start in starts.items() if start != usual]:
+        raise DatabaseError(f'{files[odd[0]]}, line 1: frame {starts[odd[0]]}, but other files of {name} start at '
+                            f'frame {usual}; restore the file')
+
 
 def _read_aus(name, files, aus):
-    "{au: intensities} of a recording from its label `files` {au: path}, by number; {} where there is no file."
+    "{au: intensities} of a recording from its label `files` {au: path}, by number, and its note; {} without files."
     if files and (missing := [au for au in aus if au not in files]):
         raise DatabaseError(f'{name}: intensity file of AU{missing[0]:02d} is missing; restore it')
-    return {au: read_intensity_file(files[au]) for au in sorted(files) if au in aus}
+    coded = {au: read_coding(files[au], (0, 1)) for au in sorted(files) if au in aus}
+    starts = {au: int(frames[0]) for au, (frames, _) in coded.items()}
+    _check_start(name, files, starts)
+    return {au: levels for au, (_, levels) in coded.items()}, FROM_0 if 0 in starts.values() else ''
 
 # %% ../nbs/0_start/02_databases.ipynb #9822a34a
 def _fit(columns, files, clip, n_frames):
-    "The labels (n_frames, 18) of a clip; `DatabaseError` where labels and frames differ in number."
+    "The labels (n_frames, 18) of a clip; `DatabaseError` names the line where labels or frames end too early."
     for au, column in columns.items():
         if len(column) != n_frames:
-            raise DatabaseError(f'{files[au]}: {len(column)} labels, but {clip.name} has {n_frames} frames; '
-                                'copy both again')
+            line = min(len(column), n_frames + 1)
+            raise DatabaseError(f'{files[au]}, line {line}: {len(column)} labels, but {clip.name} has {n_frames} '
+                                'frames; copy both again')
     return _columns(columns, n_frames)
 
 # %% ../nbs/0_start/02_databases.ipynb #96e0cc41
@@ -392,25 +423,24 @@ def find_fera17(root, faults=None):
     return clips, labels
 
 # %% ../nbs/0_start/02_databases.ipynb #bfa28b45
-def _fera_recording(key, clip, files, columns, occurrence):
-    "The `Recording` of one clip; `key` = (code, subject, task, pose), `columns` its {au: intensities}."
+def _fera_recording(key, clip, files, columns, note, occurrence):
+    "The `Recording` of one clip; `key` = (code, subject, task, pose), `columns` and `note` from `_read_aus`."
     code, subject, task, pose = key
     paths = _clip_frames(clip)
     yaw, pitch = FERA_POSES[pose]
     head = dict(database='fera17', partition=FERA_PARTITIONS[code], subject=f'{code}_{subject}', session=task,
                 pose_yaw=float(yaw), pose_pitch=float(pitch))
-    frames, extra = np.arange(1, len(paths) + 1), {}
-    labels = _fit(columns, files, clip, len(frames))
-    if occurrence:
-        extra = _presence(files.get('occurrence'), frames)
-    return Recording(head, frames, paths, labels, extra)
+    frames, labels = np.arange(1, len(paths) + 1), _fit(columns, files, clip, len(paths))
+    extra = _presence(files.get('occurrence'), frames) if occurrence else {}
+    return Recording(head, frames, paths, labels, extra, note)
 
 
 def _presence(path, frames, whole=True):
-    "{'AU01_c': (n,), …} for `frames` from the occurrence file at `path`, which codes just them if `whole`; else NaN."
+    "{'AU01_c': (n,), …} for `frames` from an occurrence file, which codes just them (from 0 or 1) if `whole`; or NaN."
     table = _columns({}, len(frames))
     if path is not None:
         coded, present = read_occurrence(path)
+        coded = coded + int(whole and np.array_equal(coded + 1, frames))
         if whole and not np.array_equal(coded, frames):
             raise DatabaseError(f'{path}: codes frames {coded[0]}–{coded[-1]}, but the clip has frames '
                                 f'{frames[0]}–{frames[-1]}; copy both again')
@@ -427,7 +457,7 @@ def _check_found(root, clips, chosen):
     if not chosen:
         codes, poses = sorted({FERA_PARTITIONS[k[0]] for k in clips}), sorted({k[3] for k in clips})
         raise DatabaseError(f'{root}: no clip of these partitions and poses; it holds partitions '
-                            f'{", ".join(codes)} and poses {", ".join(map(str, poses))}')
+                            f'{", ".join(codes)} and poses {", ".join(map(str, poses))}; choose with --poses')
 
 
 def _check_filmed(clips, files, chosen, on_error):
@@ -458,25 +488,44 @@ def _fera_reader(clips, files, occurrence):
 
     def read(key):
         "One clip."
-        labels = columns(key[:3], clips[key].stem[:-2])
-        return _fera_recording(key, clips[key], files.get(key[:3], {}), labels, occurrence)
+        labels, note = columns(key[:3], clips[key].stem[:-2])
+        return _fera_recording(key, clips[key], files.get(key[:3], {}), labels, note, occurrence)
     return read
 
+# %% ../nbs/0_start/02_databases.ipynb #3d6ba9c6
+def _chosen_poses(poses):
+    "A set of poses 1–9 from some of them, 'all', or None (6); `DatabaseError` for anything else."
+    chosen = {6} if poses is None else set(FERA_POSES) if isinstance(poses, str) and poses == 'all' else set(poses)
+    if not chosen or chosen - set(FERA_POSES):
+        raise DatabaseError(f"poses {poses!r}: choose some of 1–9, where 6 is frontal, or 'all'")
+    return chosen
+
+
+def _left_out(clips, chosen, partitions):
+    "Sentences on clips of these partitions that are not `chosen`: none, or one."
+    others = [key for key in clips if FERA_PARTITIONS[key[0]] in partitions and key not in set(chosen)]
+    poses = ', '.join(map(str, sorted({key[3] for key in others})))
+    return others and [f'only frontal frames (pose 6) were taken; recordings left out: {len(others)}, of poses '
+                       f"{poses}; take them with --poses all, in Python poses='all'"]
+
 # %% ../nbs/0_start/02_databases.ipynb #7abd1526
-def fera17_manifest(root, poses=(6,), partitions=('Train', 'Valid', 'Test'), occurrence=False, on_error='raise'):
+def fera17_manifest(root, poses=None, partitions=('Train', 'Valid', 'Test'), occurrence=False, on_error='raise'):
     """Frame manifest of a FERA 2017 folder, real or simulated (Valstar et al. 2017).
 
-    `poses` 1–9 (6 = frontal), `partitions` of Train, Valid, Test; `occurrence`: also columns `AU01_c`, …
+    `poses` 1–9, or 'all'; None: the frontal one, 6, with a note in `attrs['notes']` if there are others.
+    `partitions` of Train, Valid, Test; `occurrence`: also columns `AU01_c`, …
     """
     root = Path(root).absolute()
     skipped = [] if on_error == 'skip' else None
     clips, labels = find_fera17(root, skipped)
-    chosen = [k for k in clips if k[3] in poses and FERA_PARTITIONS[k[0]] in partitions]
+    wanted = _chosen_poses(poses)
+    chosen = [k for k in clips if k[3] in wanted and FERA_PARTITIONS[k[0]] in partitions]
     _check_found(root, clips, chosen)
     files, order = _by_recording(labels), list(FERA_PARTITIONS)
     keys = sorted(chosen, key=lambda k: (order.index(k[0]), _natural(k[1]), _natural(k[2]), k[3]))
     return _gather(root, keys, _fera_reader(clips, files, occurrence), on_error,
-                   (skipped or []) + _check_filmed(clips, files, chosen, on_error))
+                   (skipped or []) + _check_filmed(clips, files, chosen, on_error),
+                   [] if poses else _left_out(clips, chosen, partitions))
 
 # %% ../nbs/0_start/02_databases.ipynb #ecc73000
 _BP4D_LABELS = re.compile(r'([FM]\d+)_(T\d+)_AU(\d+)\.csv', re.I)
@@ -509,20 +558,37 @@ def _bp4d_coding(name, files, aus):
     frames = coded[aus[0]][0]
     for au, (others, _) in coded.items():
         if not np.array_equal(others, frames):
-            raise DatabaseError(f'{files[au]}: codes frames {others[0]}–{others[-1]}, but {files[aus[0]].name} '
-                                f'{frames[0]}–{frames[-1]}; copy both again')
+            line = min(len(others), len(frames) + 1) if others[0] == frames[0] else 1
+            raise DatabaseError(f'{files[au]}, line {line}: codes frames {others[0]}–{others[-1]}, but '
+                                f'{files[aus[0]].name} {frames[0]}–{frames[-1]}; copy both again')
     return frames, {au: levels for au, (_, levels) in coded.items()}
+
+# %% ../nbs/0_start/02_databases.ipynb #215ee786
+def _shift(frames, there):
+    "What to add to coded `frames` to get the numbers `there`: 1 or -1 where both are whole and one counts from 0."
+    first, last = min(there, default=1), max(there, default=1)
+    whole = last - first + 1 == len(there) == len(frames)
+    return first - int(frames[0]) if whole and {first, int(frames[0])} == {0, 1} else 0
+
+
+def _bp4d_note(frames, shift):
+    "The note on coded `frames` that were shifted."
+    if frames[0] == 0:
+        return FROM_0
+    return 'pictures count from 0 and labels from 1 (first belongs to first)' if shift else ''
 
 
 def _bp4d_paths(name, frames, pictures, files):
-    "Picture or film of each coded frame; `DatabaseError` that names the line of a frame without one."
+    "Picture or film of each coded frame, and a note; `DatabaseError` that names the line of a frame without one."
     film = pictures.get('film') if len(pictures) == 1 else None
-    there = range(1, count_frames(film) + 1) if film else pictures
-    if missing := [i for i, frame in enumerate(frames.tolist(), 1) if frame not in there]:
+    there = range(1, count_frames(film) + 1) if film else {k: v for k, v in pictures.items() if k != 'film'}
+    shift = _shift(frames, there)
+    if missing := [i for i, frame in enumerate((frames + shift).tolist(), 1) if frame not in there]:
         where = f'{next(iter(files.values()))}, line {missing[0]}'
         raise DatabaseError(f'{where}: frame {frames[missing[0] - 1]} of {name} '
                             f'is coded but has no picture ({len(missing)} in all); copy the pictures again')
-    return [film] * len(frames) if film else [pictures[frame] for frame in frames.tolist()]
+    paths = [film] * len(frames) if film else [there[frame] for frame in (frames + shift).tolist()]
+    return paths, _bp4d_note(frames, shift)
 
 # %% ../nbs/0_start/02_databases.ipynb #770f7afa
 def bp4d_manifest(root, occurrence=False, on_error='raise'):
@@ -537,10 +603,10 @@ def bp4d_manifest(root, occurrence=False, on_error='raise'):
     def read(key):
         "The coded frames of one recording."
         frames, columns = _bp4d_coding('_'.join(key), coded[key], AU_SETS['bp4d'])
-        paths = _bp4d_paths('_'.join(key), frames, pictures.get(key, {}), coded[key])
+        paths, note = _bp4d_paths('_'.join(key), frames, pictures.get(key, {}), coded[key])
         head = dict(database='bp4d', partition='', subject=key[0], session=key[1], pose_yaw=0., pose_pitch=0.)
         extra = _presence(coded[key].get('occurrence'), frames, whole=False) if occurrence else {}
-        return Recording(head, frames, paths, _columns(columns, len(frames)), extra)
+        return Recording(head, frames + (frames[0] == 0), paths, _columns(columns, len(frames)), extra, note)
 
     return _gather(root, sorted(coded, key=_natural), read, on_error, skipped or ())
 
@@ -564,21 +630,25 @@ def find_disfa(root, camera='left', faults=None):
     return clips, files, landmarks
 
 # %% ../nbs/0_start/02_databases.ipynb #965f88fd
+def _landmark_files(subject, n_frames, points):
+    "Landmark file of each frame, (n_frames,) str, of `points` {number: file}: from 0, or from 1 if just those exist."
+    first = int(set(points) == set(range(1, n_frames + 1)))
+    if missing := [number for number in range(first, first + n_frames) if number not in points]:
+        raise DatabaseError(f'{subject}: landmark file {missing[0]} (frame {missing[0] + 1}) is missing; restore it')
+    return np.array([str(points[number]) for number in range(first, first + n_frames)])
+
+
 def _disfa_recording(subject, clip, files, points):
-    "The `Recording` of one person; `points` = {number from 0: landmark file} or None."
+    "The `Recording` of one person; `points` = {number: landmark file} or None."
     if clip is None:
         raise DatabaseError(f'{next(iter(files.values()))}: labels, but no film of {subject}; copy the film')
     if not files:
         raise DatabaseError(f'{clip}: no ActionUnit_Labels/{subject}/{subject}_au1.txt … of it; copy the labels')
-    columns, paths = _read_aus(subject, files, AU_SETS['disfa']), _clip_frames(clip)
+    (columns, note), paths = _read_aus(subject, files, AU_SETS['disfa']), _clip_frames(clip)
     head = dict(database='disfa', partition='', subject=subject, session='film', pose_yaw=0., pose_pitch=0.)
-    frames, extra = np.arange(1, len(paths) + 1), {}
-    if points is not None:
-        if missing := [frame for frame in frames.tolist() if frame - 1 not in points]:
-            raise DatabaseError(f'{subject}: landmark file {missing[0] - 1} (frame {missing[0]}) is missing; '
-                                'restore it')
-        extra = {'landmarks': np.array([str(points[frame - 1]) for frame in frames.tolist()])}
-    return Recording(head, frames, paths, _fit(columns, files, clip, len(frames)), extra)
+    extra = {} if points is None else {'landmarks': _landmark_files(subject, len(paths), points)}
+    labels = _fit(columns, files, clip, len(paths))
+    return Recording(head, np.arange(1, len(paths) + 1), paths, labels, extra, note)
 
 # %% ../nbs/0_start/02_databases.ipynb #321a3258
 def disfa_manifest(root, camera='left', landmarks=False, on_error='raise'):
@@ -673,8 +743,9 @@ def _unbc_recording(key, files, skipped, on_error):
         raise DatabaseError(f'{"/".join(key)}: no frame of this sequence could be read')
     frames, rows, pain = zip(*good)
     head = dict(database='unbc', partition='', subject=key[0], session=key[1], pose_yaw=0., pose_pitch=0.)
-    paths = [pictures[frame] for frame in frames]
-    return Recording(head, np.array(frames), paths, np.stack(rows), {'pspi': np.array(pain)})
+    paths, from_0 = [pictures[frame] for frame in frames], every[0] == 0
+    note = 'pictures count from 0 (the table from 1)' if from_0 else ''
+    return Recording(head, np.array(frames) + from_0, paths, np.stack(rows), {'pspi': np.array(pain)}, note)
 
 # %% ../nbs/0_start/02_databases.ipynb #8f3b7ed0
 def unbc_manifest(root, on_error='raise'):
@@ -743,7 +814,7 @@ def _unlabelled(rows, root, skipped):
     labels = pd.DataFrame(_columns({}, len(table)), columns=au_columns(AU_NAMES))
     extra = [column for column in table if column not in MANIFEST_COLUMNS]
     table = check_manifest(pd.concat([table[list(MANIFEST_COLUMNS)], labels, table[extra]], axis=1), str(root))
-    table.attrs['skipped'] = skipped
+    table.attrs.update(skipped=skipped, notes=[])
     return table
 
 # %% ../nbs/0_start/02_databases.ipynb #6b92681d
@@ -807,19 +878,21 @@ def detect_database(root):
         raise DatabaseError(f'{root}: holds {" and ".join(found)}; name one with --database, or give its own folder')
     return (found or ['folder'])[0]
 
-
+# %% ../nbs/0_start/02_databases.ipynb #a371e7c9
 def manifest(root, database='auto', on_error='raise', **options):
     """Frame manifest of `root` by the reader `database`: auto, or one of `READERS`; `options` go to that reader.
 
     `on_error`: 'raise' stops at the first fault; 'skip' leaves it out and lists it in `attrs['skipped']`.
+    `attrs['notes']` says what was read although it is unusual, and which poses of FERA 2017 were left out.
     """
     if not Path(root).is_dir():
         raise DatabaseError(f'{root}: no such folder; check the path')
     if database not in ('auto', *READERS):
         raise DatabaseError(f'unknown database {database!r}; known are auto, {", ".join(READERS)}')
-    reader = READERS[detect_database(root) if database == 'auto' else database]
+    database = detect_database(root) if database == 'auto' else database
+    reader = READERS[database]
     if unknown := [name for name in options if name not in inspect.signature(reader).parameters]:
-        raise DatabaseError(f'{reader.__name__} has no option {unknown[0]!r}')
+        raise DatabaseError(f'{root}: the reader of {database} has no option {unknown[0]!r}; leave it out')
     return reader(root, on_error=on_error, **options)
 
 # %% ../nbs/0_start/02_databases.ipynb #c3e214e4

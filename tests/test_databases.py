@@ -144,6 +144,54 @@ def test_fera_poses_share_labels(film, tmp_path):
     assert table[table.partition == "Train"].groupby(["pose_yaw", "pose_pitch"]).AU12.apply(list).map(tuple).nunique() == 1
 
 
+def test_fera_says_which_poses_were_left_out(film, tmp_path):
+    root = write_fera(tmp_path, film, poses=range(1, 10))
+    frontal, whole = manifest(root), manifest(root, poses="all")
+    assert len(frontal) == 2 * 4 and len(whole) == 9 * len(frontal)
+    assert whole.groupby(["pose_yaw", "pose_pitch"]).ngroups == 9
+    (note,) = frontal.attrs["notes"]
+    assert "left out: 16, of poses 1, 2, 3, 4, 5, 7, 8, 9;" in note and "--poses all" in note
+    assert manifest(root, poses=(6,)).attrs["notes"] == manifest(root, poses=(1, 6)).attrs["notes"] == []
+    assert whole.attrs["notes"] == []
+    for poses in ((), (0,), (6, 10), "every"):
+        with pytest.raises(DatabaseError, match="choose some of 1–9"):
+            manifest(root, poses=poses)
+
+
+def relabel(root, first, n=4, aus=AUS, person="TR_F001"):
+    "Label files of a FERA person that start at frame `first`; AU12 rises."
+    for au in aus:
+        write_text(root / f"FERA17_Train_Labels/FERA17_{person}_T1_AU{au:02d}_Int.csv",
+                   coding(range(n) if au == 12 else [au % 6] * n, first))
+    return root
+
+
+def test_fera_labels_from_0_are_the_same_table_with_a_note(film, tmp_path):
+    tables = [manifest(relabel(write_fera(tmp_path / str(first), film, ["TR_F001", "TR_F002"]), first)) for first in (0, 1)]
+    pd.testing.assert_frame_equal(*[table.drop(columns="path") for table in tables])
+    assert tables[0].AU12[:4].tolist() == [0, 1, 2, 3] and tables[0].frame[:4].tolist() == [1, 2, 3, 4]
+    (note,) = tables[0].attrs["notes"]
+    assert "from 0" in note and "1 of 2 recordings" in note and tables[1].attrs["notes"] == []
+
+
+def test_fera_other_counts_are_refused_with_file_and_line(film, tmp_path):
+    cases = {"long": (0, 5, AUS, "AU01_Int.csv, line 5", "5 labels"), "short": (0, 3, AUS, "AU01_Int.csv, line 3", "3 labels"),
+             "mixed": (0, 4, [12], "AU12_Int.csv, line 1", "frame 0"), "late": (2, 4, AUS, "AU01_Int.csv, line 1", "frame 2"),
+             "early": (-1, 4, AUS, "AU01_Int.csv, line 1", "frame -1")}
+    for name, (first, n, aus, *words) in cases.items():
+        root = relabel(write_fera(tmp_path / name, film, ["TR_F001", "TR_F002"]), first, n, aus)
+        assert refused(manifest, root, *words).subject.unique().tolist() == ["TR_F002"]
+
+
+def test_fera_occurrence_may_count_from_0(film, tmp_path):
+    root = write_fera(tmp_path, film, ["TR_F001"])
+    file = root / "FERA17_Train_Labels/FERA17_TR_F001_T1_Occ.csv"
+    write_text(file, "frame,1,7\n0,0,1\n1,0,1\n2,0,0\n3,1,1\n")
+    assert fera17_manifest(root, occurrence=True).AU07_c.tolist() == [1, 1, 0, 1]
+    write_text(file, "frame,1,7\n0,0,1\n1,0,1\n2,0,0\n")
+    refused(fera17_manifest, root, "Occ.csv", "codes frames 0–2", occurrence=True)
+
+
 def test_fera_occurrence_has_a_header_and_intensity_has_none(film, tmp_path):
     root = write_fera(tmp_path, film, ["TR_F001"])
     write_text(root / "FERA17_Train_Labels/FERA17_TR_F001_T1_Occ.csv", "frame,1,7,23\n1,0,1,9\n2,0,1,0\n3,0,0,0\n4,1,1,1\n")
@@ -255,6 +303,36 @@ def test_bp4d_film_instead_of_pictures(tmp_path):
     assert [round(image.mean() / 10) for _, image in read_frames(table)] == [round(grey / 10) for grey in GREYS[1:]]
 
 
+@pytest.mark.parametrize("first", (0, 1))
+@pytest.mark.parametrize("start", (0, 1))
+def test_bp4d_whole_recordings_count_from_0_or_1(tmp_path, first, start):
+    root = write_bp4d(tmp_path, first=first)
+    shutil.rmtree(root / "2D+3D")
+    for k in range(3):
+        write_picture(root / f"2D+3D/F001/T1/{start + k:04d}.jpg", 50 + k)
+    table = manifest(root)
+    assert table.frame.tolist() == [1, 2, 3] and table.AU06[0] == 1 and table.AU06[2] == 5
+    assert [os.path.basename(path) for path in table.path] == [f"{start + k:04d}.jpg" for k in range(3)]
+    assert len(table.attrs["notes"]) == ((first, start) != (1, 1))
+    write_picture(root / f"2D+3D/F001/T1/{start + 3:04d}.jpg")
+    if first < start:   # no longer whole: a frame 0 has no picture
+        assert refused(manifest, root, "AU06.csv, line 1", "frame 0") is None
+    else:
+        numbers = [int(os.path.basename(path)[:-4]) for path in manifest(root).path]
+        assert numbers == [first, first + 1, first + 2]
+
+
+def test_bp4d_film_with_labels_from_0(tmp_path):
+    root = write_bp4d(tmp_path, first=0)
+    shutil.rmtree(root / "2D+3D")
+    write_video(root / "Videos/F001_T1.avi", GREYS[:3])
+    table = manifest(root)
+    assert [round(image.mean() / 10) for _, image in read_frames(table)] == [round(grey / 10) for grey in GREYS[:3]]
+    assert table.frame.tolist() == [1, 2, 3] and "from 0" in table.attrs["notes"][0]
+    write_video(root / "Videos/F001_T1.avi", GREYS)
+    refused(manifest, root, "AU06.csv, line 1", "frame 0")
+
+
 # DISFA
 
 @pytest.mark.parametrize("folder, comp", [("Videos_LeftCamera", "_comp"), ("Video_LeftCamera", "_Comp"),
@@ -275,6 +353,18 @@ def test_disfa_landmarks_count_from_zero(tmp_path):
     assert [int(path[-11:-7]) for path in table.landmarks] == (table.frame - 1).tolist()
     (root / "Landmark_Points/SN001/tmp_frame_lm/l0000_lm.mat").unlink()
     refused(disfa_manifest, root, "landmark file 0 (frame 1)", landmarks=True)
+    write_text(root / "Landmark_Points/SN001/tmp_frame_lm/l0004_lm.mat", "")
+    table = disfa_manifest(root, landmarks=True)
+    assert [int(path[-11:-7]) for path in table.landmarks] == table.frame.tolist()
+
+
+def test_disfa_labels_from_0(tmp_path):
+    root = write_disfa(tmp_path)
+    for au in AU_SETS["disfa"]:
+        write_text(root / f"ActionUnit_Labels/SN010/SN010_au{au}.txt", coding([5, 4, 3, 2], 0))
+    table = manifest(root)
+    assert table.AU12[table.subject == "SN010"].tolist() == [5, 4, 3, 2] and table.frame.tolist() == [1, 2, 3, 4] * 2
+    assert "from 0" in table.attrs["notes"][0] and "1 of 2" in table.attrs["notes"][0]
 
 
 def test_disfa_cameras(tmp_path):
@@ -308,6 +398,16 @@ def test_unbc_empty_file_is_neutral_and_unlisted_is_zero(tmp_path):
     assert table[["AU01", "AU17"]].isna().all(axis=None)
     assert table.pspi.tolist() == [0, 7, 0] == pspi(table).tolist()
     assert (table.subject == "042-ll042").all() and (table.session == "ll042t1aaaff").all()
+
+
+def test_unbc_pictures_from_0(tmp_path):
+    root = write_unbc(tmp_path)
+    for path in sorted(root.rglob("ll042t1aaaff*.*")):
+        number = int(path.name[12:15]) - 1
+        path.rename(path.with_name(f"ll042t1aaaff{number:03d}{path.name[15:]}"))
+    table = manifest(root)
+    assert table.frame.tolist() == [1, 2, 3] and table.AU07.tolist() == [0, 3, 0] and table.pspi.tolist() == [0, 7, 0]
+    assert "from 0" in table.attrs["notes"][0]
 
 
 def test_unbc_ignores_other_aus_and_reads_without_pspi(tmp_path):
