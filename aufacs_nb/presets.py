@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PAPER', 'SMALL', 'TINY', 'PRESETS', 'ASSETS', 'FrameValues', 'LossValues', 'GeneratorValues', 'ClassifierValues',
            'SimulationValues', 'Preset', 'get_preset', 'WeightsError', 'write_atomically', 'save_weights',
-           'weights_folder', 'read_card', 'load_weights']
+           'weights_folder', 'as_made', 'preset_from', 'read_card', 'load_weights']
 
 # %% ../nbs/0_start/03_presets.ipynb #36045553
 import json
@@ -49,6 +49,8 @@ class GeneratorValues(LossValues):
     critic_dim: int = 64             # channels of the critic's first layer
     critic_layers: int = 6           # strided convolutions
     pair_same_share: float = 0.5     # share of a batch whose target shows the same person; the paper does not say
+    pair_across_clips: bool = True   # they may come from two recordings ("same identity", §3.2), or from one alone
+    target_draw: str = "plain"       # targets drawn evenly; or "rare": rare intensities are likelier, ours
     cycle_share: float = 1.0         # share of a batch on which the identity loss is taken; below 1 is ours
     colour_jitter: float = 0.0       # standard deviation of a colour gain that a pair shares; ours
     neutral_share: float = 0.0       # share of the sources drawn among frames without any AU; ours
@@ -108,9 +110,9 @@ class Preset(SimulationValues, GeneratorValues, ClassifierValues):
 PAPER = Preset()
 SMALL = Preset(
     name="small", size=96, gen_dim=24, gen_blocks=6, gen_upsample="resize", critic_dim=24, critic_layers=4,
-    lambda_exp=10.0, lambda_ids=100.0, ids_changed_weight=6.0, pair_same_share=0.8, cycle_share=0.25,
-    colour_jitter=0.1, neutral_share=0.4, warmup_share=0.8, coarse_share=0.5, gen_lr=1e-3, gen_batch=16,
-    gen_steps=3000, n_critic=1, gen_people=(160, 10, 16), gen_clips=(4, 12),
+    lambda_exp=10.0, lambda_ids=100.0, ids_changed_weight=6.0, pair_same_share=0.8, pair_across_clips=False,
+    target_draw="rare", cycle_share=0.25, colour_jitter=0.1, neutral_share=0.4, warmup_share=0.8, coarse_share=0.5,
+    gen_lr=1e-3, gen_batch=16, gen_steps=3000, n_critic=1, gen_people=(160, 10, 16), gen_clips=(4, 12),
     resampling="none", per_intensity=150,
     classifier="slim", cls_size=64, cls_dim=24, cls_trunk_epochs=16, cls_trunk_lr=3e-3,
     cls_augment=True, cls_lr=2e-4, cls_epochs=0, dropout=0.3, per_lr=1e-3, per_epochs=30, per_layers="last",
@@ -180,25 +182,39 @@ def weights_folder(name_or_folder, part: str) -> Path:
     raise WeightsError(f"No {part} weights at {str(name_or_folder)!r}: give a folder with weights.safetensors and "
                        f"card.json, or a shipped name ({', '.join(names) or 'none is shipped'}).")
 
+# %% ../nbs/0_start/03_presets.ipynb #4a373169
+def as_made(values: dict) -> dict:
+    "A stored preset {field: value}, and what it was made with by those newer fields whose default is another value."
+    older = {}
+    if "pair_same_share" in values:  # generators from before these two could be chosen
+        older |= {"pair_across_clips": False, "target_draw": "rare"}
+    if {"pair_same_share", "per_intensity"} <= set(values):  # whole presets from before the two sizes could differ
+        older |= {"cls_size": values["size"]}
+    return older | values
+
 # %% ../nbs/0_start/03_presets.ipynb #3ae48ca7
 def _part_of(names) -> type:
     "The smallest part of a preset that has fields of all these names, or else `Preset`."
     parts = (FrameValues, LossValues, GeneratorValues, ClassifierValues, SimulationValues)
     fitting = [part for part in parts if set(names) <= {field.name for field in fields(part)}]
     return min(fitting, key=lambda part: len(fields(part)), default=Preset)
+
+
+def preset_from(values: dict):
+    "The preset, or the part of one, that a file holds as {field: value}; see `as_made` for fields that it lacks."
+    known, part = {field.name for field in fields(Preset)}, _part_of(values)
+    return part(**{k: tuple(v) if isinstance(v, list) else v for k, v in as_made(values).items() if k in known})
+
+
 def read_card(folder) -> tuple:
     """The card of a weights folder, and what is written on it: a `Preset`, or the part of one that made the weights.
 
-    Fields that are newer than a card get the paper's values. WeightsError names the file that cannot be read.
+    Fields that are newer than a card: see `as_made`. WeightsError names the file that cannot be read.
     """
-    path, known = Path(folder) / "card.json", {field.name for field in fields(Preset)}
+    path = Path(folder) / "card.json"
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in card["preset"].items() if k in known}
-        part = _part_of(card["preset"])
-        if part is Preset:
-            values.setdefault("cls_size", values["size"])  # cards from before the two could differ
-        return card, part(**values)
+        return card, preset_from(card["preset"])
     except (OSError, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise WeightsError(f"{path}: no readable weights card ({error}); train again or restore the file.") from error
 

@@ -1,4 +1,5 @@
 """Training the generators: many processes, killed runs, full disks, the paper's size; and what the pictures obey."""
+import json
 import os
 import signal
 import subprocess
@@ -15,10 +16,11 @@ from aufacs_nb.facs import au_columns, intensity_to_unit
 from aufacs_nb.generation.networks import ARCHITECTURES, build_critic, build_generator
 from aufacs_nb.generation.losses import (critic_loss, expression_loss, generator_adversarial_loss, identity_loss,
                                          idiosyncratic_loss, total_loss)
-from aufacs_nb.presets import PAPER, SMALL, TINY, GeneratorValues
+from aufacs_nb.presets import PAPER, SMALL, TINY, GeneratorValues, WeightsError
 from aufacs_nb.registration.collections import sample_registered
-from aufacs_nb.generation.runs import load_generator, train_generator
-from aufacs_nb.generation.training import GeneratorTrainer, PairSampler, TrainingError, train_step
+from aufacs_nb.generation.runs import expression_estimates, load_critic, load_generator, train_generator
+from aufacs_nb.generation.training import (GeneratorTrainer, PairSampler, RowSampler, TrainingError, clip_keys, rarity,
+                                           train_step)
 
 TRAIN = """
 import sys, time, torch
@@ -158,6 +160,54 @@ def test_resume_with_another_preset(data, tmp_path):
     with pytest.raises(TrainingError, match="another preset .*gen_arch 'ganimation' → 'stargan'"):
         train_generator(frames, labels, subjects, replace(TINY, gen_arch="stargan"), tmp_path, steps=2, progress=False,
                         device="cpu")
+
+
+def test_checkpoints_and_cards_from_before_two_fields_say_what_made_them(data, tmp_path):
+    frames, labels, subjects = data
+    run = lambda preset, steps: train_generator(frames, labels, subjects, preset, tmp_path, steps=steps, device="cpu",
+                                                progress=False)
+    whole = run(TINY, 4)
+    for path in (tmp_path / "checkpoint" / "latest.json", tmp_path / "card.json"):
+        stored = json.loads(path.read_text())
+        del stored["preset"]["target_draw"], stored["preset"]["pair_across_clips"]
+        path.write_text(json.dumps(stored))
+    assert load_generator(tmp_path).preset == TINY
+    again = run(TINY, 4)
+    assert all(torch.equal(value, whole.state_dict()[name]) for name, value in again.state_dict().items())
+    with pytest.raises(TrainingError, match="target_draw 'rare' → 'plain'"):
+        run(replace(TINY, target_draw="plain"), 4)
+
+
+@pytest.mark.parametrize("way", ["rare", "plain"])
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_rows_are_drawn_as_their_weights_say(data, way, share):
+    """Shares of 60,000 draws against the weights, row by row: of all frames, and of the mates of each source."""
+    _, labels, subjects = data
+    keys = clip_keys(subjects.astype(str), subjects.astype(str))
+    source, target = RowSampler(labels, keys, replace(TINY, target_draw=way), seed=3).rows(60_000, share).T
+    weights = rarity(labels) if way == "rare" else np.ones(len(labels))
+    likely = np.where((keys[:, None] == keys) | (share == 0), weights, 0.0)
+    np.fill_diagonal(likely, 0.0)
+    likely /= likely.sum(1, keepdims=True)
+    expected = likely.mean(0)  # sources are drawn evenly
+    found = np.bincount(target, minlength=len(labels)) / len(target)
+    assert (source != target).all()
+    assert np.abs(found - expected).max() < 4 * np.sqrt(expected.max() / len(target))
+
+
+def test_the_critic_of_a_run(data, tmp_path):
+    frames, labels, subjects = data
+    values = replace(TINY, warmup_share=0.0)
+    train_generator(frames, labels, subjects, values, tmp_path, steps=2, progress=False, device="cpu")
+    critic = load_critic(tmp_path)
+    stored = load_file(tmp_path / "checkpoint" / "step_0000002.safetensors")
+    assert all(np.array_equal(value, stored[f"critic/{name}"]) for name, value in critic.state_dict().items())
+    assert not critic.training and critic.preset == values
+    read = expression_estimates(critic, frames, batch=7)
+    assert read.shape == (len(frames), 7) and 0 <= read.min() and read.max() <= 5
+    (tmp_path / "checkpoint" / "step_0000002.safetensors").write_bytes(b"cut off")
+    with pytest.raises(WeightsError, match="no critic"):
+        load_critic(tmp_path)
 
 
 def test_a_frame_that_is_broken_stops_the_run_and_is_named(data, tmp_path):

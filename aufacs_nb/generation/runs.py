@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LOSS_COLUMNS', 'optimiser_tensors', 'restore_optimiser', 'trainer_tensors', 'restore_trainer', 'save_checkpoint',
            'load_checkpoint', 'append_losses', 'cut_losses', 'ctrl_c', 'check_run', 'train_generator', 'LivePlot',
-           'load_generator']
+           'load_generator', 'load_critic', 'expression_estimates']
 
 # %% ../../nbs/2_generation/05_runs.ipynb #1afcd38e
 import csv
@@ -20,13 +20,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
-from .networks import ARCHITECTURES, GANimation, build_generator
-from ..presets import (GeneratorValues, WeightsError, get_preset, load_weights, save_weights, weights_folder,
-                               write_atomically)
+from .networks import ARCHITECTURES, Critic, GANimation, build_critic, build_generator
+from ..presets import (GeneratorValues, WeightsError, as_made, get_preset, load_weights, preset_from,
+                               save_weights, weights_folder, write_atomically)
+from ..tensors import frames_to_tensor
 from .training import GeneratorTrainer, PairSampler, TrainingError, train_step
 
 # %% ../../nbs/2_generation/05_runs.ipynb #2a89d214
@@ -99,6 +100,7 @@ def load_checkpoint(folder, trainer: GeneratorTrainer, **facts) -> bool:
     if not path.is_file():
         return False
     latest = json.loads(path.read_text(encoding="utf-8"))
+    latest["preset"] = as_made(latest.get("preset", {}))  # a checkpoint may be older than a field of the preset
     for name, value in json.loads(json.dumps(facts)).items():
         if latest.get(name) != value:
             change = _differs(latest.get(name), value)
@@ -309,3 +311,34 @@ def load_generator(name_or_folder="small", preset=None, arch: str | None = None)
                            "train it with train_generator or give another folder.") from error
     generator.card = card
     return generator.eval()
+
+# %% ../../nbs/2_generation/05_runs.ipynb #d89725de
+def load_critic(folder) -> Critic:
+    "The critic with D_exp (evaluation mode) of a run's folder, with `.preset`; WeightsError if it holds no learnt one."
+    path = Path(folder) / "checkpoint" / "latest.json"
+    try:
+        latest = json.loads(path.read_text(encoding="utf-8"))
+        with safe_open(path.with_name(latest["file"]), "pt") as stored:
+            names = list(stored.keys())
+            tensors = {k.removeprefix("critic/"): stored.get_tensor(k) for k in names if k.startswith("critic/")}
+        critic, learnt = build_critic(preset_from(latest["preset"])), "critic_optimiser/0.step" in names
+        critic.load_state_dict(tensors)
+    except (OSError, SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"{folder}: no critic ({error}). The critic lies in the checkpoint that train_generator "
+                           "leaves in its folder `out`; train a generator there, or give such a folder.") from error
+    if not learnt:
+        raise WeightsError(f"{folder}: the critic has not learnt yet, because step {latest['step']} belongs to the "
+                           "warm-up; train on, or with a smaller warmup_share.")
+    critic.preset = preset_from(latest["preset"])
+    return critic.eval()
+
+# %% ../../nbs/2_generation/05_runs.ipynb #9d0bfcc8
+@torch.inference_mode()
+def expression_estimates(critic: Critic, frames, batch: int = 64) -> np.ndarray:
+    "What D_exp of `load_critic` reads in frames uint8 (N, s, s, 3): intensities (N, n_aus) float32, clipped to 0–5."
+    preset, device = critic.preset, next(critic.parameters()).device
+    found = np.empty((len(frames), len(preset.aus)), np.float32)
+    for start in range(0, len(frames), batch):
+        images = frames_to_tensor(frames[start:start + batch], preset.size).to(device)
+        found[start:start + batch] = critic(images)[1].clamp(0, 1).mul(5).cpu()
+    return found

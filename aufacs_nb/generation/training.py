@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'PairBatch', 'rarity', 'augment_pairs', 'TrainingError', 'clip_keys', 'check_training_data',
-           'RowSampler', 'PairSampler', 'set_trainable', 'generator_parts', 'make_accelerator', 'average_gradients',
-           'Phase', 'phase_of', 'follow', 'GeneratorTrainer', 'update', 'critic_update', 'train_step']
+           'WeightedRows', 'target_weights', 'RowSampler', 'PairSampler', 'set_trainable', 'generator_parts',
+           'make_accelerator', 'average_gradients', 'Phase', 'phase_of', 'follow', 'GeneratorTrainer', 'update',
+           'critic_update', 'train_step']
 
 # %% ../../nbs/2_generation/04_training.ipynb #1afcd38e
 import math
@@ -74,18 +75,44 @@ def check_training_data(frames, labels, subjects, clips, pairs_needed=True) -> t
                             f"{len(clips)} clips: all four must have one length above 0.")
     if pairs_needed and np.bincount(clip_keys(subjects, clips)).max() < 2:
         raise TrainingError("no person has two frames in one clip, so there are no same-person pairs for the "
-                            "idiosyncratic loss; add frames, pass clips=None to pair across clips, or train without "
-                            "the loss (--lambda-ids 0).")
+                            "idiosyncratic loss; add frames, pair across clips (clips=None, or a preset with "
+                            "pair_across_clips=True), or train without the loss (--lambda-ids 0).")
     if len(np.unique(subjects)) == 1:
         warnings.warn(f"all {len(frames)} frames show one person ({subjects[0]}): the generator will know no other")
     return labels, subjects, clips
 
 # %% ../../nbs/2_generation/04_training.ipynb #eda7deeb
-def _draw(rows: np.ndarray, random: torch.Generator, weights=None) -> int:
-    "One of `rows` (n,): all are as likely, or in proportion to `weights` (N,) of the frame table."
-    if weights is None:
-        return int(rows[torch.randint(len(rows), (1,), generator=random).item()])
-    return int(rows[torch.multinomial(weights[rows], 1, generator=random).item()])
+class WeightedRows:
+    "Draws rows in proportion to `weights` (N,) > 0, among all or within a group; keys: (N,) int, 0, 1, … of each row."
+
+    def __init__(self, keys: np.ndarray, weights: np.ndarray):
+        self.keys, self.order = keys, np.argsort(keys, kind="stable")  # order: rows, one group after another
+        self.place = np.empty_like(self.order)
+        self.place[self.order] = np.arange(len(keys))
+        self.ends = np.concatenate([[0.0], np.cumsum(weights[self.order])])
+        self.first = np.searchsorted(keys[self.order], np.arange(keys.max() + 2))  # where each group begins
+
+    def draw(self, rows: np.ndarray, together: np.ndarray, points: np.ndarray) -> np.ndarray:
+        """For each of `rows` (n,) another row: of its group where `together` (n,), else of all; itself if it is alone.
+
+        points: (n,) in [0, 1), where on the line.
+        """
+        place, key = self.place[rows], self.keys[rows]
+        start = np.where(together, self.first[key], 0)
+        stop = np.where(together, self.first[key + 1], len(self.order))
+        own = self.ends[place + 1] - self.ends[place]
+        marks = self.ends[start] + points * (self.ends[stop] - self.ends[start] - own)
+        marks += np.where(marks >= self.ends[place], own, 0)  # steps over the row itself
+        found = np.clip(np.searchsorted(self.ends, marks, side="right") - 1, start, stop - 1)
+        beside = np.where(place + 1 < stop, place + 1, np.maximum(place - 1, start))
+        return self.order[np.where(found == place, beside, found)]  # rounding may end on the row itself
+
+# %% ../../nbs/2_generation/04_training.ipynb #df3cf106
+def target_weights(labels: np.ndarray, draw: str) -> np.ndarray:
+    "How likely each frame (N,) is a target: by its `rarity` if `draw` is 'rare', all alike if 'plain'."
+    if draw not in ("plain", "rare"):
+        raise TrainingError(f"target_draw is {draw!r}: choose plain or rare.")
+    return rarity(labels) if draw == "rare" else np.ones(len(labels))
 
 
 class RowSampler:
@@ -93,28 +120,29 @@ class RowSampler:
 
     def __init__(self, labels: np.ndarray, keys: np.ndarray, preset: GeneratorValues, seed: int = 0):
         self.labels, self.keys, self.preset = labels, keys, preset
-        self.random, self.weights = torch.Generator().manual_seed(seed), torch.tensor(rarity(labels))
-        self.mates = [np.flatnonzero(keys == key) for key in range(keys.max() + 1)]
+        self.random = torch.Generator().manual_seed(seed)
+        self.targets = WeightedRows(keys, target_weights(labels, preset.target_draw))
         self.everyone, self.neutral = np.arange(len(labels)), np.flatnonzero(labels.sum(1) == 0)
 
     def rows(self, n: int, same_share: float) -> np.ndarray:
         "Rows (n, 2) of `n` sources and of their targets; `same_share` of the targets (drawn one by one) are mates."
-        draws = torch.rand(2, n, generator=self.random)
-        calm = self.neutral if len(self.neutral) else self.everyone
-        sources = [_draw(calm if k < self.preset.neutral_share else self.everyone, self.random) for k in draws[0]]
-        mates = [self.mates[self.keys[s]] if k < same_share else self.everyone for s, k in zip(sources, draws[1])]
-        mates = [m[m != s] if len(m) > 1 else m for s, m in zip(sources, mates)]  # oneself only if one is alone
-        return np.array([(s, _draw(m, self.random, self.weights)) for s, m in zip(sources, mates)])
+        calm, any_row, same, point = torch.rand(4, n, generator=self.random, dtype=torch.float64).numpy()
+        pick = lambda rows: rows[(any_row * len(rows)).astype(int)]
+        neutral = pick(self.neutral if len(self.neutral) else self.everyone)
+        sources = np.where(calm < self.preset.neutral_share, neutral, pick(self.everyone))
+        return np.stack([sources, self.targets.draw(sources, same < same_share, point)], axis=1)
 
 # %% ../../nbs/2_generation/04_training.ipynb #54a7312e
 class PairSampler(RowSampler):
     """Draws batches of pairs. frames: uint8 (N, H, W, 3); labels: (N, n_aus) in [0, 1]; subjects, clips: (N,) str.
 
-    `preset`: a `GeneratorValues` or a preset's name. TrainingError or LabelError: see `check_training_data`.
+    `preset`: a `GeneratorValues` or a preset's name; with its `pair_across_clips`, clips do not matter.
+    TrainingError or LabelError: see `check_training_data`.
     """
 
     def __init__(self, frames, labels, subjects, preset: GeneratorValues | str, seed: int = 0, clips=None):
         preset = get_preset(preset)
+        clips = None if preset.pair_across_clips else clips
         labels, self.subjects, clips = check_training_data(frames, labels, subjects, clips, preset.lambda_ids)
         super().__init__(labels, clip_keys(self.subjects, clips), preset, seed)
         self.frames = frames
