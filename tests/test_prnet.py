@@ -14,7 +14,10 @@ from aufacs_nb.registration.prnet import (PRNet, PRNetTrainer, PRNetValues, Weig
                                           held_out_faces, landmark_error, load_prnet, position_maps, prnet_values,
                                           render_pool, to_map_values, train_prnet, training_step, vertices_from_maps,
                                           weight_mask)
-from aufacs_nb.registration.published_prnet import (fit_prnet_68, import_tensorflow, masked_crc, tensorflow_names,
+from aufacs_nb.registration.planar import LANDMARKS_68
+from aufacs_nb.registration.published_prnet import (UV_KEYPOINTS, PublishedPRNet, fit_any_prnet, fit_prnet_68,
+                                                    fit_published, import_tensorflow, masked_crc, mesh_from_map,
+                                                    open_prnet, published_places, tensorflow_names,
                                                     tensorflow_variables)
 from aufacs_nb.presets import weights_folder
 
@@ -251,6 +254,28 @@ def test_sixty_eight_points_of_an_imported_network(checkpoint):
     picture = np.random.default_rng(0).integers(0, 256, (120, 100, 3), np.uint8)
     points = fit_prnet_68(checkpoint[1], [picture], [Square(50, 60, 90)])
     assert points.shape == (1, 68, 3) and np.isfinite(points).all()
+
+
+def test_vertices_are_read_where_the_keypoints_say():
+    places = published_places()
+    columns, rows = torch.meshgrid(torch.arange(256.), torch.arange(256.), indexing="xy")
+    maps = torch.stack([columns, rows, columns * 0])[None] / 256 / 1.1   # the face looks like the chart
+    assert torch.allclose(mesh_from_map(maps)[0, :, :2] * 256 - .5, torch.tensor(places, dtype=torch.float32), atol=1e-3)
+    assert np.linalg.norm(places[LANDMARKS_68] - UV_KEYPOINTS.T, axis=1).mean() < 1.5
+    nearer = mesh_from_map(torch.stack([columns, rows, 256 - rows])[None] / 256 / 1.1)[0, :, 2]
+    assert np.corrcoef(nearer, places[:, 1])[0, 1] > .999, "what is high in the map is near, so its depth is small"
+
+
+def test_any_weights_are_opened_by_what_names_them(checkpoint, tmp_path):
+    prefix, network = checkpoint
+    ways = prefix, f"{prefix}.index", f"{prefix}.data-00000-of-00001", prefix.parent
+    opened = [open_prnet(way) for way in ways]
+    assert all(isinstance(each, PublishedPRNet) for each in opened) and not isinstance(open_prnet(), PublishedPRNet)
+    picture = np.random.default_rng(0).integers(0, 256, (120, 100, 3), np.uint8)
+    where = [picture], [Square(50, 60, 90)]
+    assert np.allclose(fit_any_prnet(opened[3], *where), fit_published(network, *where), atol=1e-3)
+    with pytest.raises(WeightsError, match="ends in .index beside one"):
+        open_prnet(tmp_path)
 
 
 @pytest.fixture

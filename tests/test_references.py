@@ -224,3 +224,44 @@ def test_memory_does_not_grow_with_the_film(tmp_path, method):
         tracemalloc.stop()
     shapes = 0 if method == "mean" else 2.5 * (1000 - 200) * 468 * 3 * 4  # bounded by MOST_SHAPES
     assert peaks[1000] < 1.3 * peaks[200] + shapes
+
+
+@pytest.fixture
+def balanced(tmp_path):
+    "A balanced set of two people: no `valid`, no meshes; A is at rest first in row 3, B never."
+    labels = pd.DataFrame({"AU06": [5, 0, 1, 0, 0, 2], "AU12": [0, 3, 0, 0, 0, np.nan]}, dtype=np.float32)
+    rows = pd.DataFrame({"au": 6, "intensity": labels.AU06.astype(int), "subject": ["B", "A"] * 2 + ["A", "B"],
+                         "registration": "procrustes"})
+    (tmp_path / "set").mkdir()
+    np.save(tmp_path / "set" / "frames.npy", noise(6, 8, 8, 3))
+    pd.concat([rows, labels], axis=1).to_parquet(tmp_path / "set" / "manifest.parquet", index=False)
+    return tmp_path / "set"
+
+
+def test_a_balanced_set_is_normalised_by_its_own_people(balanced, tmp_path):
+    frames = np.load(balanced / "frames.npy")
+    normalize_registered(balanced, tmp_path / "mean", "mean", progress=False)
+    assert np.array_equal(open_references(tmp_path / "mean")["A"].image, make_reference(frames, [1, 3, 4]).image)
+    table = pd.read_parquet(tmp_path / "mean" / "manifest.parquet")
+    assert (table.registration == "procrustes minus mean").all() and table.intensity.tolist() == [5, 0, 1, 0, 0, 2]
+    assert open_registered(tmp_path / "mean").manifest.registration.unique().tolist() == ["procrustes minus mean"]
+    with pytest.raises(ValueError, match="'B' .* no frame without any AU: name one with --neutral SUBJECT=ROW"):
+        normalize_registered(balanced, tmp_path / "au0", "au0", progress=False)
+    assert not (tmp_path / "au0").exists()
+    normalize_registered(balanced, tmp_path / "au0", "au0", {"B": 2}, progress=False)
+    rows = pd.read_parquet(tmp_path / "au0" / "manifest.parquet").groupby("subject").reference_row.first()
+    assert rows.to_dict() == {"A": 3, "B": 2}
+    assert np.array_equal(open_references(tmp_path / "au0")["A"].image, frames[3])
+
+
+def test_differences_say_what_they_are(folder, tmp_path):
+    (folder / "registration.json").write_text(json.dumps({"method": "prnet"}))
+    normalize_registered(folder, tmp_path / "out", "au0", progress=False)
+    assert set(open_registered(tmp_path / "out").manifest.registration) == {"prnet minus au0"}
+    assert set(open_registered(folder).manifest.registration) == {"prnet"}
+    drawn = open_registered(tmp_path / "out").manifest.drop(columns=["reference", "reference_row"])
+    (tmp_path / "drawn").mkdir()  # as `resample --method real` draws from differences
+    np.save(tmp_path / "drawn" / "frames.npy", np.load(tmp_path / "out" / "frames.npy"))
+    drawn.to_parquet(tmp_path / "drawn" / "manifest.parquet")
+    with pytest.raises(ValueError, match="holds differences already"):
+        normalize_registered(tmp_path / "drawn", tmp_path / "twice", progress=False)

@@ -1,6 +1,7 @@
 """Registration of what people really bring: half faces, tiny faces, giant pictures, broken and uneven films."""
 import json
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -16,7 +17,7 @@ from skimage.data import astronaut
 from aufacs_nb.simulation.appearance import sample_person
 from aufacs_nb.simulation.camera import render_person
 from aufacs_nb.databases import DatabaseError, file_manifest, folder_manifest, read_image, timed_frames
-from aufacs_nb.registration import collections
+from aufacs_nb.registration import collections, planar
 from aufacs_nb.registration.detection import FaceLandmarker, NoFaceError
 from aufacs_nb.registration.collections import open_registered, register_manifest, register_photo
 
@@ -258,3 +259,70 @@ def test_registered_table_reads_as_expected(tmp_path, talk):
     assert result.vertices.shape == (6, 468, 3) and result.select([True] * 3 + [False] * 3).vertices.shape[0] == 3
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "frames.npy", "manifest.parquet", "registration.json", "vertices.npy"]
+
+
+# whose points
+
+class Played:
+    "In place of dlib: the landmark network's 68 points, moved by `shift`; remembers its model."
+    shift, opened = (0, 0), []
+
+    def __init__(self, path):
+        self.opened.append(path)
+
+    def find(self, image, boxes):
+        faces = FaceLandmarker.from_pretrained().find_all([image])[0]
+        return faces[0].landmarks[None, planar.LANDMARKS_68, :2] + self.shift
+
+
+def test_dlibs_points_move_the_picture_and_a_folder_keeps_to_its_choice(monkeypatch, tmp_path):
+    Image.fromarray(astronaut()).save(tmp_path / "me.png")
+    table, model = file_manifest(tmp_path / "me.png"), tmp_path / "shape.dat"
+    model.write_bytes(b"weights")
+    monkeypatch.setattr(collections, "DlibLandmarker", Played)
+    options = dict(size=96, method="procrustes", progress=False)
+    usual = register_manifest(table, tmp_path / "usual", **options)
+    same = register_manifest(table, tmp_path / "same", landmarks=model, **options)
+    assert np.array_equal(usual.frames, same.frames) and np.array_equal(usual.vertices, same.vertices)
+    monkeypatch.setattr(Played, "shift", (30, 0))
+    moved = register_manifest(table, tmp_path / "moved", landmarks=model, **options)
+    step = round(30 * planar.align_transform(FaceLandmarker.from_pretrained().find_one(astronaut()).landmarks, 96).scale)
+    left, right = moved.frames[0].astype(int), usual.frames[0].astype(int)
+    assert step > 5 and 3 * np.abs(left[:, :-step] - right[:, step:]).mean() < np.abs(left - right).mean()
+    said = json.loads((tmp_path / "moved" / "registration.json").read_text())["landmarks"]
+    assert re.fullmatch("dlib [0-9a-f]{12}", said) and Played.opened == [model] * 2
+    assert "landmarks" not in json.loads((tmp_path / "usual" / "registration.json").read_text())
+    with pytest.raises(ValueError, match=f"landmarks {said} instead of usual"):
+        register_manifest(table, tmp_path / "moved", **options)
+    model.write_bytes(b"other weights")
+    with pytest.raises(ValueError, match=f"landmarks {said} instead of dlib"):
+        register_manifest(table, tmp_path / "moved", landmarks=model, **options)
+
+
+def test_real_dlib_registers(tmp_path):
+    pytest.importorskip("dlib")
+    Image.fromarray(astronaut()).save(tmp_path / "me.png")
+    table, options = file_manifest(tmp_path / "me.png"), dict(size=96, method="procrustes", progress=False)
+    try:
+        theirs = register_manifest(table, tmp_path / "dlib", landmarks="dlib", **options)
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    ours = register_manifest(table, tmp_path / "ours", **options)
+    apart = np.abs(theirs.frames[0].astype(int) - ours.frames[0])[20:80, 25:70].mean()
+    assert 0 < apart < 25
+
+
+def test_what_is_missing_is_said_before_a_folder_is_begun(monkeypatch, tmp_path, aufacs_command):
+    Image.fromarray(astronaut()).save(tmp_path / "me.png")
+    table, out = file_manifest(tmp_path / "me.png"), tmp_path / "out"
+    cases = {"--method prnet": dict(prnet="small"), "68 points are no mesh": dict(landmarks="dlib"),
+             "nowhere.dat: no such file": dict(method="procrustes", landmarks="nowhere.dat"),
+             "ends in .index": dict(method="prnet", prnet=tmp_path)}
+    for message, options in cases.items():
+        with pytest.raises((ValueError, OSError), match=message):
+            register_manifest(table, out, progress=False, **options)
+    (tmp_path / "shape.dat").write_bytes(b"no model")
+    monkeypatch.setitem(sys.modules, "dlib", None)
+    with pytest.raises(ImportError, match=r"pip install 'aufacs_nb\[dlib\]'"):
+        register_manifest(table, out, method="procrustes", landmarks=tmp_path / "shape.dat", progress=False)
+    assert not out.exists()

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'STRETCH_BYTES', 'MEASURES', 'check_method', 'dense_landmarks', 'register_faces', 'register_photo',
-           'RegisteredFrames', 'open_registered', 'sample_registered', 'Stretch', 'stretches', 'find_stretch',
-           'FaceChoice', 'Painted', 'paint_stretch', 'register_manifest']
+           'RegisteredFrames', 'registration_of', 'open_registered', 'sample_registered', 'Stretch', 'stretches',
+           'find_stretch', 'FaceChoice', 'Painted', 'Models', 'load_models', 'paint_stretch', 'register_manifest']
 
 # %% ../../nbs/1_registration/07_collections.ipynb #1dc8d600
 import hashlib
@@ -26,11 +26,11 @@ import torch
 from numpy.lib.format import open_memmap
 from tqdm.auto import tqdm
 
-from .planar import align_and_mask
+from .planar import DlibLandmarker, align_and_mask, find_dlib_model
 from ..databases import VIDEO_SUFFIXES, DatabaseError, check_manifest, read_image, sample_database, timed_frames
 from .detection import FaceLandmarker, check_picture, square_from_landmarks
-from ..presets import write_atomically
-from .prnet import fit_prnet, load_prnet
+from ..presets import weights_folder, write_atomically
+from .published_prnet import PublishedPRNet, fit_any_prnet, open_prnet, published_prefix
 from .frontal import (Registered, frontal_pixels, head_pose, position_map, register_face,
                                             uv_texture)
 from .tracking import STRETCH, FaceLinker, track_stretch
@@ -47,23 +47,27 @@ def check_method(method: str) -> str:
 
 # %% ../../nbs/1_registration/07_collections.ipynb #39dae4e8
 def dense_landmarks(images, landmarks, method: str, prnet=None):
-    "Landmarks by which `method` registers faces that detection found: its own, or those of `prnet` (`load_prnet()`)."
+    "Landmarks by which `method` registers faces that detection found: its own, or those of `prnet` (`open_prnet()`)."
     if check_method(method) != "prnet" or not len(images):
         return landmarks
-    return fit_prnet(prnet or load_prnet(), images, [square_from_landmarks(points) for points in landmarks])
+    return fit_any_prnet(prnet or open_prnet(), images, [square_from_landmarks(points) for points in landmarks])
 
 # %% ../../nbs/1_registration/07_collections.ipynb #a6468547
-def _register_flat(image, landmarks, size: int) -> Registered:
+def _register_flat(image, landmarks, size: int, points=None) -> Registered:
     "A face aligned in the plane (§4.3). visible: where the photograph has pixels; pose and vertices as in 3D."
-    picture, inside = align_and_mask(image, landmarks, size)
+    picture, inside = align_and_mask(image, landmarks if points is None else points, size)
     return Registered(picture, inside, float(inside.mean()), *head_pose(landmarks), frontal_pixels(landmarks, size))
 
 
-def register_faces(images, landmarks, size: int = 224, method: str = "mesh", fill: str = "black") -> list:
-    "Register one face of each image (H, W, 3) uint8 by its `dense_landmarks`: a list of `Registered`. fill: in 3D."
+def register_faces(images, landmarks, size: int = 224, method: str = "mesh", fill: str = "black", points=None) -> list:
+    """Register one face of each image (H, W, 3) uint8 by its `dense_landmarks`: a list of `Registered`.
+
+    fill: what is hidden in 3D. points: 68 of each face (n, 68, 2) for 'procrustes'; None: those of the landmarks.
+    """
     if check_method(method) == "procrustes":
-        return [_register_flat(image, points, size) for image, points in zip(images, landmarks)]
-    return [register_face(image, points, size, fill) for image, points in zip(images, landmarks)]
+        flat = [None] * len(images) if points is None else points
+        return [_register_flat(*each, size, own) for *each, own in zip(images, landmarks, flat)]
+    return [register_face(image, mesh, size, fill) for image, mesh in zip(images, landmarks)]
 
 # %% ../../nbs/1_registration/07_collections.ipynb #1ffc4fe1
 def register_photo(
@@ -101,15 +105,22 @@ class RegisteredFrames(NamedTuple):
                                 vertices)
 
 # %% ../../nbs/1_registration/07_collections.ipynb #8fabc563
+def registration_of(folder) -> str:
+    "How the frames in a folder were made: by one of `METHODS`, or as differences, such as 'mesh minus au0'."
+    files = [Path(folder) / name for name in ("registration.json", "normalization.json")]
+    made, changed = (json.loads(file.read_text()) if file.is_file() else {} for file in files)
+    method = changed.get("registration") or made.get("method", "mesh")
+    return f"{method} minus {changed['method']}" if changed else method
+
+
 def open_registered(folder) -> RegisteredFrames:
     "Open a folder written by `register_manifest`; FileNotFoundError says what is missing and how to make it."
     folder = Path(folder)
     if not (folder / "manifest.parquet").is_file() or not (folder / "frames.npy").is_file():
         raise FileNotFoundError(f"{folder}: no finished registration (frames.npy and manifest.parquet); "
                                 f"run `aufacs register INPUT --out {folder}`, it resumes where it stopped.")
-    vertices, settings = folder / "vertices.npy", folder / "registration.json"
-    method = json.loads(settings.read_text())["method"] if settings.is_file() else "mesh"
-    table = pd.read_parquet(folder / "manifest.parquet").assign(registration=method)
+    table = pd.read_parquet(folder / "manifest.parquet").assign(registration=registration_of(folder))
+    vertices = folder / "vertices.npy"
     return RegisteredFrames(np.load(folder / "frames.npy", mmap_mode="r"), table,
                             np.load(vertices, mmap_mode="r") if vertices.is_file() else None)
 
@@ -292,14 +303,62 @@ def _measure(face, time, faces: int, result=None) -> list:
     box = [round(float(v), 2) for v in face.box]
     return [time, face.face_id, faces, *box, face.score, result.yaw, result.pitch, result.roll, result.share, True]
 
+# %% ../../nbs/1_registration/07_collections.ipynb #f5548a24
+def _named(kind: str, path) -> str:
+    "The kind of a model and the first digits of its file's SHA-256."
+    with open(path, "rb") as file:
+        return f"{kind} {hashlib.file_digest(file, 'sha256').hexdigest()[:12]}"
+
+
+class Models(NamedTuple):
+    "What finds points after detection: a PRNet, a `DlibLandmarker`, or None. settings: which, where it is not usual."
+
+    prnet: torch.nn.Module | None = None
+    dlib: DlibLandmarker | None = None
+    settings: dict = {}
+
+    def points(self, images, boxes):
+        "dlib's points (n, 68, 2) of the faces in boxes (n, 4), one of each image; None without dlib."
+        found = [self.dlib.find(image, [box])[0] for image, box in zip(images, boxes)] if self.dlib else []
+        return np.array(found).reshape(-1, 68, 2) if self.dlib else None
+
+# %% ../../nbs/1_registration/07_collections.ipynb #82c3e621
+def _other_prnet(source, device) -> Models:
+    "The PRNet that the user names: a folder of ours, or the authors' checkpoint."
+    network, prefix = open_prnet(source, device), published_prefix(source)
+    file = f"{prefix}.data-00000-of-00001" if prefix else weights_folder(source, "prnet") / "weights.safetensors"
+    kind = "published" if isinstance(network, PublishedPRNet) else "ours"
+    return Models(prnet=network, settings={"prnet": _named(kind, file)})
+
+
+def load_models(method: str = "mesh", landmarks="facemesh", prnet=None, device: str = "cpu") -> Models:
+    """The `Models` for a method of `METHODS`; ValueError, ImportError or FileNotFoundError says what is missing.
+
+    landmarks: 'facemesh'; for 'procrustes' also 'dlib', or the file of dlib's model.
+    prnet: for 'prnet', see `open_prnet`.
+    """
+    check_method(method)
+    if prnet is not None and method != "prnet":
+        raise ValueError(f"prnet={str(prnet)!r} is for method 'prnet' (--method prnet), not {method!r}.")
+    if landmarks != "facemesh" and method != "procrustes":
+        raise ValueError(f"landmarks={str(landmarks)!r}: 68 points are no mesh; choose method 'procrustes' (--method "
+                         f"procrustes), not {method!r}.")
+    if method == "prnet":
+        return Models(prnet=open_prnet(device=device)) if prnet is None else _other_prnet(prnet, device)
+    if landmarks == "facemesh":
+        return Models()
+    file = find_dlib_model(None if landmarks == "dlib" else landmarks)
+    return Models(dlib=DlibLandmarker(file), settings={"landmarks": _named("dlib", file)})
+
 # %% ../../nbs/1_registration/07_collections.ipynb #502206d1
 def paint_stretch(stretch: Stretch, found: list, chosen: list, size: int, method: str, fill: str, uv: int | None,
-                  prnet=None) -> Painted:
+                  models=Models()) -> Painted:
     "Register the chosen faces of a stretch; frames without one stay black."
     there = [k for k, face in enumerate(chosen) if face is not None]
     images = [stretch.images[k] for k in there]
-    landmarks = dense_landmarks(images, [chosen[k].landmarks for k in there], method, prnet)
-    results = dict(zip(there, register_faces(images, landmarks, size, method, fill)))
+    landmarks = dense_landmarks(images, [chosen[k].landmarks for k in there], method, models.prnet)
+    points = models.points(images, [chosen[k].box for k in there])
+    results = dict(zip(there, register_faces(images, landmarks, size, method, fill, points)))
     arrays = _empty_arrays(len(chosen), size, uv)
     for (k, result), image, points in zip(results.items(), images, landmarks):
         arrays["frames"][k], arrays["vertices"][k] = result.image, result.vertices
@@ -337,9 +396,11 @@ def _claim(state: Path, wanted: dict) -> None:
     "Write down what a folder will hold; ValueError if it holds something else."
     if not state.is_file():
         write_atomically(state, lambda path: path.write_text(json.dumps(wanted, indent=1) + "\n"))
-    elif json.loads(state.read_text())["fingerprint"] != wanted["fingerprint"]:
-        raise ValueError(f"{state.parent} holds another registration (other frames, size or method): choose another "
-                         "--out.")
+    elif (there := json.loads(state.read_text()))["fingerprint"] != wanted["fingerprint"]:
+        names = [key for key in {**there, **wanted} if key != "fingerprint" and there.get(key) != wanted.get(key)]
+        said = [f"{key} {there.get(key, 'usual')} instead of {wanted.get(key, 'usual')}" for key in names]
+        raise ValueError(f"{state.parent} holds another registration ({', '.join(said) or 'other frames'}): choose "
+                         "another --out.")
 
 
 def _whole_lines(progress: Path) -> list:
@@ -474,12 +535,14 @@ def register_manifest(
     device: str = "cpu",      # where networks compute, "cpu" or "cuda"; a landmarker that is given has its own
     on_error: str = "raise",  # or "skip": frames that cannot be read are marked as not valid
     progress: bool = True,    # show a progress bar
+    landmarks="facemesh",     # for "procrustes": or "dlib", or the file of dlib's model
+    prnet=None,               # for "prnet": other weights than the shipped ones, see `open_prnet`
 ) -> RegisteredFrames:
     "Register every frame of a manifest; resumes an interrupted run, constant memory, same bytes for any `n_jobs`."
-    faults, settings = _Faults(on_error), {"size": size, "method": check_method(method), "fill": fill, "uv": uv}
-    work = _Work(Path(out), check_manifest(manifest).reset_index(drop=True), settings)
+    faults, models = _Faults(on_error), load_models(method, landmarks, prnet, device)
+    values = {"size": size, "method": method, "fill": fill, "uv": uv}
+    work = _Work(Path(out), check_manifest(manifest).reset_index(drop=True), values | models.settings)
     if not work.finished:
         find = partial(find_stretch, landmarker or FaceLandmarker.from_pretrained(device=device))
-        paint = partial(paint_stretch, **settings, prnet=load_prnet(device=device) if method == "prnet" else None)
-        _register_rest(work, find, paint, faults, n_jobs, progress)
+        _register_rest(work, find, partial(paint_stretch, **values, models=models), faults, n_jobs, progress)
     return open_registered(work.out)

@@ -19,6 +19,7 @@ from numpy.lib.format import open_memmap
 from tqdm.auto import tqdm
 
 from ..presets import write_atomically
+from .collections import registration_of
 
 # %% ../../nbs/1_registration/10_references.ipynb #d6d80193
 def seen_pixels(frames: np.ndarray) -> np.ndarray:
@@ -173,26 +174,34 @@ def live_differences(frames, reference: Reference | None = None):
 
 # %% ../../nbs/1_registration/10_references.ipynb #9a169e25
 def _source(folder: Path) -> tuple:
-    "Frames, meshes or None, and manifest of a registered folder, memory-mapped."
+    "Frames, meshes or None, and manifest of a registered folder or a balanced set, memory-mapped."
     if not (folder / "manifest.parquet").is_file():
         raise FileNotFoundError(f"{folder}: no finished registration; run `aufacs register INPUT --out {folder}`.")
-    if (folder / "normalization.json").is_file():
-        raise ValueError(f"{folder} holds differences already: give the folder they were made from.")
     table, meshes = pd.read_parquet(folder / "manifest.parquet"), folder / "vertices.npy"
+    if (folder / "normalization.json").is_file() or "minus" in " ".join(table.get("registration", [])):
+        raise ValueError(f"{folder} holds differences already: give the folder they were made from.")
     if table.subject.isna().any():
         raise ValueError(f"{folder}: {table.subject.isna().sum()} rows of the manifest have no subject: name them.")
+    if "valid" not in table:  # a balanced set
+        table = table.assign(valid=True)
     frames = np.load(folder / "frames.npy", mmap_mode="r")
     return frames, np.load(meshes, mmap_mode="r") if meshes.is_file() else None, table
 
+
+def _registrations(folder: Path, table: pd.DataFrame) -> pd.Series:
+    "How each row of a folder was registered."
+    return table.get("registration", pd.Series(registration_of(folder), table.index)).astype(str)
+
 # %% ../../nbs/1_registration/10_references.ipynb #470e8b56
-def _claim(folder: Path, out: Path, method: str) -> None:
+def _claim(folder: Path, out: Path, method: str, registration: str) -> None:
     "Make `out` a folder for differences, unfinished; ValueError if it holds something else, OSError if it cannot be."
     if out.is_dir() and any(out.iterdir()) and not (out / "normalization.json").is_file():
         raise ValueError(f"{out} holds something else: choose a new or an empty folder for the differences.")
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / "manifest.parquet").unlink(missing_ok=True)
-        settings = json.dumps({"method": method, "source": folder.name, "code": "128 + difference / 2, 0 = hidden"})
+        settings = json.dumps({"method": method, "source": folder.name, "registration": registration,
+                               "code": "128 + difference / 2, 0 = hidden"})
         write_atomically(out / "normalization.json", lambda path: path.write_text(settings + "\n"))
     except OSError as error:
         raise OSError(f"{out}: cannot write there ({error}): choose a folder you may write to.") from error
@@ -214,6 +223,16 @@ def _check_given(given: dict, people: dict, folder: Path) -> None:
         if np.ndim(neutral) == 0 and int(neutral) not in people[name]:
             raise ValueError(f"neutral frame {neutral} of {name!r}: that row of the manifest is another person's, or "
                              "has no face.")
+
+# %% ../../nbs/1_registration/10_references.ipynb #d2461270
+def _coded_neutral(table: pd.DataFrame, people: dict, given: dict) -> dict:
+    "{subject: first of their rows in which no AU is there}, without those `given`; ValueError names who has none."
+    strongest = table.filter(regex=r"^AU\d\d$").max(axis=1).to_numpy(float, na_value=np.nan)
+    calm = {name: rows[strongest[rows] == 0] for name, rows in people.items() if name not in given}
+    if without := [name for name, rows in calm.items() if not len(rows)]:
+        raise ValueError(f"{without[0]!r} ({len(without)} in all): no meshes (vertices.npy) to find a neutral frame, "
+                         "and no frame without any AU: name one with --neutral SUBJECT=ROW, or choose --method mean.")
+    return {name: int(rows[0]) for name, rows in calm.items()}
 
 # %% ../../nbs/1_registration/10_references.ipynb #7f0ccefd
 def _put(path: Path, row: int, values: np.ndarray) -> None:
@@ -249,8 +268,18 @@ def _write_differences(out: Path, frames, people: dict, make, progress: bool) ->
     return made
 
 # %% ../../nbs/1_registration/10_references.ipynb #a115a736
+def _described(table: pd.DataFrame, made: dict, found: dict, registrations) -> pd.DataFrame:
+    "The manifest with `reference`, `reference_row` and, where it is a set's, `registration`."
+    how = {name: each[0] for name, each in made.items()}
+    how |= {name: f"neutral frame {row}, without any AU" for name, row in found.items()}
+    row = {name: each[1] for name, each in made.items()}
+    more = {"registration": registrations} if "registration" in table else {}
+    return table.assign(reference=table.subject.map(how).astype(object).fillna("none: no face found"),
+                        reference_row=table.subject.map(row).fillna(-1).astype(int), **more)
+
+# %% ../../nbs/1_registration/10_references.ipynb #387a1d6b
 def normalize_registered(
-    folder,                    # registered frames (`aufacs register`)
+    folder,                    # registered frames (`aufacs register`), or a balanced set (`aufacs resample`)
     out,                       # folder for the differences, new or of an earlier run
     method: str = "mean",      # "au0" or "mean"
     given: dict | None = None, # neutral frames for "au0": {subject: row of the manifest, or picture (S, S, 3) uint8}
@@ -259,18 +288,17 @@ def normalize_registered(
     "Subtract each subject's reference from their frames (§4.5); constant memory, at most two passes."
     folder, out, given = Path(folder), Path(out), given or {}
     frames, vertices, table = _source(folder)
-    people = _rows_of_people(table)
+    people, registrations = _rows_of_people(table), _registrations(folder, table)
     _check_given(given, people, folder)
     if method not in REFERENCE_METHODS or method == "mean" and given:
         make_reference(frames, [], method, given=next(iter(given.values()), None))
-    _claim(folder, out, method)
+    found = _coded_neutral(table, people, given) if method == "au0" and vertices is None else {}
+    _claim(folder, out, method, registrations.iloc[0])
     made = _write_differences(out, frames, people, lambda name, rows: make_reference(
-        frames, rows, method, vertices, given.get(name)), progress)
+        frames, rows, method, vertices, (given | found).get(name)), progress)
     if vertices is not None:
         shutil.copyfile(folder / "vertices.npy", out / "vertices.npy")
-    how, row = ({name: each[k] for name, each in made.items()} for k in (0, 1))
-    table = table.assign(reference=table.subject.map(how).astype(object).fillna("none: no face found"),
-                         reference_row=table.subject.map(row).fillna(-1).astype(int))
+    table = _described(table, made, found, registrations + f" minus {method}")
     write_atomically(out / "manifest.parquet", lambda path: table.to_parquet(path, index=False))
     return out
 
