@@ -17,6 +17,7 @@ from .storage import AUClassifiers
 from .trunk import (N_CLASSES, Pixels, train_on_one_thread, build_classifier, hidden_maps, seeded,
                                         single_head, train_classifier, train_trunk)
 from .vgg16 import prefix
+from ..tensors import pick_device
 
 # %% ../../nbs/3_estimation/06_classifiers.ipynb #8bb43563
 def _au_rows(manifest, au: int) -> np.ndarray:
@@ -54,14 +55,14 @@ def distinct_rows(table) -> tuple[np.ndarray, np.ndarray]:
 MAX_MAPS = 2 << 30  # bytes of hidden maps that are kept; beyond it, networks are fed with pixels
 
 
-def _shared_inputs(model, frames, preset, views: int):
+def _shared_inputs(model, frames, preset, views: int, device="cpu"):
     "`HiddenMaps` of the frozen prefix of `model`, or `Pixels` where it is not frozen or the maps would be too large."
     pixels = Pixels(frames, preset)
     if model is None or len(frames) == 0:
         return pixels
     with torch.no_grad():
         one = prefix(model)(pixels.draw([0])).nbytes
-    return pixels if one * len(frames) * max(views, 1) > MAX_MAPS else hidden_maps(model, pixels, views)
+    return pixels if one * len(frames) * max(views, 1) > MAX_MAPS else hidden_maps(model, pixels, views, device=device)
 
 # %% ../../nbs/3_estimation/06_classifiers.ipynb #83fe45b5
 def _frozen_start(trunk, preset):
@@ -69,14 +70,14 @@ def _frozen_start(trunk, preset):
     return trunk if trunk is not None or preset.classifier == "slim" else build_classifier(preset)
 
 
-def _jobs(resampled, valid, preset, seed: int, trunk):
+def _jobs(resampled, valid, preset, seed: int, trunk, device="cpu"):
     "The arguments of `_train_one` for each AU."
     table, start = resampled.manifest, _frozen_start(trunk, preset)
     first, which = distinct_rows(table)
     views = preset.cls_epochs if preset.cls_augment else 0
-    with seeded(seed):
-        inputs = _shared_inputs(start, resampled.frames[first], preset, views)
-    seen = None if valid is None else _shared_inputs(start, valid[0], preset, 0)
+    with seeded(seed, device):
+        inputs = _shared_inputs(start, resampled.frames[first], preset, views, device)
+    seen = None if valid is None else _shared_inputs(start, valid[0], preset, 0, device)
     for i, au in enumerate(preset.aus):
         rows = _au_rows(table, au)
         yield (au, inputs.select(which[rows]), table["intensity"].to_numpy()[rows],
@@ -84,34 +85,34 @@ def _jobs(resampled, valid, preset, seed: int, trunk):
                single_head(trunk, i) if trunk is not None else start)
 
 # %% ../../nbs/3_estimation/06_classifiers.ipynb #aef02645
-def _train_one(work, au, *job):
+def _train_one(work, how: dict, au, *job):
     "(au, network, history) of one AU; `work`: `train_classifier`, or `train_on_one_thread` in one of many processes."
-    return (au, *work(*job, progress=False))
+    return (au, *work(*job, progress=False, **how))
 
 
-def _trained(jobs: list, n_jobs: int):
-    "The results of `_train_one`, as they come, from this process or from `n_jobs` others."
+def _trained(jobs: list, n_jobs: int, how: dict):
+    "The results of `_train_one`, as they come, from this process or from `n_jobs` others; `how`: device, precision."
     work = train_classifier if n_jobs == 1 else train_on_one_thread
-    return Parallel(n_jobs, return_as="generator")(delayed(_train_one)(work, *job) for job in jobs)
+    return Parallel(n_jobs, return_as="generator")(delayed(_train_one)(work, how, *job) for job in jobs)
 
 
-def _each_au(resampled, valid, preset, seed: int, trunk, n_jobs: int, progress: bool) -> tuple[dict, dict]:
+def _each_au(resampled, valid, preset, seed: int, trunk, n_jobs: int, progress: bool, how: dict) -> tuple[dict, dict]:
     "({au: network}, {name: history}) of one training for each AU of the preset."
-    jobs, models, history = list(_jobs(resampled, valid, preset, seed, trunk)), {}, {}
-    for au, model, rows in tqdm(_trained(jobs, n_jobs), "classifiers", len(jobs), disable=not progress):
+    jobs, models, history = list(_jobs(resampled, valid, preset, seed, trunk, how["device"])), {}, {}
+    for au, model, rows in tqdm(_trained(jobs, n_jobs, how), "classifiers", len(jobs), disable=not progress):
         models[au], history[au_column(au)] = model, rows
     return models, history
 
 # %% ../../nbs/3_estimation/06_classifiers.ipynb #5873136c
-def _networks(resampled, valid, preset, seed: int, trunk, n_jobs: int, progress: bool) -> tuple[dict, dict]:
+def _networks(resampled, valid, preset, seed: int, trunk, n_jobs: int, progress: bool, how) -> tuple[dict, dict]:
     "({au: network}, {name: history}): of the trunk, where the preset wants one, then of each AU."
     history = {}
     if trunk is None and preset.cls_trunk_epochs:
         labels = resampled.manifest[au_columns(preset.aus)].to_numpy(np.float32)
-        trunk, history["trunk"] = train_trunk(resampled.frames, labels, valid, preset, seed, progress, n_jobs)
+        trunk, history["trunk"] = train_trunk(resampled.frames, labels, valid, preset, seed, progress, n_jobs, **how)
     if trunk is not None and not preset.cls_epochs:
         return {au: single_head(trunk, i) for i, au in enumerate(preset.aus)}, history
-    models, each = _each_au(resampled, valid, preset, seed, trunk, n_jobs, progress)
+    models, each = _each_au(resampled, valid, preset, seed, trunk, n_jobs, progress, how)
     return models, history | each
 
 
@@ -132,12 +133,14 @@ def train_classifiers(
     progress: bool = True,
     trunk=None,            # network of `train_trunk` to start from; None trains one where the preset wants it
     n_jobs: int = 1,       # processes, one AU in each; 1 stays in this one
+    device=None,           # "cpu", "cuda"; None takes a GPU if there is one. The result is on the CPU
+    precision: str | None = None,  # "no" or "bf16"; None: "bf16" on GPUs that have it
 ) -> AUClassifiers:
     "Train one classifier for each AU of the preset on a balanced set (§3.3, §4.2.2)."
-    preset = get_preset(preset)
+    preset, how = get_preset(preset), {"device": pick_device(device), "precision": precision}
     _registration(resampled.manifest)  # refuses a mixture before hours of training, not after
     valid = _valid_pair(valid_frames, valid_manifest, preset.aus)
-    models, history = _networks(resampled, valid, preset, seed, trunk, n_jobs, progress)
+    models, history = _networks(resampled, valid, preset, seed, trunk, n_jobs, progress, how)
     classifiers = AUClassifiers(models, preset, _card(seed, resampled.manifest, history))
     if out is not None:
         classifiers.save(out)

@@ -29,6 +29,7 @@ from ..presets import WeightsError, weights_folder, write_atomically
 from ..registration.collections import (METHODS, FaceChoice, Stretch, dense_landmarks, find_stretch,
                                                 register_faces)
 from ..registration.tracking import FaceLinker
+from ..tensors import pick_device
 
 # %% ../../nbs/3_estimation/08_estimator.ipynb #aca00fc7
 class StreamItem(NamedTuple):
@@ -236,7 +237,7 @@ class AUReader:
 
     def __init__(self, classifiers: AUClassifiers, landmarker=None):
         self.classifiers, self.method = classifiers, _method_of(classifiers)
-        self.landmarker = landmarker or FaceLandmarker.from_pretrained()
+        self.landmarker = landmarker or FaceLandmarker.from_pretrained(device=classifiers.device.type)
 
     def batches(self, source, batch: int = 32, faces: str = "main", progress: bool = False):
         "Iterate over `Batch`es of a source; no more than one is in memory. faces: 'main' (one person) or 'all'."
@@ -275,21 +276,23 @@ def _noted(generator) -> str:
     return str(Path(name).resolve()) if Path(name).is_dir() else name
 
 
-def _ready(generator, preset):
-    "A generator for personalisation: loaded where only its name or folder is known."
-    return personal_generator(generator, preset) if isinstance(generator, str) else generator
+def _ready(generator, classifiers: AUClassifiers):
+    "A generator for personalisation: loaded, where only its name or folder is known, onto the classifiers' device."
+    if not isinstance(generator, str):
+        return generator
+    return personal_generator(generator, classifiers.preset).to(classifiers.device)
 
 # %% ../../nbs/3_estimation/08_estimator.ipynb #85ce6522
 class AUEstimator(AUReader):
-    "AU intensities of photographs, folders and videos. `generator`: a generator, or the name or folder of one."
-    def __init__(self, classifiers: AUClassifiers, generator="small", landmarker=None):
-        super().__init__(classifiers, landmarker)
+    "AU intensities of photographs, folders, videos. generator: one, or its name or folder. device: None, as it was."
+    def __init__(self, classifiers: AUClassifiers, generator="small", landmarker=None, device=None):
+        super().__init__(classifiers.to(device or classifiers.device), landmarker)
         self.generator = generator
     @classmethod
-    def from_pretrained(cls, name_or_folder="small") -> "AUEstimator":
-        "The shipped estimator ('small'), a folder of `aufacs train`, or one written by `save`; or WeightsError."
-        classifiers = AUClassifiers.from_pretrained(name_or_folder)
-        return cls(classifiers, _generator_name(name_or_folder, classifiers.card))
+    def from_pretrained(cls, name_or_folder="small", device=None) -> "AUEstimator":
+        "The shipped estimator, a folder of `aufacs train` or of `save`; or WeightsError. device: see `pick_device`."
+        classifiers, device = AUClassifiers.from_pretrained(name_or_folder), pick_device(device)
+        return cls(classifiers, _generator_name(name_or_folder, classifiers.card), device=device)
     def face(self, photo, face: int | None = None) -> np.ndarray:
         "Face number `face` from the left (None: the largest) of a photo, registered (224, 224, 3); or NoFaceError."
         image = photo if isinstance(photo, np.ndarray) else read_image(photo)
@@ -297,7 +300,7 @@ class AUEstimator(AUReader):
         return registered_by(self.method, [image], [chosen])[0]
     def personalize(self, photo, seed: int = 0, progress=None, face: int | None = None, **options) -> "AUEstimator":
         "A new estimator for a person in `photo` (path or array, best neutral); options: see `personalize` (§3.4)."
-        personal = personalize(self.classifiers, _ready(self.generator, self.classifiers.preset),
+        personal = personalize(self.classifiers, _ready(self.generator, self.classifiers),
                                self.face(photo, face), seed=seed, progress=progress, **options)
         return AUEstimator(personal, self.generator, self.landmarker)
     def save(self, folder) -> Path:

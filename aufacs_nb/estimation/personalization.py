@@ -175,8 +175,8 @@ def _lesson(classifiers: AUClassifiers, generator, frame):
     "For each AU: (network, hidden (n, …), targets (n, 6)) of its pictures."
     preset, chains = classifiers.preset, {au: layers(model) for au, model in classifiers.models.items()}
     pictures, _ = personal_images(generator, frame, classifiers.aus)
-    targets = torch.from_numpy(_targets(classifiers, generator))
-    images = standardise(pictures.reshape(-1, *pictures.shape[2:]), preset.cls_size, preset.cls_colour)
+    targets, device = torch.from_numpy(_targets(classifiers, generator)).to(classifiers.device), classifiers.device
+    images = standardise(pictures.reshape(-1, *pictures.shape[2:]), preset.cls_size, preset.cls_colour, device)
     start = first_trained(classifiers.models[classifiers.aus[0]], preset.per_layers)
     common = min(start, classifiers.common)
     shared = next(iter(chains.values()))[:common](images)
@@ -186,8 +186,8 @@ def _lesson(classifiers: AUClassifiers, generator, frame):
 
 # %% ../../nbs/3_estimation/07_personalization.ipynb #94766a1e
 def personalize(
-    classifiers: AUClassifiers,  # the generic ones; they stay as they are
-    generator,                   # makes the pictures, six for each AU (`personal_generator`)
+    classifiers: AUClassifiers,  # the generic ones, on any device; they stay as they are
+    generator,                   # makes the pictures, six for each AU (`personal_generator`), on its own device
     frame: np.ndarray,           # one registered frame (s, s, 3) uint8 of the person, neutral if possible
     epochs: int | None = None,   # None: the preset's (paper: 30)
     lr: float | None = None,     # None: the preset's (paper: 5e-6, for VGG16)
@@ -197,7 +197,7 @@ def personalize(
     "Classifiers for one person, fine-tuned on synthetic pictures made from one frame (§3.4, §4.2.3)."
     preset = classifiers.preset
     epochs, lr = preset.per_epochs if epochs is None else epochs, preset.per_lr if lr is None else lr
-    with seeded(seed), one_thread():
+    with seeded(seed, classifiers.device), one_thread():
         step, models = _reporter(progress, epochs * len(classifiers.aus)), {}
         for au, model, hidden, targets in _lesson(classifiers, generator, frame):
             models[au] = fine_tune(model, hidden, targets, epochs, lr, preset.per_layers, step)

@@ -18,7 +18,7 @@ from ..facs import AUS, au_column
 from ..presets import WeightsError, get_preset, load_weights, save_weights, weights_folder
 from .trunk import build_classifier
 from .vgg16 import N_CLASSES, expected_intensity
-from ..tensors import standardise
+from ..tensors import pick_device, standardise
 
 # %% ../../nbs/3_estimation/05_storage.ipynb #2f62a755
 def layers(model: nn.Module) -> nn.Sequential:
@@ -46,19 +46,23 @@ class SharedNetworks:
         self.models, self.preset = dict(models), get_preset(preset)
         self.common = common_layers(list(self.models.values()))
 
-    @property
-    def aus(self) -> tuple:
-        "The AU numbers, in the order of all outputs."
-        return tuple(self.models)
+    aus = property(lambda self: tuple(self.models), doc="The AU numbers, in the order of all outputs.")
+    device = property(lambda self: next(self.models[self.aus[0]].parameters()).device, doc="Where they compute.")
+
+    def to(self, device):
+        "Moves the networks to `device` ('cpu', 'cuda') and returns itself."
+        for model in self.models.values():
+            model.to(pick_device(device))
+        return self
 
     @torch.no_grad()
     def outputs(self, frames, upto: int | None = None, aus=None, batch: int = 64) -> torch.Tensor:
-        "uint8 (N, s, s, 3) → (N, n_aus, d): what the `layers` before number `upto` (None: all) return for `aus`."
+        "uint8 (N, s, s, 3) → (N, n_aus, d) on the CPU: what the `layers` before number `upto` (None: all) return."
         chains = [layers(self.models[au])[:upto] for au in aus or self.aus]
-        common, parts = chains[0][:self.common], []
+        common, parts, values = chains[0][:self.common], [], self.preset
         for i in range(0, len(frames), batch):
-            hidden = common(standardise(frames[i:i + batch], self.preset.cls_size, self.preset.cls_colour))
-            parts.append(torch.stack([chain[self.common:](hidden) for chain in chains], 1))
+            hidden = common(standardise(frames[i:i + batch], values.cls_size, values.cls_colour, self.device))
+            parts.append(torch.stack([chain[self.common:](hidden) for chain in chains], 1).cpu())
         return torch.cat(parts) if parts else torch.zeros(0, len(chains), N_CLASSES)
 
 # %% ../../nbs/3_estimation/05_storage.ipynb #2a1e70ad
@@ -111,7 +115,7 @@ def _check_base(folder, card: dict) -> None:
 def _delta(models: dict, base: dict, half: bool) -> dict:
     "Tensors by name in which `models` differ from `base`."
     return _halved({f"{au_column(au)}.{k}": v for au, model in models.items() for k, v in model.state_dict().items()
-                    if not torch.equal(v, base[au].state_dict()[k])}, half)
+                    if not torch.equal(v.cpu(), base[au].state_dict()[k])}, half)
 
 # %% ../../nbs/3_estimation/05_storage.ipynb #0844e29e
 def _with_delta(folder, base: dict, tensors: dict) -> dict:

@@ -75,7 +75,7 @@ def expected_intensity(probabilities) -> np.ndarray:
 @torch.no_grad()
 def estimate_intensities(model: nn.Module, images: torch.Tensor) -> np.ndarray:
     "Images (N, 3, S, S) of a network with six outputs → expected intensities (N,), 0–5."
-    return expected_intensity(model.eval()(images).softmax(-1).numpy())
+    return expected_intensity(model.eval()(images).softmax(-1).cpu().numpy())
 
 # %% ../../nbs/3_estimation/03_vgg16.ipynb #6154f5cc
 def learning_mode(model: nn.Module) -> nn.Module:
