@@ -68,15 +68,28 @@ class Neighbours(NamedTuple):
     intensity: float
     identity: float
 
-def neighbours(features, intensities, subjects, k=5):
-    "`Neighbours` of `features` (N, d), with `intensities` (N,) and `subjects` (N,); `k` nearest strangers."
+def _smallest(distance, k):
+    "Places of the `k` smallest of `distance` (N,), the nearest first; of equal ones the earlier."
+    limit = np.partition(distance, min(k, len(distance)) - 1)[min(k, len(distance)) - 1]
+    near = np.flatnonzero(distance <= limit)
+    return near[np.argsort(distance[near], kind='stable')[:k]]
+
+def neighbours(features, intensities, subjects, k=5, batch=256):
+    """`Neighbours` of `features` (N, d), with `intensities` (N,) and `subjects` (N,); `k` nearest strangers.
+
+    The N × N distances are never held at once, only those of `batch` rows. ValueError for a single subject.
+    """
     features, intensities, subjects = np.asarray(features), np.asarray(intensities), np.asarray(subjects)
     if len(np.unique(subjects)) < 2: raise ValueError('neighbours of other people need at least two subjects')
-    distance = cdist(features, features)
-    np.fill_diagonal(distance, np.inf)
-    identity = float((subjects[distance.argmin(1)] == subjects).mean())
-    distance[subjects[:, None] == subjects] = np.inf
-    foretold = intensities[np.argsort(distance, axis=1, kind='stable')[:, :k]].mean(1)
+    nearest, foretold = np.empty(len(features), int), np.empty(len(features))
+    for start in range(0, len(features), batch):
+        rows = np.arange(start, min(start + batch, len(features)))
+        distance = cdist(features[rows], features)
+        distance[rows - start, rows] = np.inf
+        nearest[rows] = distance.argmin(1)
+        distance[subjects[rows, None] == subjects] = np.inf
+        foretold[rows] = [intensities[_smallest(row, k)].mean() for row in distance]
+    identity = float((subjects[nearest] == subjects).mean())
     return Neighbours(float(np.corrcoef(foretold, intensities)[0, 1]), identity)
 
 # %% ../../nbs/4_evaluation/04_features.ipynb #bf0480db

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['IDENTITY_SIDE', 'CHANGED', 'PREFERENCE_COLUMNS', 'TruePairs', 'asked_labels', 'true_pairs', 'changed_regions',
-           'face_regions', 'absolute_error', 'within', 'ssim_maps', 'IdentityCode', 'fit_identity', 'paired_scores',
-           'paired_table', 'paired_error', 'scores_by_au', 'tracker_evidence', 'fid', 'preference_plan',
-           'record_preference', 'preference_share']
+           'face_regions', 'absolute_error', 'within', 'ssim_maps', 'face_ssim', 'IdentityCode', 'fit_identity',
+           'paired_scores', 'paired_table', 'paired_error', 'scores_by_au', 'tracker_evidence', 'fid',
+           'preference_plan', 'record_preference', 'preference_share']
 
 # %% ../../nbs/4_evaluation/03_image_quality.ipynb #eb09f793
 import csv
@@ -114,6 +114,13 @@ def ssim_maps(made, truth) -> np.ndarray:
                    full=True)
     return np.stack([structural_similarity(a, b, **options)[1].mean(-1) for a, b in zip(made, truth)])
 
+
+def face_ssim(made, truth, batch: int = 64) -> np.ndarray:
+    "(N,): mean SSIM over the face, of frames uint8 (N, S, S, 3) that may be memory-mapped; `batch` at a time."
+    starts = range(0, len(truth), batch)
+    parts = ((np.asarray(made[k:k + batch]), np.asarray(truth[k:k + batch])) for k in starts)
+    return np.concatenate([within(ssim_maps(a, b), face_regions(b)) for a, b in parts])
+
 # %% ../../nbs/4_evaluation/03_image_quality.ipynb #9de54374
 IDENTITY_SIDE = 32  # pixels: side of the frames from which a face code is computed
 
@@ -127,11 +134,13 @@ class IdentityCode:
     @staticmethod
     def pixels(frames) -> np.ndarray:
         "Registered frames uint8 (N, s, s, 3) → (N, d) float32, standardised as for the classifiers."
-        return standardise(frames, IDENTITY_SIDE).flatten(1).numpy()
+        starts = range(0, max(1, len(frames)), 256)
+        return np.concatenate([standardise(frames[k:k + 256], IDENTITY_SIDE).flatten(1).numpy() for k in starts])
 
     def __call__(self, frames) -> np.ndarray:
         "uint8 (N, s, s, 3) → codes (N, k) of length 1."
-        codes = (self.pixels(frames) - self.mean) @ self.matrix
+        starts = range(0, max(1, len(frames)), 1024)
+        codes = np.concatenate([(self.pixels(frames[k:k + 1024]) - self.mean) @ self.matrix for k in starts])
         return codes / np.maximum(np.linalg.norm(codes, axis=1, keepdims=True), 1e-9)
 
     def similarity(self, frames, others) -> np.ndarray:
@@ -165,16 +174,25 @@ def fit_identity(frames, subjects, preset, out=None, components: int = 200, **ca
 CHANGED = 24  # grey levels (of 255) by which a pixel must differ to count as changed
 
 
-def paired_scores(pairs: TruePairs, made: np.ndarray, estimator=None, code=None) -> dict:
-    "Scores of pictures `made` (N, S, S, 3) uint8 for the labels of `pairs`: see `paired_table`."
-    regions, face = changed_regions(pairs.labels, made.shape[1]), face_regions(pairs.truth)
-    error, copied, similar = (absolute_error(made, pairs.truth), absolute_error(pairs.source, pairs.truth),
-                              ssim_maps(made, pairs.truth))
+def _compared(pairs: TruePairs, made, rows: slice) -> pd.DataFrame:
+    "One row per pair: means over the face and over the changed regions, sums over the pixels that truly changed."
+    source, truth, mine = (np.asarray(frames[rows]) for frames in (pairs.source, pairs.truth, made))
+    regions, face = changed_regions(pairs.labels[rows], mine.shape[1]), face_regions(truth)
+    error, copied, similar = absolute_error(mine, truth), absolute_error(source, truth), ssim_maps(mine, truth)
     pixels = copied > CHANGED
-    scores = {"L1 face": np.nanmean(within(error, face)), "L1 changed": np.nanmean(within(error, regions)),
-              "share of copy": np.nanmean(within(error, regions)) / np.nanmean(within(copied, regions)),
-              "share where changed": error[pixels].mean() / copied[pixels].mean(),
-              "SSIM face": np.nanmean(within(similar, face)), "SSIM changed": np.nanmean(within(similar, regions))}
+    means = {"L1 face": within(error, face), "L1 changed": within(error, regions), "copied": within(copied, regions),
+             "SSIM face": within(similar, face), "SSIM changed": within(similar, regions)}
+    return pd.DataFrame(means | {"left": (error * pixels).sum((1, 2)), "there": (copied * pixels).sum((1, 2))})
+
+# %% ../../nbs/4_evaluation/03_image_quality.ipynb #94f6325a
+def paired_scores(pairs: TruePairs, made: np.ndarray, estimator=None, code=None, batch: int = 64) -> dict:
+    "Scores of pictures `made` (N, S, S, 3) uint8 for the labels of `pairs`, `batch` at a time: see `paired_table`."
+    rows = pd.concat([_compared(pairs, made, slice(k, k + batch)) for k in range(0, len(made), batch)])
+    means = {name: np.nanmean(column.to_numpy()) for name, column in rows.items()}
+    scores = {"L1 face": means["L1 face"], "L1 changed": means["L1 changed"],
+              "share of copy": means["L1 changed"] / means["copied"],
+              "share where changed": means["left"] / means["there"],
+              "SSIM face": means["SSIM face"], "SSIM changed": means["SSIM changed"]}
     if estimator is not None:
         scores["AU error"] = np.abs(estimator.predict(made) - 5 * pairs.labels[:, :len(estimator.aus)]).mean()
     if code is not None:
@@ -191,16 +209,20 @@ def paired_table(pairs: TruePairs, ways: dict, estimator=None, code=None) -> pd.
     return pd.DataFrame({name: paired_scores(pairs, made, estimator, code) for name, made in rows.items()}).T
 
 # %% ../../nbs/4_evaluation/03_image_quality.ipynb #a0a05763
-def paired_error(generator, part: RegisteredFrames) -> float:
+def paired_error(generator, part: RegisteredFrames, batch: int = 256) -> float:
     "Share of the copy baseline's L1 error that is left in changed pixels, neutral frame → every frame of its clip."
-    neutral = neutral_rows(part.manifest, generator.preset.aus)
-    part = part.select(neutral >= 0)
-    source = part.frames[neutral_rows(part.manifest, generator.preset.aus)].astype(int)
-    labels = intensity_to_unit(part.manifest[au_columns(generator.preset.aus)].to_numpy(np.float32))
-    fake = synthesize(generator, source.astype(np.uint8), labels).astype(int)
-    truth = part.frames.astype(int)
-    changed = np.abs(source - truth).mean(-1) > CHANGED
-    return float(np.abs(fake - truth).mean(-1)[changed].mean() / np.abs(source - truth).mean(-1)[changed].mean())
+    aus, left, there = generator.preset.aus, 0, 0
+    neutral = neutral_rows(part.manifest, aus)
+    rows = np.flatnonzero(neutral >= 0)
+    labels = intensity_to_unit(part.manifest[au_columns(aus)].to_numpy(np.float32)[rows])
+    for start in range(0, len(rows), batch):
+        here = rows[start:start + batch]
+        source, truth = np.asarray(part.frames[neutral[here]]), np.asarray(part.frames[here], int)
+        fake, copied = synthesize(generator, source, labels[start:start + batch]), np.abs(source - truth).sum(-1)
+        changed = copied > 3 * CHANGED
+        left += int(np.abs(fake - truth).sum(-1)[changed].sum())
+        there += int(copied[changed].sum())
+    return left / there if there else float("nan")
 
 # %% ../../nbs/4_evaluation/03_image_quality.ipynb #d6db20b2
 def scores_by_au(pairs: TruePairs, ways: dict) -> pd.DataFrame:

@@ -24,17 +24,21 @@ from ..databases import write_video
 
 # %% ../../nbs/2_generation/06_synthesis.ipynb #30432ffa
 @torch.inference_mode()
-def synthesize(generator, frames, targets, batch: int = 32, progress: bool = False) -> np.ndarray:
+def synthesize(generator, frames, targets, batch: int = 32, progress: bool = False, out=None) -> np.ndarray:
     """Frames uint8 (N, s, s, 3) at labels (N, n_aus) or (n_aus,) in [0, 1] → uint8 (N, S, S, 3), S the preset's.
 
-    Raises LabelError for labels outside [0, 1] or of another width, ValueError if N differs.
+    Frames are read `batch` at a time; `out` is an array for the result, such as a memory map, and is returned.
+    Raises LabelError for labels outside [0, 1] or of another width, ValueError if N differs or `out` does not fit.
     """
     targets = check_targets(targets, generator.n_aus)
     if len(targets) not in (1, len(frames)):
         raise ValueError(f"{len(frames)} frames, {len(targets)} rows of target labels: give one row, or one per frame.")
     targets = torch.tensor(np.broadcast_to(targets, (len(frames), generator.n_aus)))
     size, device = generator.preset.size, next(generator.parameters()).device
-    made = np.empty((len(frames), size, size, 3), np.uint8)
+    shape = (len(frames), size, size, 3)
+    made = np.empty(shape, np.uint8) if out is None else out
+    if tuple(made.shape) != shape or made.dtype != np.uint8:
+        raise ValueError(f"out is {made.dtype} {tuple(made.shape)}: uint8 {shape} is needed.")
     for start in tqdm(range(0, len(frames), batch), disable=not progress, desc="synthesis"):
         part = slice(start, start + batch)
         images = frames_to_tensor(frames[part], size).to(device)

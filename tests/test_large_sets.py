@@ -1,0 +1,109 @@
+"""Sets larger than memory: rows of a memory map give what arrays give, in batches, and the peak stays flat."""
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.distance import cdist
+
+from aufacs_nb.evaluation.features import neighbours
+from aufacs_nb.evaluation.image_quality import IdentityCode, face_ssim, fid, paired_error
+from aufacs_nb.facs import au_columns, intensity_to_unit
+from aufacs_nb.generation.networks import build_generator
+from aufacs_nb.generation.runs import train_generator
+from aufacs_nb.generation.synthesis import synthesize
+from aufacs_nb.presets import TINY
+from aufacs_nb.registration.collections import RegisteredFrames, sample_registered
+from aufacs_nb.tensors import Rows, disk_array
+
+
+class Colours(torch.nn.Module):
+    "The mean colour of each picture: features for FID."
+    num_features, name = 3, "colours"
+
+    def forward(self, pictures):
+        return pictures.float().mean((2, 3))
+
+
+@pytest.fixture(scope="module")
+def sample():
+    "Test people of the sample, once as rows of the memory map, once in memory."
+    registered = sample_registered()
+    rows = np.flatnonzero(registered.manifest.partition == "Test")
+    manifest = registered.manifest.iloc[rows].reset_index(drop=True)
+    lazy = RegisteredFrames(Rows(registered.frames, rows), manifest)
+    return lazy, RegisteredFrames(np.array(registered.frames[rows]), manifest)
+
+
+def test_scores_of_rows_are_those_of_arrays(sample):
+    lazy, plain = sample
+    generator, code = build_generator(replace(TINY, size=96)).eval(), IdentityCode.from_pretrained()
+    assert paired_error(generator, lazy) == paired_error(generator, plain)
+    assert (code(lazy.frames) == code(plain.frames)).all()
+    turned = plain.frames[::-1]
+    assert np.array_equal(face_ssim(lazy.frames, turned, batch=5), face_ssim(plain.frames, turned))
+    distance = fid(lazy.frames, Rows(lazy.frames, np.arange(0, len(plain.frames), 2)), Colours(), batch=7)
+    assert distance[0] == pytest.approx(fid(plain.frames, plain.frames[::2], Colours())[0], rel=1e-3, abs=1e-3)
+    labels = np.random.default_rng(0).random((len(plain.frames), 7)).astype(np.float32)
+    made = synthesize(generator, lazy.frames, labels, out=disk_array(plain.frames.shape))
+    assert np.array_equal(made, synthesize(generator, plain.frames, labels))
+
+
+def test_training_on_rows_is_training_on_arrays(sample):
+    weights = []
+    for part in sample:
+        labels = intensity_to_unit(part.manifest[au_columns()].to_numpy(np.float32))
+        made = train_generator(part.frames, labels, part.manifest.subject.to_numpy(), TINY, steps=3, progress=False,
+                               device="cpu")
+        weights.append(made.state_dict())
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
+@pytest.mark.parametrize("k", [1, 5, 130])
+def test_neighbours_in_batches_are_those_of_the_whole_matrix(k):
+    """The whole matrix of distances, with many equal ones, as the function held it before."""
+    random = np.random.default_rng(0)
+    features, subjects = random.integers(0, 4, (150, 3)).astype(float), random.integers(0, 6, 150)
+    levels = random.integers(0, 6, 150).astype(float)
+    distance = cdist(features, features)
+    np.fill_diagonal(distance, np.inf)
+    identity = (subjects[distance.argmin(1)] == subjects).mean()
+    distance[subjects[:, None] == subjects] = np.inf
+    foretold = levels[np.argsort(distance, axis=1, kind="stable")[:, :k]].mean(1)
+    found = neighbours(features, levels, subjects, k, batch=40)
+    assert found.identity == identity
+    assert np.nan_to_num(found.intensity) == np.nan_to_num(np.corrcoef(foretold, levels)[0, 1])
+
+
+def test_changes_of_a_memory_map_survive_being_given_back(tmp_path):
+    np.save(tmp_path / "frames.npy", np.zeros((40, 8, 8, 3), np.uint8))
+    writable = np.load(tmp_path / "frames.npy", mmap_mode="r+")
+    writable[:] = 7
+    assert Rows(writable, [3, 4])[0].max() == 7 and writable.min() == 7
+    private = np.load(tmp_path / "frames.npy", mmap_mode="c")  # changes live in the process alone
+    private[:] = 9
+    assert Rows(private, [3, 4])[:].min() == 9 and private.min() == 9
+    assert np.load(tmp_path / "frames.npy").max() == 7
+
+
+READ = """
+import resource, sys
+import numpy as np
+from aufacs_nb.tensors import Rows, resize_frames
+frames = np.lib.format.open_memmap(sys.argv[1], mode="r")
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+made = resize_frames(Rows(frames, np.arange(0, len(frames), 2)), 112, in_memory=0)
+print(made.nbytes, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts the memory of a process")
+def test_a_large_file_is_resized_in_little_memory(tmp_path):
+    """2,000 of 4,000 frames of 128 px (a file of holes) are written at 112 px with less memory than the result has."""
+    np.lib.format.open_memmap(tmp_path / "frames.npy", mode="w+", dtype=np.uint8, shape=(4000, 128, 128, 3)).flush()
+    done = subprocess.run([sys.executable, "-c", READ, str(tmp_path / "frames.npy")], capture_output=True, text=True)
+    assert not done.returncode, done.stderr[-2000:]
+    size, grown = map(int, done.stdout.split())
+    assert size == 2000 * 112 * 112 * 3 and grown < 0.8 * size
