@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['IN_MEMORY', 'frames_to_tensor', 'tensor_to_frames', 'standardise', 'pick_device', 'Rows', 'disk_array',
-           'resize_frames']
+           'resize_frames', 'join_frames']
 
 # %% ../nbs/0_start/08_tensors.ipynb #68b6fc35
 import math
@@ -117,16 +117,32 @@ def disk_array(shape, dtype=np.uint8) -> np.memmap:
         return np.memmap(file, dtype, "w+", shape=tuple(shape))
 
 
-def resize_frames(frames, size: int, in_memory: int = IN_MEMORY, batch: int = 256) -> np.ndarray:
+def _collect(batches, shape, in_memory: int):
+    "Batches of frames, one after another, as an array (N, …) uint8; as `Rows` of a file beyond `in_memory` bytes."
+    small, start = math.prod(shape) <= in_memory, 0
+    made = np.empty(shape, np.uint8) if small else disk_array(shape)
+    for batch in batches:
+        made[start:start + len(batch)] = batch
+        start += len(batch)
+        _give_back(made)
+    return made if small else Rows(made, np.arange(len(made)))
+
+# %% ../nbs/0_start/08_tensors.ipynb #c20ef14f
+def resize_frames(frames, size: int, in_memory: int = IN_MEMORY, batch: int = 256):
     """Frames uint8 (N, s, s, 3), such as `Rows`, at `size` px, `batch` at a time; as they are if they have that size.
 
-    A result of more than `in_memory` bytes is a `disk_array`.
+    The result is an array, or `Rows` of a temporary file if it has more than `in_memory` bytes.
     """
     if tuple(frames.shape[1:3]) == (size, size):
         return frames
-    shape = (len(frames), size, size, 3)
-    made = np.empty(shape, np.uint8) if math.prod(shape) <= in_memory else disk_array(shape)
-    for start in range(0, len(frames), batch):
-        made[start:start + batch] = tensor_to_frames(frames_to_tensor(frames[start:start + batch], size))
-        _give_back(made)
-    return made
+    starts = range(0, len(frames), batch)
+    made = (tensor_to_frames(frames_to_tensor(frames[k:k + batch], size)) for k in starts)
+    return _collect(made, (len(frames), size, size, 3), in_memory)
+
+
+def join_frames(parts, in_memory: int = IN_MEMORY, batch: int = 256):
+    "Several sets of frames (N, s, s, 3) one after another: an array, or `Rows` of a file as from `resize_frames`."
+    if len(parts) == 1:
+        return parts[0]
+    pieces = (part[k:k + batch] for part in parts for k in range(0, len(part), batch))
+    return _collect(pieces, (sum(map(len, parts)), *parts[0].shape[1:]), in_memory)

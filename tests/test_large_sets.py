@@ -95,7 +95,7 @@ from aufacs_nb.tensors import Rows, resize_frames
 frames = np.lib.format.open_memmap(sys.argv[1], mode="r")
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 made = resize_frames(Rows(frames, np.arange(0, len(frames), 2)), 112, in_memory=0)
-print(made.nbytes, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+print(made.array.nbytes, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 """
 
 

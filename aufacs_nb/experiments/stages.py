@@ -8,6 +8,7 @@ __all__ = ['RESAMPLING', 'SWEEP', 'partition_frames', 'coded', 'evaluate', 'writ
            'fit_classifiers', 'train_all', 'sweep_generators']
 
 # %% ../../nbs/experiments/01_stages.ipynb #c6e89b3e
+import math
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -32,23 +33,28 @@ from ..presets import (ClassifierValues, GeneratorValues, Preset, SimulationValu
                                save_weights)
 from ..registration.collections import RegisteredFrames, register_manifest
 from ..simulation.simulate import simulate_fera17
-from ..tensors import frames_to_tensor, tensor_to_frames
+from ..tensors import IN_MEMORY, Rows, join_frames, resize_frames
 
 # %% ../../nbs/experiments/01_stages.ipynb #9639a0b3
-def partition_frames(registered: RegisteredFrames, partition: str | None, size: int) -> RegisteredFrames:
-    "Valid frames of one partition (None: of all) resized to `size` pixels; ValueError if there are none."
+def partition_frames(registered: RegisteredFrames, partition: str | None, size: int,
+                     in_memory: int = IN_MEMORY) -> RegisteredFrames:
+    "Valid frames of one partition (None: of all) at `size` pixels, beyond `in_memory` bytes as `Rows` on disk."
     table = registered.manifest
-    part = registered.select(table.valid & ((table.partition == partition) if partition is not None else True))
-    if not len(part.frames):
+    chosen = (table.valid & ((table.partition == partition) if partition is not None else True)).to_numpy(bool)
+    if not chosen.any():
         raise ValueError(f"No registered face in partition {partition!r}: look at its `partition` and `valid`.")
-    batches = [part.frames[start:start + 256] for start in range(0, len(part.frames), 256)]
-    frames = np.concatenate([tensor_to_frames(frames_to_tensor(batch, size)) for batch in batches])
-    return RegisteredFrames(frames, part.manifest)
+    frames = resize_frames(Rows(registered.frames, chosen), size, in_memory)
+    if math.prod(frames.shape) <= in_memory:
+        frames = np.asarray(frames)
+    return RegisteredFrames(frames, table[chosen].reset_index(drop=True))
 
 # %% ../../nbs/experiments/01_stages.ipynb #4f5780e2
 def coded(part: RegisteredFrames, aus) -> RegisteredFrames:
     "The frames whose every AU was coded: real databases leave some out (NaN), and a label vector needs all."
-    return part.select(part.manifest[au_columns(aus)].notna().all(axis=1))
+    whole = part.manifest[au_columns(aus)].notna().all(axis=1).to_numpy()
+    if isinstance(part.frames, Rows):
+        return RegisteredFrames(Rows(part.frames, whole), part.manifest[whole].reset_index(drop=True))
+    return part.select(whole)
 
 # %% ../../nbs/experiments/01_stages.ipynb #6e7da7c3
 def _check_same(classifiers: AUClassifiers, part: RegisteredFrames) -> None:
@@ -145,7 +151,7 @@ def train_frames(registered, size: int, more=None) -> RegisteredFrames:
     people = [part.manifest.assign(subject=f"{k} " + part.manifest.subject if k else part.manifest.subject)
               for k, part in enumerate(parts)]  # two databases number their people alike
     table = pd.concat(people, ignore_index=True)
-    return RegisteredFrames(np.concatenate([part.frames for part in parts]), table)
+    return RegisteredFrames(join_frames([part.frames for part in parts]), table)
 
 # %% ../../nbs/experiments/01_stages.ipynb #e95b9c5b
 RESAMPLING = ("semantic", "real", "none")
