@@ -13,8 +13,11 @@ import torch
 from aufacs_nb.evaluation.intervals import Interval
 from aufacs_nb.experiments import protocol
 from aufacs_nb.experiments.graph import ordered, run
-from aufacs_nb.experiments.protocol import PROTOCOLS, EstimateChains
-from aufacs_nb.experiments.reproduce import EXPERIMENTS, LAMBDAS, Claim, _mean_score, judge, reproduce, tidy, verdict
+from aufacs_nb.experiments.claims import Claim, _mean_score, judge, verdict
+from aufacs_nb.experiments.protocol import PROTOCOLS
+from aufacs_nb.experiments.reproduce import reproduce, reproduce_all
+from aufacs_nb.experiments.tables import EXPERIMENTS, LAMBDAS, tidy
+from aufacs_nb.experiments.variants import PaperChains
 from aufacs_nb.facs import au_columns
 from aufacs_nb.presets import SMALL, ClassifierValues, GeneratorValues
 
@@ -24,7 +27,7 @@ MICRO = replace(PROTOCOLS["tiny"], name="micro", people=(2, 1, 2), clips=(1, 6),
 
 def graph(name, protocol="small", **options):
     """All stages of an experiment, key → stage."""
-    return {stage.key: stage for stage in ordered(EXPERIMENTS[name].stages(EstimateChains(protocol, **options)))}
+    return {stage.key: stage for stage in ordered(EXPERIMENTS[name].stages(PaperChains(protocol, **options)))}
 
 
 def kinds(stages):
@@ -34,7 +37,7 @@ def kinds(stages):
 
 @pytest.mark.parametrize("name, expected", [
     ("table-2", dict(database=1, frames=2, pretrain=2, generator=2, balanced=5, classifier=35, estimates=5)),
-    ("figure-6", dict(database=3, frames=3, pretrain=1, generator=1, balanced=1, classifier=7, estimates=3, personal=3)),
+    ("figure-7", dict(database=3, frames=3, pretrain=1, generator=1, balanced=1, classifier=7, estimates=3, personal=3)),
     ("table-6", dict(database=3, frames=3, pretrain=1, generator=1, balanced=3, combined=2, classifier=35,
                      estimates=10))])
 def test_an_experiment_makes_every_stage_once(name, expected):
@@ -44,9 +47,9 @@ def test_an_experiment_makes_every_stage_once(name, expected):
 
 
 @pytest.mark.parametrize("one, other, expected", [
-    ("table-2", "figure-6", dict(database=1, frames=1, pretrain=1, generator=1, balanced=1, classifier=7)),
+    ("table-2", "figure-7", dict(database=1, frames=1, pretrain=1, generator=1, balanced=1, classifier=7)),
     ("table-2", "table-6", dict(database=1, frames=1, pretrain=1, generator=1, balanced=2, classifier=14)),
-    ("figure-6", "figure-7", kinds(graph("figure-6").values()))])
+    ("figure-7", "figure-7", kinds(graph("figure-7").values()))])
 def test_experiments_share_their_stages(one, other, expected):
     first, second = graph(one), graph(other)
     assert kinds(first[key] for key in first if key in second) == expected
@@ -54,18 +57,18 @@ def test_experiments_share_their_stages(one, other, expected):
 
 def test_keys_are_the_same_in_another_process():
     code = ("from aufacs_nb.experiments.graph import ordered\n"
-            "from aufacs_nb.experiments.protocol import EstimateChains\n"
-            "from aufacs_nb.experiments.reproduce import EXPERIMENTS\n"
-            "print(*[s.key for n in ('table-2', 'figure-6', 'table-6')\n"
-            "        for s in ordered(EXPERIMENTS[n].stages(EstimateChains('small')))])")
+            "from aufacs_nb.experiments.tables import EXPERIMENTS\n"
+            "from aufacs_nb.experiments.variants import PaperChains\n"
+            "print(*[s.key for n in ('table-2', 'figure-7', 'table-6')\n"
+            "        for s in ordered(EXPERIMENTS[n].stages(PaperChains('small')))])")
     said = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": "7"}, text=True,
                           capture_output=True, check=True).stdout
-    assert said.split() == [key for name in ("table-2", "figure-6", "table-6") for key in graph(name)]
+    assert said.split() == [key for name in ("table-2", "figure-7", "table-6") for key in graph(name)]
 
 
 def test_a_value_of_the_generator_changes_what_comes_after_it_alone():
     changed = replace(PROTOCOLS["small"], values=PROTOCOLS["small"].values | {"lambda_idt": 3.0})
-    before, after = graph("figure-6"), graph("figure-6", changed)
+    before, after = graph("figure-7"), graph("figure-7", changed)
     kept = kinds(after[key] for key in after if key in before)
     assert kept == dict(database=3, frames=3, pretrain=1)
 
@@ -90,14 +93,14 @@ def test_a_function_that_does_something_else_has_another_version():
 
 def test_the_presets_values_come_back_from_a_key():
     for name, size in PROTOCOLS.items():
-        stages = {stage.name: stage for stage in graph("figure-6", name).values()}
+        stages = {stage.name: stage for stage in graph("figure-7", name).values()}
         for kind, stage in ((GeneratorValues, "generator"), (ClassifierValues, "classifier")):
             made, preset = kind(**stages[stage].params["values"]), size.preset()
             assert all(np.all(getattr(made, key) == np.array(getattr(preset, key))) for key in asdict(made))
 
 
 def test_a_licensed_fera_has_no_oracle():
-    chains = EstimateChains("small", licensed={"fera17": "their/FERA17"})
+    chains = PaperChains("small", licensed={"fera17": "their/FERA17"})
     asked = [stage.params["condition"] for stage in EXPERIMENTS["table-2"].stages(chains)]
     assert asked == ["2D real", "2D synthetic", "3D real", "3D synthetic"]
     assert "database" not in kinds(ordered(EXPERIMENTS["table-2"].stages(chains)))
@@ -107,7 +110,7 @@ def test_a_licensed_fera_has_no_oracle():
 
 
 def test_table_3_compares_two_generators_that_differ_in_one_value():
-    stages = {stage.params["condition"]: stage for stage in EXPERIMENTS["table-3"].stages(EstimateChains("small"))}
+    stages = {stage.params["condition"]: stage for stage in EXPERIMENTS["table-3"].stages(PaperChains("small"))}
     (claim,) = EXPERIMENTS["table-3"].claims
     one, other = (stages[name].needs["au12"].needs["balanced"].needs["generator"].params["values"]
                   for name in (claim.better, claim.worse))
@@ -117,16 +120,16 @@ def test_table_3_compares_two_generators_that_differ_in_one_value():
 @pytest.mark.parametrize("size", list(PROTOCOLS))
 def test_every_lambda_is_tried_below_and_above_the_presets(size):
     made = [stage.needs["au12"].needs["balanced"].needs["generator"].params["values"]
-            for stage in EXPERIMENTS["figure-3"].stages(EstimateChains(size))]
+            for stage in EXPERIMENTS["figure-3"].stages(PaperChains(size))]
     for name in LAMBDAS:
         own = made[0][name]
         assert sorted({values[name] for values in made}) == pytest.approx([own / 10, own, own * 10])
 
 
 def test_the_start_learns_from_train_alone_on_any_number_of_threads(tmp_path):
-    frames = EstimateChains(MICRO).frames()
+    frames = PaperChains(MICRO).frames()
     (folder,) = run([frames], tmp_path, progress=False)
-    stage, before, starts = EstimateChains(MICRO).start(), torch.get_num_threads(), []
+    stage, before, starts = PaperChains(MICRO).start(), torch.get_num_threads(), []
     for threads in (1, 2):
         torch.set_num_threads(threads)
         out = tmp_path / f"start{threads}"
@@ -144,13 +147,13 @@ def test_the_start_learns_from_train_alone_on_any_number_of_threads(tmp_path):
 @pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name != "table-1"])
 def test_every_claim_is_about_conditions_that_are_made(name):
     asked = {(stage.params["condition"], stage.needs["frames"].params["name"])
-             for stage in EXPERIMENTS[name].stages(EstimateChains("small"))}
+             for stage in EXPERIMENTS[name].stages(PaperChains("small"))}
     for claim in EXPERIMENTS[name].claims:
         assert {(claim.better, claim.database), (claim.worse, claim.database)} <= asked
 
 
 def test_a_folder_of_the_users_own_gives_the_same_estimates(tmp_path):
-    virtual = EstimateChains(MICRO)
+    virtual = PaperChains(MICRO)
 
     def estimates(chains):
         """Of FERA's Test people and of a whole other database."""
@@ -161,7 +164,7 @@ def test_a_folder_of_the_users_own_gives_the_same_estimates(tmp_path):
 
     stages, made = estimates(virtual)
     folders = {name: virtual.database(name).folder(tmp_path) / name for name in ("fera17", "disfa")}
-    own = EstimateChains(MICRO, licensed=folders)
+    own = PaperChains(MICRO, licensed=folders)
     again, theirs = estimates(own)
     assert "database" not in kinds(ordered(again)) and not {s.key for s in stages} & {s.key for s in again}
     pd.testing.assert_frame_equal(made, theirs)

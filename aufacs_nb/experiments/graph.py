@@ -82,13 +82,13 @@ class GraphError(RuntimeError):
                          "is done stays.")
 
 
-def ordered(stages) -> list:
-    "The stages and all that they need, each once (by key), needs first."
+def ordered(stages, made=lambda stage: False) -> list:
+    "The stages and all that they need, each once (by key), needs first; what `made(stage)` says is there is left out."
     seen, order = set(), []
 
     def visit(stage):
         "A stage after its needs."
-        if stage.key not in seen:
+        if stage.key not in seen and not made(stage):
             seen.add(stage.key)
             for need in stage.needs.values():
                 visit(need)
@@ -126,10 +126,13 @@ def _job(stage, root):
 def run(stages, root, executor=None, progress: bool = True, pause: float = 0.05) -> list:
     """Make `stages` and all that they need under `root`; returns the folders of `stages`.
 
+    What only stages need that are there is not made: large folders may be deleted once their results are in.
+
     `executor`: anything with `submit(function, *arguments)` whose futures have `done()` and `result()`; None works
     here, one by one. GraphError names the stages that failed, after all others are done.
     """
-    root, waiting = Path(root).resolve(), [s for s in ordered(stages) if not s.folder(root).exists()]
+    root = Path(root).resolve()
+    waiting = ordered(stages, lambda stage: stage.folder(root).exists())
     pool, running, failed = executor or _Here(), [], {}
     with tqdm(total=len(waiting), desc="stages", disable=not progress) as bar:
         while waiting or running:

@@ -6,12 +6,14 @@
 __all__ = ['PROTOCOLS', 'COMPONENTS', 'Protocol', 'Chains', 'NetworkChains', 'EstimateChains']
 
 # %% ../../nbs/experiments/04_protocol.ipynb #dd0eb02b
+import os
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from joblib import Parallel, delayed
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -19,7 +21,7 @@ from ..databases import manifest
 from ..estimation.personalization import one_thread, personalize
 from ..estimation.resampling import ResampledSet, real_set, semantic_pairs, semantic_resample
 from ..estimation.storage import AUClassifiers
-from ..estimation.trunk import SlimVGG, seeded, train_classifier
+from ..estimation.trunk import SlimVGG, build_classifier, seeded, train_classifier
 from .conditions import photographs
 from .graph import Stage
 from .stages import fit_generator, partition_frames
@@ -30,7 +32,7 @@ from ..presets import ClassifierValues, GeneratorValues, get_preset
 from ..registration.collections import RegisteredFrames, open_registered, register_manifest, register_photo
 from ..simulation.simulate import SIMULATORS, clip_truth, read_plan, render_truth
 from ..simulation.time_courses import ALL_AUS
-from ..tensors import standardise, tensor_to_frames, frames_to_tensor
+from ..tensors import frames_to_tensor, pick_device, standardise, tensor_to_frames
 
 # %% ../../nbs/experiments/04_protocol.ipynb #2bdc87ee
 @dataclass(frozen=True)
@@ -43,12 +45,15 @@ class Protocol:
     per_intensity: int   # frames per intensity per AU (§4.2.2: 5,000)
     pretrain: int        # epochs of the start that stands in for ImageNet; 0: ImageNet itself
     values: dict         # of the preset of generators and classifiers
+    nine: tuple          # the same as `clips` for Test people seen from nine poses (§4.6)
 
     def simulation(self, name: str, poses) -> dict:
-        "Options of the simulation of a database."
+        "Options of the simulation of a database; from several poses only Test people are drawn."
         if name != "fera17":
             return dict(self.others.get(name, {}))
         (train, valid, test), (tasks, frames) = self.people, self.clips
+        if len(poses) > 1:
+            train, valid, (tasks, frames) = 0, 0, self.nine
         return dict(train=train, valid=valid, test=test, tasks=tasks, frames=frames, poses=list(poses))
 
     def preset(self, **more):
@@ -59,17 +64,17 @@ class Protocol:
 _PLAIN = dict(resampling="semantic", cls_trunk_epochs=0, cls_trunk_lr=0.0, cls_augment=False, cls_members=1,
               per_targets="asked", per_pictures="own", per_layers="third", per_arch="ganimation")
 PROTOCOLS = {p.name: p for p in (
-    Protocol("tiny", (3, 1, 3), (1, 8), dict(disfa=dict(subjects=2, frames=8, size=[160, 120]),
-             unbc=dict(subjects=2, sessions=1, frames=8, size=[160, 120]), multipie=dict(subjects=2, size=[160, 120])),
+    Protocol("tiny", (3, 1, 3), (1, 8), dict(disfa=dict(subjects=4, frames=8, size=[160, 120]),
+             unbc=dict(subjects=4, sessions=1, frames=8, size=[160, 120]), multipie=dict(subjects=2, size=[160, 120])),
              2, 4, _PLAIN | dict(size=32, gen_dim=8, gen_blocks=1, critic_dim=8, critic_layers=3, gen_batch=4,
                                     gen_steps=6, neutral_share=0.0, cls_size=32, cls_dim=8, cls_epochs=4, cls_lr=5e-3,
-                                    cls_batch=4, per_lr=1e-3, per_epochs=2)),
+                                    cls_batch=4, per_lr=1e-3, per_epochs=2), (1, 3)),
     Protocol("small", (41, 20, 30), (4, 20), dict(disfa=dict(frames=60, size=[320, 240]),
              unbc=dict(sessions=2, frames=40), multipie=dict(subjects=60, size=[480, 320])),
              300, 12, _PLAIN | dict(size=96, cls_size=64, cls_dim=24, cls_epochs=10, cls_lr=2e-4, per_lr=2e-5,
-                                        dropout=0.5)),
+                                        dropout=0.5), (2, 10)),
     Protocol("paper", (41, 20, 30), (8, 200), dict(disfa=dict(frames=4845), unbc=dict(sessions=8, frames=240),
-             multipie=dict()), 5000, 0, dict()))}
+             multipie=dict()), 5000, 0, dict(), (8, 200)))}
 
 # %% ../../nbs/experiments/04_protocol.ipynb #66609003
 _GENERATOR, _CLASSIFIER = ([value.name for value in fields(kind)] for kind in (GeneratorValues, ClassifierValues))
@@ -87,16 +92,21 @@ def _preset(kind, values: dict):
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 # %% ../../nbs/experiments/04_protocol.ipynb #c4f56460
+def _jobs() -> int:
+    "Processes or threads within one stage: `AUFACS_JOBS` of the environment, or 1. Results do not depend on it."
+    return int(os.environ.get("AUFACS_JOBS", 1))
+
+
 def _database(out, name, **options):
     "Stage: write a virtual database under `out`/name."
-    SIMULATORS[name](out / name, n_jobs=1, progress=False, **options)
+    SIMULATORS[name](out / name, n_jobs=_jobs(), progress=False, **options)
 
 
 def _frames(out, name, method, size, poses, folder=None, database=None):
     "Stage: register a database, virtual (the folder of its stage) or the user's own, into `out`/frames."
     options = dict(poses=tuple(poses)) if name == "fera17" else {}
     table = manifest(folder or database / name, database=name, **options)
-    register_manifest(table, out / "frames", size, method, progress=False)
+    register_manifest(table, out / "frames", size, method, n_jobs=_jobs(), progress=False)
 
 # %% ../../nbs/experiments/04_protocol.ipynb #2b5141ea
 COMPONENTS = 20
@@ -115,7 +125,7 @@ def _tasks(part: RegisteredFrames, vertices) -> tuple:
 # %% ../../nbs/experiments/04_protocol.ipynb #801b0ec8
 def _pretrain_step(model, optimiser, frames, who, rest, preset):
     "One update: cross-entropy of the person, squared error of pose and landmarks."
-    made = model.train()(standardise(frames, preset.cls_size, preset.cls_colour))
+    made = model.train()(standardise(frames, preset.cls_size, preset.cls_colour).to(who.device))
     people = made.shape[1] - rest.shape[1]
     loss = nn.functional.cross_entropy(made[:, :people], who) + nn.functional.mse_loss(made[:, people:], rest)
     optimiser.zero_grad()
@@ -129,15 +139,16 @@ def _pretrain(out, values, epochs, seed, frames):
     preset, registered = _preset(ClassifierValues, values), open_registered(frames / "frames")
     kept = (registered.manifest.valid & (registered.manifest.partition == "Train")).to_numpy()
     part, vertices = partition_frames(registered, "Train", preset.cls_size), registered.vertices[kept]
-    who, rest = _tasks(part, vertices)
+    who, rest = (values.to(pick_device()) for values in _tasks(part, vertices))
     with seeded(seed):
-        model = SlimVGG(preset.cls_size, preset.cls_dim, preset.dropout, int(who.max()) + 1 + rest.shape[1])
+        outputs = int(who.max()) + 1 + rest.shape[1]
+        model = SlimVGG(preset.cls_size, preset.cls_dim, preset.dropout, outputs).to(who.device)
         optimiser = torch.optim.AdamW(model.parameters(), 2e-3, weight_decay=0.03)
         for _ in range(epochs):
             for rows in torch.randperm(len(who)).split(preset.cls_batch):
                 if len(rows) > 1:
                     _pretrain_step(model, optimiser, part.frames[rows.numpy()], who[rows], rest[rows], preset)
-    save_file(model.features.state_dict(), out / "start.safetensors")
+    save_file(model.cpu().features.state_dict(), out / "start.safetensors")
 
 # %% ../../nbs/experiments/04_protocol.ipynb #6cf56af8
 @one_thread()
@@ -146,28 +157,33 @@ def _generator(out, values, seed, frames):
     fit_generator(open_registered(frames / "frames"), _preset(GeneratorValues, values), out, seed, progress=False)
 
 # %% ../../nbs/experiments/04_protocol.ipynb #69c099d3
-def _other_aus(root, row) -> dict:
+def _other_aus(root, partition, subject, session, frame) -> dict:
     "What a frame of a virtual FERA shows besides the label vector: {au: level}; an open mouth stays open."
-    truth = clip_truth(read_plan(root), row.partition, row.subject.split("_")[-1], row.session)
-    return {au: float(truth[au_column(au)].iloc[row.frame - 1]) for au in ALL_AUS if au not in AUS}
+    truth = clip_truth(read_plan(root), partition, subject.split("_")[-1], session)
+    return {au: float(truth[au_column(au)].iloc[frame - 1]) for au in ALL_AUS if au not in AUS}
+
+
+def _oracle_frame(root, partition, subject, session, frame, labels, size) -> np.ndarray:
+    "One frame of a virtual person as the renderer draws it at other labels (7,), registered: (size, size, 3) uint8."
+    aus = _other_aus(root, partition, subject, session, frame) | dict(zip(AUS, labels))
+    photo = render_truth(root, partition, subject, session, aus, 256)
+    found = register_photo(photo, source=f"{subject} {session}").image
+    return tensor_to_frames(frames_to_tensor(found[None], size))[0]
 
 # %% ../../nbs/experiments/04_protocol.ipynb #399dbb0d
 def _oracle(table, train: RegisteredFrames, root, size: int) -> np.ndarray:
     "The pairs in `table` as the renderer draws them, frontal and at rest: registered frames (M, size, size, 3)."
-    made, labels = np.zeros((len(table), size, size, 3), np.uint8), table[au_columns()].to_numpy()
-    for k, row in enumerate(train.manifest.iloc[table.source_row].itertuples()):
-        aus = _other_aus(root, row) | dict(zip(AUS, labels[k].tolist()))
-        photo = render_truth(root, row.partition, row.subject, row.session, aus, 256)
-        frame = register_photo(photo, source=f"{row.subject} {row.session}").image
-        made[k] = tensor_to_frames(frames_to_tensor(frame[None], size))[0]
-    return made
+    rows = train.manifest.iloc[table.source_row].itertuples(name="Row")
+    jobs = [delayed(_oracle_frame)(root, row.partition, row.subject, row.session, row.frame, labels, size)
+            for row, labels in zip(rows, table[au_columns()].to_numpy().tolist())]
+    return np.stack(Parallel(_jobs())(jobs))
 
 
 def _foreign(train: RegisteredFrames, source: RegisteredFrames, au: int, count: int, seed: int) -> pd.DataFrame:
-    "Pairs as `semantic_pairs` draws them, whose sources are frames of another database (§4.7)."
-    pairs = semantic_pairs(train.manifest, au, count, seed)
-    rows = np.random.default_rng([seed, au, 1]).integers(len(source.frames), size=len(pairs))
-    return pairs.assign(source_row=rows)
+    "Pairs as `semantic_pairs` draws them, whose sources are frames of another database that do not show the AU (§4.7)."
+    pairs, labels = semantic_pairs(train.manifest, au, count, seed), source.manifest.reindex(columns=[au_column(au)])
+    calm = np.flatnonzero(~(labels.to_numpy(float)[:, 0] > 0))  # not coded counts as absent
+    return pairs.assign(source_row=calm[np.random.default_rng([seed, au, 1]).integers(len(calm), size=len(pairs))])
 
 # %% ../../nbs/experiments/04_protocol.ipynb #ce3e5819
 def _labelled(pairs: pd.DataFrame, targets: pd.DataFrame, subjects) -> pd.DataFrame:
@@ -178,14 +194,13 @@ def _labelled(pairs: pd.DataFrame, targets: pd.DataFrame, subjects) -> pd.DataFr
                       pd.DataFrame(labels, columns=au_columns())], axis=1)
 
 
-def _synthetic(kind, train, per_intensity, seed, generator, source, database, size) -> ResampledSet:
+def _synthetic(kind, train, aus, per_intensity, seed, generator, source, database, size) -> ResampledSet:
     "A set of generated ('semantic', from frames of `source` if given) or rendered ('oracle') frames."
     if kind == "semantic" and source is None:
-        made = semantic_resample(train.frames, train.manifest, generator, AUS, per_intensity, seed, progress=False)
-        return made
+        return semantic_resample(train.frames, train.manifest, generator, aus, per_intensity, seed, progress=False)
     from_whom = source or train
     pairs = pd.concat([_foreign(train, source, au, per_intensity, seed) if source else
-                       semantic_pairs(train.manifest, au, per_intensity, seed) for au in AUS], ignore_index=True)
+                       semantic_pairs(train.manifest, au, per_intensity, seed) for au in aus], ignore_index=True)
     table = _labelled(pairs, train.manifest, from_whom.manifest.subject)
     if kind == "oracle":
         return ResampledSet(_oracle(table, train, database / "fera17", size), table)
@@ -194,16 +209,16 @@ def _synthetic(kind, train, per_intensity, seed, generator, source, database, si
 
 # %% ../../nbs/experiments/04_protocol.ipynb #3bcc7c0c
 @one_thread()
-def _balanced(out, kind, per_intensity, size, seed, frames, generator=None, source=None, database=None):
-    "Stage: a set of one `kind` ('real', 'semantic', 'oracle'), `per_intensity` frames per intensity per AU, in `out`."
-    network = None if generator is None else load_generator(generator)
+def _balanced(out, kind, aus, per_intensity, size, seed, frames, generator=None, source=None, database=None):
+    "Stage: a set of one `kind` ('real', 'semantic', 'oracle'), `per_intensity` frames per intensity of each of `aus`."
+    network = None if generator is None else load_generator(generator).to(pick_device())
     side = size if network is None else network.preset.size
     train = partition_frames(open_registered(frames / "frames"), "Train", side)
     if kind == "real":
-        made = real_set(train.frames, train.manifest, AUS, per_intensity, seed)
+        made = real_set(train.frames, train.manifest, aus, per_intensity, seed)
     else:
         other = None if source is None else partition_frames(open_registered(source / "frames"), None, side)
-        made = _synthetic(kind, train, per_intensity, seed, network, other, database, side)
+        made = _synthetic(kind, train, aus, per_intensity, seed, network, other, database, side)
     small = np.concatenate([tensor_to_frames(frames_to_tensor(made.frames[i:i + 256], size))
                             for i in range(0, len(made.frames), 256)])
     ResampledSet(small, made.manifest).save(out)
@@ -217,8 +232,11 @@ def _combined(out, **sets):
 
 # %% ../../nbs/experiments/04_protocol.ipynb #badeaf0d
 @one_thread()
-def _classifier(out, au, values, seed, balanced, frames, start=None):
-    "Stage: the network of one AU, trained on its rows of a set, the best epoch on Valid; weights, card, history.csv."
+def _classifier(out, au, values, seed, balanced, frames, start=None, init=None):
+    """Stage: the network of one AU, trained on its rows of a set, the best epoch on Valid; weights, card, history.csv.
+
+    It begins with the stage `start`, or with the weights that `init` names (see `build_classifier`).
+    """
     preset, chosen = _preset(ClassifierValues, values), ResampledSet.open(balanced)
     rows = np.flatnonzero(chosen.manifest.au == au)
     valid = partition_frames(open_registered(frames / "frames"), "Valid", preset.cls_size)
@@ -227,9 +245,13 @@ def _classifier(out, au, values, seed, balanced, frames, start=None):
         with seeded(seed):
             network = SlimVGG(preset.cls_size, preset.cls_dim, preset.dropout)
         network.features.load_state_dict(tensors)
+    if init is not None:
+        with seeded(seed):
+            network = build_classifier(preset, init)
     model, history = train_classifier(np.asarray(chosen.frames[rows]), chosen.manifest.intensity.to_numpy()[rows],
                                       (valid.frames, valid.manifest[au_column(au)].to_numpy(float)), preset, seed,
-                                      network, progress=False, start_counts=False)
+                                      network, progress=False, start_counts=False,
+                                      precision="no" if preset.classifier == "slim" else None)
     history.to_csv(out / "history.csv", index_label="epoch")
     AUClassifiers({au: model}, preset, {"seed": seed}).save(out / "classifiers", half=False)
 
@@ -238,14 +260,15 @@ def _joined(folders: dict) -> AUClassifiers:
     "The networks of several AUs, each from the folder of its stage, as one object."
     parts = [AUClassifiers.from_pretrained(folder / "classifiers") for folder in folders.values()]
     models = {au: model for part in parts for au, model in part.models.items()}
-    return AUClassifiers({au: models[au] for au in sorted(models)}, parts[0].preset, parts[0].card)
+    return AUClassifiers({au: models[au] for au in sorted(models)}, parts[0].preset, parts[0].card).to(pick_device())
 
 # %% ../../nbs/experiments/04_protocol.ipynb #439df349
-def _rows(part: RegisteredFrames, estimates, condition: str) -> pd.DataFrame:
+def _rows(part: RegisteredFrames, estimates, condition: str, aus=AUS) -> pd.DataFrame:
     "Tidy rows: condition, who, frame, pose, labels AU01 …, estimates AU01_r …; no person's calmest frame."
     table = part.manifest.reset_index(drop=True)
     labels = table.reindex(columns=au_columns()).astype(np.float32)
-    said = pd.DataFrame(estimates, columns=[f"{name}_r" for name in au_columns()])
+    said = pd.DataFrame(estimates, columns=[f"{name}_r" for name in au_columns(aus)]).reindex(
+        columns=[f"{name}_r" for name in au_columns()])
     who = table[["database", "subject", "session", "frame", "pose_yaw", "pose_pitch"]]
     rows = pd.concat([who.assign(condition=condition), labels, said], axis=1)
     return rows.drop(index=list(photographs(part.manifest).values())).reset_index(drop=True)
@@ -256,36 +279,44 @@ def _estimates(out, condition, partition, frames, **networks):
     "Stage: estimates of one partition (None: of a whole database) by the networks au01 … of their stages."
     classifiers = _joined(networks)
     part = partition_frames(open_registered(frames / "frames"), partition, classifiers.preset.cls_size)
-    _rows(part, classifiers.predict(part.frames), condition).to_parquet(out / "estimates.parquet", index=False)
+    rows = _rows(part, classifiers.predict(part.frames), condition, classifiers.aus)
+    rows.to_parquet(out / "estimates.parquet", index=False)
 
 # %% ../../nbs/experiments/04_protocol.ipynb #bbfec39a
 @one_thread()
 def _personal(out, condition, partition, seed, frames, generator, **networks):
     "Stage: as `_estimates`, each person's frames by networks that were adapted to the calmest of them."
-    classifiers, network = _joined(networks), load_generator(generator)
+    classifiers, network = _joined(networks), load_generator(generator).to(pick_device())
     part = partition_frames(open_registered(frames / "frames"), partition, classifiers.preset.cls_size)
     whole = partition_frames(open_registered(frames / "frames"), partition, network.preset.size)
-    estimates, subjects = np.zeros((len(part.frames), len(AUS)), np.float32), part.manifest.subject.to_numpy()
+    estimates = np.zeros((len(part.frames), len(classifiers.aus)), np.float32)
+    subjects = part.manifest.subject.to_numpy()
     for name, shot in photographs(part.manifest).items():
         adapted = personalize(classifiers, network, whole.frames[shot], seed=seed)
         estimates[subjects == name] = adapted.predict(part.frames[subjects == name])
-    _rows(part, estimates, condition).to_parquet(out / "estimates.parquet", index=False)
+    _rows(part, estimates, condition, classifiers.aus).to_parquet(out / "estimates.parquet", index=False)
 
 # %% ../../nbs/experiments/04_protocol.ipynb #9c699b32
 _HERE = "aufacs_nb.experiments.protocol:"
-_VERSIONS = {"pretrain": 2, "classifier": 2}  # raised when a function does something else than before
+_VERSIONS = {"pretrain": 2, "classifier": 2, "features": 2}  # raised when a function does something else than before
 
 
 class Chains:
-    "The stages of a protocol's experiments. licensed: {'fera17': folder, 'disfa': …}; others are virtual."
+    """The stages of a protocol's experiments. licensed: {'fera17': folder, 'disfa': …}; others are virtual.
 
-    def __init__(self, protocol, seed: int = 0, licensed: dict | None = None):
+    init: what classifiers begin with: 'imagenet', 'random' or a file; None: the protocol's own.
+    """
+
+    modules = {}  # of the functions of stages that are not here: name → 'module:'
+
+    def __init__(self, protocol, seed: int = 0, licensed: dict | None = None, init: str | None = None):
         self.protocol = PROTOCOLS[protocol] if isinstance(protocol, str) else protocol
         self.seed, self.licensed = seed, dict(licensed or {})
+        self.init = init or (None if self.protocol.pretrain else "imagenet")
 
     def _stage(self, name: str, params: dict, **needs) -> Stage:
-        "The stage of this module's function `_name` with those of `needs` that are stages."
-        return Stage(name, f"{_HERE}_{name}", params, {k: v for k, v in needs.items() if v is not None},
+        "The stage of the function `_name`, of this module or `modules`, with those of `needs` that are stages."
+        return Stage(name, f"{self.modules.get(name, _HERE)}_{name}", params, {k: v for k, v in needs.items() if v is not None},
                      _VERSIONS.get(name, 1))
 
     def database(self, name: str, poses=(6,)) -> Stage:
@@ -303,28 +334,40 @@ class Chains:
 class NetworkChains(Chains):
     "The stages that train and estimate, on top of those that make frames."
 
-    def start(self, method: str = "mesh"):
-        "The common start of all classifiers; None where ImageNet's weights are it."
+    def pretrained(self, method: str = "mesh"):
+        "The network that stands in for ImageNet's; None in a protocol that has ImageNet's."
         p = self.protocol
         return None if not p.pretrain else self._stage("pretrain", dict(
             values=_values(p, _START), epochs=p.pretrain, seed=self.seed), frames=self.frames(method=method))
+
+    def start(self, method: str = "mesh"):
+        "The common start of all classifiers; None where the weights that `init` names are it."
+        return None if self.init else self.pretrained(method)
 
     def generator(self, method: str = "mesh", **values) -> Stage:
         "A generator on the Train frames, with other values of the preset where given."
         return self._stage("generator", dict(values=_values(self.protocol, _GENERATOR, **values),
                                             seed=self.seed), frames=self.frames(method=method))
 
-    def balanced(self, kind: str, method: str = "mesh", generator=None, source=None) -> Stage:
-        "A balanced set: 'real', 'semantic' with its generator, or 'oracle'; source: frames of another database."
+    def balanced(self, kind: str, method="mesh", generator=None, source=None, frames=None, aus=AUS, size=None) -> Stage:
+        """A balanced set: 'real', 'semantic' with its generator, or 'oracle', of FERA's Train frames or those of `frames`.
+
+        source: frames of another database. size: of the set's frames, pixels; the classifiers' unless given.
+        """
         if kind == "oracle" and "fera17" in self.licensed:
             raise ValueError("The oracle renders virtual people: it cannot draw those of a licensed FERA 2017.")
         made = generator or (self.generator(method) if kind == "semantic" else None)
-        params = dict(kind=kind, per_intensity=self.protocol.per_intensity, size=self.protocol.preset().cls_size,
-                      seed=self.seed)
-        return self._stage("balanced", params, frames=self.frames(method=method), generator=made, source=source,
-                           database=self.database("fera17") if kind == "oracle" else None)
+        params = dict(kind=kind, aus=list(aus), per_intensity=self.protocol.per_intensity,
+                      size=size or self.protocol.preset().cls_size, seed=self.seed)
+        return self._stage("balanced", params, frames=frames or self.frames(method=method), generator=made,
+                           source=source, database=self.database("fera17") if kind == "oracle" else None)
 
 # %% ../../nbs/experiments/04_protocol.ipynb #242383f9
+def _aus_of(balanced: Stage) -> list:
+    "The AUs of a set: those that were asked for at the beginning of its chain."
+    return balanced.params.get("aus") or _aus_of(next(iter(balanced.needs.values())))
+
+
 class EstimateChains(NetworkChains):
     "And the stages that classify and estimate."
 
@@ -332,17 +375,23 @@ class EstimateChains(NetworkChains):
         "A set made of two."
         return self._stage("combined", {}, first=first, second=second)
 
-    def networks(self, balanced: Stage, method: str = "mesh") -> dict:
-        "The seven classifiers that learn from a set: 'au01' … → stage."
-        values = _values(self.protocol, _CLASSIFIER)
-        make = lambda au: self._stage("classifier", dict(au=au, values=values, seed=self.seed + au),
-                                      balanced=balanced, frames=self.frames(method=method), start=self.start(method))
-        return {au_column(au).lower(): make(au) for au in AUS}
+    def networks(self, balanced: Stage, method: str = "mesh", frames=None) -> dict:
+        "The classifiers that learn from a set, 'au01' … → stage, chosen on Valid of FERA or of `frames`."
+        params = dict(values=_values(self.protocol, _CLASSIFIER)) | ({"init": self.init} if self.init else {})
+        needs = dict(balanced=balanced, frames=frames or self.frames(method=method), start=self.start(method))
+        return {au_column(au).lower(): self._stage("classifier", params | dict(au=au, seed=self.seed + au), **needs)
+                for au in _aus_of(balanced)}
+
+    def said(self, name: str, condition: str, networks: dict, frames: Stage, partition, **more) -> Stage:
+        "A stage `name` ('estimates', 'personal' …) in which networks read one partition of frames, or all (None)."
+        stages = {keyword: more.pop(keyword) for keyword in list(more) if isinstance(more[keyword], Stage)}
+        params = dict(condition=condition, partition=partition) | more
+        return self._stage(name, params, frames=frames, **stages, **networks)
 
     def estimates(self, condition: str, balanced: Stage, method="mesh", database="fera17", generator=None) -> Stage:
         "Estimates of FERA's Test partition, or of a whole other database; personalised where a generator is given."
-        params = dict(condition=condition, partition="Test" if database == "fera17" else None)
-        needs = dict(frames=self.frames(database, method), **self.networks(balanced, method))
+        known, part = self.networks(balanced, method), "Test" if database == "fera17" else None
+        frames = self.frames(database, method)
         if generator is None:
-            return self._stage("estimates", params, **needs)
-        return self._stage("personal", params | dict(seed=self.seed), generator=generator, **needs)
+            return self.said("estimates", condition, known, frames, part)
+        return self.said("personal", condition, known, frames, part, seed=self.seed, generator=generator)
