@@ -1,7 +1,9 @@
 """Sets larger than memory: rows of a memory map give what arrays give, in batches, and the peak stays flat."""
+import csv
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,13 +12,17 @@ from scipy.spatial.distance import cdist
 
 from aufacs_nb.evaluation.features import neighbours
 from aufacs_nb.evaluation.image_quality import IdentityCode, face_ssim, fid, paired_error
+from aufacs_nb.experiments.stages import partition_frames
 from aufacs_nb.facs import au_columns, intensity_to_unit
 from aufacs_nb.generation.networks import build_generator
 from aufacs_nb.generation.runs import train_generator
 from aufacs_nb.generation.synthesis import synthesize
-from aufacs_nb.presets import TINY
+from aufacs_nb.presets import PAPER, TINY
 from aufacs_nb.registration.collections import RegisteredFrames, sample_registered
 from aufacs_nb.tensors import Rows, disk_array
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # tools/ is no package of the project
+from tools import scale_test
 
 
 class Colours(torch.nn.Module):
@@ -107,3 +113,30 @@ def test_a_large_file_is_resized_in_little_memory(tmp_path):
     assert not done.returncode, done.stderr[-2000:]
     size, grown = map(int, done.stdout.split())
     assert size == 2000 * 112 * 112 * 3 and grown < 0.8 * size
+
+
+# ---------------------------------------------------------------- tools/scale_test.py
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    "The set of `tools/scale_test.py`, far smaller."
+    folder = tmp_path_factory.mktemp("published")
+    scale_test.make_set(folder, 600, 32)
+    return folder
+
+
+@pytest.mark.parametrize("step", list(scale_test.STEPS))
+def test_a_step_of_the_scale_test(published, step, monkeypatch):
+    monkeypatch.setattr("aufacs_nb.presets.PAPER", replace(PAPER, classifier="slim", cls_dim=4))
+    monkeypatch.setattr(partition_frames, "__defaults__", (0,))  # bytes in memory: every partition stays on disk
+    done = scale_test.STEPS[step](published)
+    assert (done[0] if isinstance(done, tuple) else done) > 0
+
+
+def test_the_scale_test_measures_and_refuses(tmp_path):
+    options = ["open", "--frames", "300", "--size", "32", "--limit", "10", "--out", str(tmp_path / "scale.csv")]
+    with pytest.raises(SystemExit, match="more than 10 MB: open"):
+        scale_test.main(options)
+    (row,) = csv.DictReader((tmp_path / "scale.csv").open())
+    assert row["what"] == "open" and int(row["frames"]) == 300 and 100 < int(row["peak_mb"]) < 6000
