@@ -6,6 +6,10 @@
 __all__ = ['MAX_MAPS', 'distinct_rows', 'train_classifiers']
 
 # %% ../../nbs/3_estimation/06_classifiers.ipynb #cca97f67
+import os
+import shutil
+from pathlib import Path
+
 import numpy as np
 import torch
 from joblib import Parallel, delayed
@@ -16,8 +20,8 @@ from ..presets import PAPER, get_preset
 from .storage import AUClassifiers
 from .trunk import (N_CLASSES, Pixels, train_on_one_thread, build_classifier, hidden_maps, seeded,
                                         single_head, train_classifier, train_trunk)
-from .vgg16 import prefix
-from ..tensors import pick_device
+from .vgg16 import check_init, prefix
+from ..tensors import Rows, pick_device
 
 # %% ../../nbs/3_estimation/06_classifiers.ipynb #8bb43563
 def _au_rows(manifest, au: int) -> np.ndarray:
@@ -65,18 +69,21 @@ def _shared_inputs(model, frames, preset, views: int, device="cpu"):
     return pixels if one * len(frames) * max(views, 1) > MAX_MAPS else hidden_maps(model, pixels, views, device=device)
 
 # %% ../../nbs/3_estimation/06_classifiers.ipynb #83fe45b5
-def _frozen_start(trunk, preset):
-    "The network whose prefix all AUs share: the trunk, or ImageNet's VGG16; None if each learns its own."
-    return trunk if trunk is not None or preset.classifier == "slim" else build_classifier(preset)
+def _frozen_start(trunk, preset, init: str, seed: int):
+    "The network whose prefix all AUs share: the trunk, or VGG16 with its first weights; None if each learns its own."
+    if trunk is not None or preset.classifier == "slim" or init == "random":
+        return trunk
+    with seeded(seed):  # of the last layer
+        return build_classifier(preset, init)
 
 
-def _jobs(resampled, valid, preset, seed: int, trunk, device="cpu"):
+def _jobs(resampled, valid, preset, seed: int, trunk, device="cpu", init: str = "imagenet"):
     "The arguments of `_train_one` for each AU."
-    table, start = resampled.manifest, _frozen_start(trunk, preset)
+    table, start = resampled.manifest, _frozen_start(trunk, preset, init, seed)
     first, which = distinct_rows(table)
     views = preset.cls_epochs if preset.cls_augment else 0
     with seeded(seed, device):
-        inputs = _shared_inputs(start, resampled.frames[first], preset, views, device)
+        inputs = _shared_inputs(start, Rows(resampled.frames, first), preset, views, device)
     seen = None if valid is None else _shared_inputs(start, valid[0], preset, 0, device)
     for i, au in enumerate(preset.aus):
         rows = _au_rows(table, au)
@@ -85,34 +92,39 @@ def _jobs(resampled, valid, preset, seed: int, trunk, device="cpu"):
                single_head(trunk, i) if trunk is not None else start)
 
 # %% ../../nbs/3_estimation/06_classifiers.ipynb #aef02645
-def _train_one(work, how: dict, au, *job):
+def _train_one(work, how: dict, checkpoint, au, *job):
     "(au, network, history) of one AU; `work`: `train_classifier`, or `train_on_one_thread` in one of many processes."
-    return (au, *work(*job, progress=False, **how))
+    folder = None if checkpoint is None else Path(checkpoint) / au_column(au)
+    return (au, *work(*job, progress=False, checkpoint=folder, **how))
 
 
-def _trained(jobs: list, n_jobs: int, how: dict):
-    "The results of `_train_one`, as they come, from this process or from `n_jobs` others; `how`: device, precision."
+def _trained(jobs: list, n_jobs: int, how: dict, checkpoint=None):
+    "The results of `_train_one`, as they come, from this process or from `n_jobs` others."
     work = train_classifier if n_jobs == 1 else train_on_one_thread
-    return Parallel(n_jobs, return_as="generator")(delayed(_train_one)(work, how, *job) for job in jobs)
+    return Parallel(n_jobs, return_as="generator")(delayed(_train_one)(work, how, checkpoint, *job) for job in jobs)
 
 
-def _each_au(resampled, valid, preset, seed: int, trunk, n_jobs: int, progress: bool, how: dict) -> tuple[dict, dict]:
-    "({au: network}, {name: history}) of one training for each AU of the preset."
-    jobs, models, history = list(_jobs(resampled, valid, preset, seed, trunk, how["device"])), {}, {}
-    for au, model, rows in tqdm(_trained(jobs, n_jobs, how), "classifiers", len(jobs), disable=not progress):
+def _each_au(resampled, valid, preset, seed: int, trunk, n_jobs: int, progress: bool, how: dict, checkpoint, init: str):
+    "({au: network}, {name: history}) of one training for each AU of the preset; an untrained last layer is no result."
+    jobs, models, history = list(_jobs(resampled, valid, preset, seed, trunk, how["device"], init)), {}, {}
+    trained = _trained(jobs, n_jobs, {**how, "init": init, "start_counts": trunk is not None}, checkpoint)
+    for au, model, rows in tqdm(trained, "classifiers", len(jobs), disable=not progress):
         models[au], history[au_column(au)] = model, rows
     return models, history
 
 # %% ../../nbs/3_estimation/06_classifiers.ipynb #5873136c
-def _networks(resampled, valid, preset, seed: int, trunk, n_jobs: int, progress: bool, how) -> tuple[dict, dict]:
+def _networks(resampled, valid, preset, seed: int, trunk, n_jobs: int, progress: bool, how, checkpoint=None,
+              init: str = "imagenet") -> tuple[dict, dict]:
     "({au: network}, {name: history}): of the trunk, where the preset wants one, then of each AU."
     history = {}
     if trunk is None and preset.cls_trunk_epochs:
         labels = resampled.manifest[au_columns(preset.aus)].to_numpy(np.float32)
-        trunk, history["trunk"] = train_trunk(resampled.frames, labels, valid, preset, seed, progress, n_jobs, **how)
+        folder = None if checkpoint is None else Path(checkpoint) / "trunk"
+        trunk, history["trunk"] = train_trunk(resampled.frames, labels, valid, preset, seed, progress, n_jobs, folder,
+                                              **how)
     if trunk is not None and not preset.cls_epochs:
         return {au: single_head(trunk, i) for i, au in enumerate(preset.aus)}, history
-    models, each = _each_au(resampled, valid, preset, seed, trunk, n_jobs, progress, how)
+    models, each = _each_au(resampled, valid, preset, seed, trunk, n_jobs, progress, how, checkpoint, init)
     return models, history | each
 
 
@@ -120,6 +132,15 @@ def _card(seed: int, table, history: dict) -> dict:
     "What is written down about a training: seed, number and registration of its frames, ICC on Valid by epoch."
     agreed = {name: [round(float(v), 4) for v in rows.get("agreement", [])] for name, rows in history.items()}
     return {"seed": seed, "frames": len(table), "registration": _registration(table), "valid_agreement": agreed}
+
+
+def _finished(classifiers: AUClassifiers, out, checkpoint) -> AUClassifiers:
+    "The classifiers; stored, if there is a folder for them, which makes checkpoints needless."
+    if out is not None and int(os.environ.get("RANK", 0)) == 0:  # of several processes the first
+        classifiers.save(out)
+        if checkpoint is not None:
+            shutil.rmtree(checkpoint, ignore_errors=True)
+    return classifiers
 
 # %% ../../nbs/3_estimation/06_classifiers.ipynb #8be5d9f8
 def train_classifiers(
@@ -133,15 +154,14 @@ def train_classifiers(
     progress: bool = True,
     trunk=None,            # network of `train_trunk` to start from; None trains one where the preset wants it
     n_jobs: int = 1,       # processes, one AU in each; 1 stays in this one
-    device=None,           # "cpu", "cuda"; None takes a GPU if there is one. The result is on the CPU
-    precision: str | None = None,  # "no" or "bf16"; None: "bf16" on GPUs that have it
+    device=None, precision: str | None = None,  # of `train_classifier`; the result is on the CPU
+    init: str = "imagenet",  # what VGG16 begins with: "imagenet", "random" or a file; asked for before anything else
+    checkpoint=None,       # folder, with one in it for each AU, written after each epoch; gone when `out` is there
 ) -> AUClassifiers:
     "Train one classifier for each AU of the preset on a balanced set (§3.3, §4.2.2)."
+    check_init(init, preset)
     preset, how = get_preset(preset), {"device": pick_device(device), "precision": precision}
     _registration(resampled.manifest)  # refuses a mixture before hours of training, not after
     valid = _valid_pair(valid_frames, valid_manifest, preset.aus)
-    models, history = _networks(resampled, valid, preset, seed, trunk, n_jobs, progress, how)
-    classifiers = AUClassifiers(models, preset, _card(seed, resampled.manifest, history))
-    if out is not None:
-        classifiers.save(out)
-    return classifiers
+    models, history = _networks(resampled, valid, preset, seed, trunk, n_jobs, progress, how, checkpoint, init)
+    return _finished(AUClassifiers(models, preset, _card(seed, resampled.manifest, history)), out, checkpoint)

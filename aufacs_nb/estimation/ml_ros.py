@@ -10,7 +10,8 @@ import warnings
 import numpy as np
 import pandas as pd
 from ..facs import AUS, LEVELS, au_column, au_columns
-from .resampling import ResampledSet, ResamplingError, check_partitions, label_rows, rounded_levels
+from .resampling import (ResampledSet, ResamplingError, check_partitions, gather, label_rows,
+                                              rounded_levels)
 
 # %% ../../nbs/3_estimation/02_ml_ros.ipynb #77048829
 def _membership(manifest, aus, rows):
@@ -96,7 +97,7 @@ def ml_ros_set(frames, manifest, aus=AUS, share=0.25, seed=0, partitions=("Train
         parts.append(pd.DataFrame({"source_row": drawn[kept], "target_row": drawn[kept], "au": au,
                                    "intensity": intensity[kept].astype(int), "synthetic": False}))
     table = pd.concat(parts, ignore_index=True)
-    return ResampledSet(frames[table["source_row"].to_numpy()], label_rows(manifest, table, aus))
+    return ResampledSet(gather(frames, table["source_row"].to_numpy()), label_rows(manifest, table, aus))
 
 # %% ../../nbs/3_estimation/02_ml_ros.ipynb #ec9bb2b4
 def co_occurrence(frames, aus=AUS, threshold=1):

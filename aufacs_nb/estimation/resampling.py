@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['rounded_levels', 'label_histogram', 'draw_evenly', 'ResamplingError', 'check_partitions', 'real_resample',
-           'semantic_pairs', 'ResampledSet', 'label_rows', 'real_set', 'semantic_resample', 'plot_histograms']
+           'semantic_pairs', 'ResampledSet', 'label_rows', 'gather', 'real_set', 'semantic_resample', 'plot_histograms']
 
 # %% ../../nbs/3_estimation/01_resampling.ipynb #6d51a283
 import warnings
@@ -16,6 +16,8 @@ from tqdm.auto import tqdm
 from ..facs import AUS, LEVELS, au_column, au_columns, intensity_to_unit
 from ..presets import write_atomically
 from ..generation.synthesis import synthesize
+from ..generation.training import rarity
+from ..tensors import IN_MEMORY, Rows, disk_array
 
 # %% ../../nbs/3_estimation/01_resampling.ipynb #f1d49a5f
 def rounded_levels(values):
@@ -94,41 +96,62 @@ def _target_rows(manifest, au, level, label_aus):
     raise ResamplingError(f'{au_column(au)}: no frame has a complete label vector ({", ".join(au_columns(label_aus))})')
 
 # %% ../../nbs/3_estimation/01_resampling.ipynb #55938178
-def semantic_pairs(manifest, au, per_intensity, seed=0, partitions=('Train',), label_aus=AUS):
+def _drawn_targets(manifest, rows, n, rng, targets, label_aus):
+    "`n` of `rows`: 'plain', all as often; 'rare', the more often the rarer the levels of their label vectors."
+    if targets == 'plain': return draw_evenly(rows, n, rng)
+    if targets != 'rare': raise ResamplingError(f'targets={targets!r}: choose plain or rare')
+    labels = manifest[au_columns(label_aus)]
+    coded = labels.notna().all(axis=1).to_numpy()
+    weights = np.zeros(len(manifest))
+    weights[coded] = rarity(intensity_to_unit(labels.to_numpy()[coded]))
+    return rng.choice(rows, n, p=weights[rows] / weights[rows].sum())
+
+def semantic_pairs(manifest, au, per_intensity, seed=0, partitions=('Train',), label_aus=AUS, targets='plain'):
     """Pairs to synthesise for one AU (paper §4.2.2): a table `source_row, target_row, au, intensity`.
 
     Sources have the AU absent; targets have it at `intensity`, or at the nearest level that occurs (warning).
-    Rows are positions in `manifest`; `label_aus` are the AUs of the generator's label vector.
-    Raises `ResamplingError` if other `partitions` are in the table or no source or target is left.
+    Rows are positions in `manifest`; `label_aus` are the AUs of the generator's label vector. `targets`: how label
+    vectors are drawn, 'plain' or 'rare'. Raises `ResamplingError` if other `partitions` are in the table or no source
+    or target is left.
     """
     check_partitions(manifest, partitions)
     rng, sources = np.random.default_rng([seed, au]), _rows_at(manifest, au, 0)
     if len(sources) == 0: raise ResamplingError(f'{au_column(au)}: no frame without it, so there is no source image')
+    drawn = lambda level: _drawn_targets(manifest, _target_rows(manifest, au, level, label_aus), per_intensity, rng,
+                                         targets, label_aus)
     return pd.concat([pd.DataFrame({
-        'source_row': draw_evenly(sources, per_intensity, rng),
-        'target_row': draw_evenly(_target_rows(manifest, au, level, label_aus), per_intensity, rng),
+        'source_row': draw_evenly(sources, per_intensity, rng), 'target_row': drawn(level),
         'au': au, 'intensity': level}) for level in range(len(LEVELS))], ignore_index=True)
 
 # %% ../../nbs/3_estimation/01_resampling.ipynb #605614be
-def _write_frames(path, frames):
-    "`np.save` under exactly this name (it would add .npy)."
-    with open(path, 'wb') as file: np.save(file, frames)
+def _batches(frames, rows, batch=256):
+    "Those rows of frames, `batch` at a time."
+    chosen = Rows(frames, rows)
+    return (chosen[start:start + batch] for start in range(0, len(chosen), batch))
+
+def _write_frames(path, shape, batches):
+    "Batches of uint8 frames, as they come, as one .npy file of `shape` under exactly this name; one is in memory."
+    header = {'descr': '|u1', 'fortran_order': False, 'shape': tuple(shape)}
+    with open(path, 'wb') as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for batch in batches: file.write(np.ascontiguousarray(batch, np.uint8).data)
 
 # %% ../../nbs/3_estimation/01_resampling.ipynb #dae7656b
 @dataclass
 class ResampledSet:
     """Frames drawn or made for training, and where each came from.
 
-    `frames`: (M, S, S, 3) uint8, possibly memory-mapped. `manifest`: M rows with `au, intensity` (the AU whose
-    classifier the frame is for, and its class 0–5), `source_row, target_row` (positions in the frame table drawn
-    from), `subject`, `synthetic` (bool), and the AU columns of the whole label vector (0–5).
+    `frames`: (M, S, S, 3) uint8, possibly memory-mapped, or `Rows`. `manifest`: M rows with `au, intensity` (the AU
+    whose classifier the frame is for, and its class 0–5), `source_row, target_row` (positions in the frame table
+    drawn from), `subject`, `synthetic` (bool), and the AU columns of the whole label vector (0–5).
     """
     frames: np.ndarray
     manifest: pd.DataFrame
 
     def save(self, folder):
         "Writes `folder`/frames.npy and `folder`/manifest.parquet; returns the folder."
-        write_atomically(Path(folder) / 'frames.npy', lambda path: _write_frames(path, self.frames))
+        parts = _batches(self.frames, np.arange(len(self.frames)))
+        write_atomically(Path(folder) / 'frames.npy', lambda path: _write_frames(path, self.frames.shape, parts))
         write_atomically(Path(folder) / 'manifest.parquet', lambda path: self.manifest.to_parquet(path, index=False))
         return Path(folder)
 
@@ -152,48 +175,58 @@ def label_rows(manifest, pairs, aus):
     kept = {name: manifest[name].to_numpy()[source] for name in ('registration',) if name in manifest}
     return pd.concat([pairs.assign(subject=subject, **kept), pd.DataFrame(labels, columns=au_columns(aus))], axis=1)
 
-def real_set(frames, manifest, aus=AUS, per_intensity=30, seed=0, partitions=('Train',)):
+# %% ../../nbs/3_estimation/01_resampling.ipynb #eb33791e
+def gather(frames, rows, in_memory=IN_MEMORY):
+    "Those `rows` of `frames` (N, S, S, 3) uint8: an array of at most `in_memory` bytes, beyond it `Rows`."
+    chosen = Rows(frames, rows)
+    return chosen[:] if np.prod(chosen.shape, dtype=np.int64) <= in_memory else chosen
+
+def real_set(frames, manifest, aus=AUS, per_intensity=30, seed=0, partitions=('Train',), out=None):
     """`ResampledSet` of real frames, `per_intensity` for each level of each of `aus` (paper: 5,000).
 
-    `frames`: (N, S, S, 3) uint8, `manifest`: its N rows. Warnings and errors: see `real_resample`.
+    `frames`: (N, S, S, 3) uint8, `manifest`: its N rows. `out`: a folder to write to and open memory-mapped. Warnings
+    and errors: see `real_resample`.
     """
     drawn = pd.concat([real_resample(manifest, au, per_intensity, seed, partitions) for au in aus], ignore_index=True)
     pairs = drawn.rename(columns={'row': 'source_row'}).assign(target_row=drawn['row'], synthetic=False)
-    return ResampledSet(frames[drawn['row'].to_numpy()], label_rows(manifest, pairs, aus))
+    made = ResampledSet(gather(frames, drawn['row'].to_numpy()), label_rows(manifest, pairs, aus))
+    return made if out is None else ResampledSet.open(made.save(out))
 
 # %% ../../nbs/3_estimation/01_resampling.ipynb #08b0fb55
-def _fill(result, frames, table, generator, batch, progress):
-    "Writes the synthetic frame of every row of `table` into `result` (M, S, S, 3) uint8."
-    source, aus = table['source_row'].to_numpy(), generator.preset.aus
-    targets = intensity_to_unit(table[au_columns(aus)].to_numpy())
-    for start in tqdm(range(0, len(table), batch), desc='synthesising', disable=not progress):
-        rows = slice(start, start + batch)
-        result[rows] = synthesize(generator, frames[source[rows]], targets[rows], batch=batch)
-    return result
+def _synthetic(frames, table, generator, batch, progress):
+    "The synthetic frames of the rows of `table`, uint8 (n, S, S, 3), `batch` at a time."
+    targets = intensity_to_unit(table[au_columns(generator.preset.aus)].to_numpy())
+    sources = _batches(frames, table['source_row'].to_numpy(), batch)
+    starts = tqdm(range(0, len(table), batch), desc='synthesising', disable=not progress)
+    for start, source in zip(starts, sources):
+        yield synthesize(generator, source, targets[start:start + batch], batch=batch)
 
-def _fill_file(path, shape, *arguments):
-    "As `_fill`, into a new .npy file of that shape."
-    result = np.lib.format.open_memmap(path, mode='w+', dtype=np.uint8, shape=shape)
-    _fill(result, *arguments).flush()
+def _held(shape, batches):
+    "The batches as one array of `shape` uint8; as a temporary file if it would be large."
+    made, start = (np.empty if np.prod(shape, dtype=np.int64) <= IN_MEMORY else disk_array)(shape, np.uint8), 0
+    for batch in batches:
+        made[start:start + len(batch)] = batch
+        start += len(batch)
+    return made
 
 # %% ../../nbs/3_estimation/01_resampling.ipynb #d733bd5d
 def semantic_resample(frames, manifest, generator, aus=AUS, per_intensity=None, seed=0, progress=True, out=None,
-                      batch=64, partitions=('Train',)):
+                      batch=64, partitions=('Train',), targets='plain'):
     """`ResampledSet` of synthetic frames, `per_intensity` for each level of each of `aus` (paper §4.2.2: 5,000).
 
     `frames`: (N, s, s, 3) uint8, `manifest`: its N rows; `generator`: with `.preset`, whose size S the result has
-    and whose `per_intensity` is the default. `out`: a folder to write to and open memory-mapped. Warnings and
-    errors: see `semantic_pairs`.
+    and whose `per_intensity` is the default; it works on its own device. `out`: a folder to write to and open
+    memory-mapped. `targets`, warnings and errors: see `semantic_pairs`.
     """
     preset = generator.preset
     unknown = sorted(set(aus) - set(preset.aus))
     if unknown: raise ResamplingError(f'the generator cannot make AU {unknown}: it was trained for {list(preset.aus)}')
     count = preset.per_intensity if per_intensity is None else per_intensity
-    pairs = [semantic_pairs(manifest, au, count, seed, partitions, preset.aus) for au in aus]
+    pairs = [semantic_pairs(manifest, au, count, seed, partitions, preset.aus, targets) for au in aus]
     table = label_rows(manifest, pd.concat(pairs, ignore_index=True).assign(synthetic=True), preset.aus)
-    shape, work = (len(table), preset.size, preset.size, 3), (frames, table, generator, batch, progress)
-    if out is None: return ResampledSet(_fill(np.empty(shape, np.uint8), *work), table)
-    write_atomically(Path(out) / 'frames.npy', lambda path: _fill_file(path, shape, *work))
+    shape, made = (len(table), preset.size, preset.size, 3), _synthetic(frames, table, generator, batch, progress)
+    if out is None: return ResampledSet(_held(shape, made), table)
+    write_atomically(Path(out) / 'frames.npy', lambda path: _write_frames(path, shape, made))
     write_atomically(Path(out) / 'manifest.parquet', lambda path: table.to_parquet(path, index=False))
     return ResampledSet.open(out)
 

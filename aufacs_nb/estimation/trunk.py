@@ -8,25 +8,35 @@ __all__ = ['OTHER_VIEW', 'RESIDENT', 'MEMBER', 'seeded', 'soft_light', 'other_ca
            'merged', 'train_on_one_thread', 'train_trunk', 'single_head']
 
 # %% ../../nbs/3_estimation/04_trunk.ipynb #cca97f67
+import json
+import os
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import fields
 from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from joblib import Parallel, delayed
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 from torchvision.transforms import v2
 from tqdm.auto import tqdm
 
+# %% ../../nbs/3_estimation/04_trunk.ipynb #54054586
 from ..evaluation.scores import icc_3_1
 from ..facs import LEVELS, check_intensities
-from ..presets import PAPER, ClassifierValues, get_preset
+from ..generation.runs import optimiser_tensors, restore_optimiser
+from ..generation.training import TrainingError, average_gradients, make_accelerator
+from ..presets import PAPER, ClassifierValues, get_preset, write_atomically
 from .vgg16 import (N_CLASSES, class_loss, class_scores, expected_intensity, learning_mode, prefix,
                                         vgg16_classifier)
-from ..tensors import pick_device, standardise
+from ..tensors import Rows, pick_device, standardise
 
 # %% ../../nbs/3_estimation/04_trunk.ipynb #7379107b
 @contextmanager
@@ -190,7 +200,7 @@ def one_of(head: nn.Module, position: int) -> nn.Module:
 # %% ../../nbs/3_estimation/04_trunk.ipynb #050a1ea8
 def build_classifier(preset: ClassifierValues | str, weights: str | None = "imagenet", n_outputs: int = N_CLASSES,
                      members: int = 1):
-    "The untrained network of `preset`: VGG16 (with `weights`) or SlimVGG (always random; so many `members`)."
+    "The untrained network of `preset`: VGG16 (`weights`: see `vgg16_classifier`) or SlimVGG (random; `members`)."
     values = get_preset(preset)
     if values.classifier == "vgg16":
         model = vgg16_classifier(weights, values.dropout, n_outputs)
@@ -226,7 +236,8 @@ class Pixels:
     "Registered frames, uint8 (N, s, s, 3), as a network's input on `device`: standardised, augmented at each draw."
 
     def __init__(self, frames, preset: ClassifierValues | str, device="cpu"):
-        self.frames, self.preset, self.device = frames, get_preset(preset), torch.device(device)
+        self.frames = Rows(frames, np.arange(len(frames))) if isinstance(frames, np.memmap) else frames
+        self.preset, self.device = get_preset(preset), torch.device(device)
 
     def __len__(self):
         return len(self.frames)
@@ -236,8 +247,9 @@ class Pixels:
         return Pixels(_uploaded(self.frames, torch.device(device)), self.preset, device)
 
     def select(self, rows) -> "Pixels":
-        "These rows alone."
-        return Pixels(_taken(self.frames, rows), self.preset, self.device)
+        "These rows alone; arrays are not copied, and memory maps are read where they are drawn from."
+        found = _taken(self.frames, rows) if isinstance(self.frames, torch.Tensor) else Rows(self.frames, rows)
+        return Pixels(found, self.preset, self.device)
 
     def draw(self, rows, epoch: int | None = None) -> torch.Tensor:
         "Images (n, 3, S, S) of an epoch's batch; epoch None: as they are."
@@ -289,14 +301,13 @@ def hidden_maps(model, pixels: Pixels, views: int = 1, batch: int = 128, device=
     return HiddenMaps(maps)
 
 # %% ../../nbs/3_estimation/04_trunk.ipynb #7f7af125
-def _optimiser(model, preset: ClassifierValues, lr: float, epochs: int, n_frames: int):
+def _optimiser(model, preset: ClassifierValues, lr: float, steps: int):
     "Adam on what is not frozen; for the slim network a one-cycle schedule on top of it, for the paper's none."
     weights = [p for p in model.parameters() if p.requires_grad]
     on_gpu = weights[0].device.type == "cuda" or None
     if preset.classifier == "vgg16":
         return torch.optim.Adam(weights, lr, fused=on_gpu), None
     optimiser = torch.optim.AdamW(weights, lr, weight_decay=0.03, fused=on_gpu)
-    steps = epochs * -(-n_frames // preset.cls_batch)
     return optimiser, torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, max(steps, 2))
 
 
@@ -307,22 +318,59 @@ def _bf16(precision: str | None, device: torch.device) -> bool:
     return precision == "bf16" or (precision is None and device.type == "cuda" and torch.cuda.is_bf16_supported())
 
 # %% ../../nbs/3_estimation/04_trunk.ipynb #439d9c87
-class _Training:
-    "A network that learns `classes` (N, …) of `inputs`, on their device, with the preset's optimiser."
+def _loss(scores, classes, mine, rows, world: int) -> torch.Tensor:
+    "Cross-entropy of `mine` of the `rows`; its mean over `world` processes is that of all the rows in one."
+    if world == 1:
+        return class_loss(scores, classes[mine])
+    summed = F.cross_entropy(scores.reshape(-1, N_CLASSES), classes[mine].reshape(-1), ignore_index=-1, reduction="sum")
+    return summed * world / (classes[rows] >= 0).sum().clamp(min=1)
 
-    def __init__(self, model, inputs, classes, preset: ClassifierValues, lr: float, epochs: int, bf16: bool = False):
-        self.model, self.inputs, self.classes = model.to(inputs.device), inputs, classes.to(inputs.device)
-        self.optimiser, self.schedule = _optimiser(model, preset, lr, epochs, len(inputs))
-        self.batch, self.bf16 = preset.cls_batch, bf16
+
+class _Alone(NamedTuple):
+    "A team of one process, as `make_accelerator` describes larger ones."
+    device: torch.device
+    num_processes: int = 1
+    process_index: int = 0
+    is_main_process: bool = True
+
+
+def _team(device=None):
+    "The processes that learn together, started by `accelerate launch`, or this one alone; each with its `device`."
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        return make_accelerator("no", device)  # autocast is ours
+    return _Alone(pick_device(device))
+
+
+def _agree(team, model: nn.Module) -> nn.Module:
+    "The same network; of several processes all get the weights, and the batch statistics, of the first."
+    for value in model.state_dict().values() if team.num_processes > 1 else ():
+        whole = value.contiguous()
+        torch.distributed.broadcast(whole, 0)
+        value.copy_(whole)
+    return model
+
+# %% ../../nbs/3_estimation/04_trunk.ipynb #fa78c166
+class _Training:
+    "A network that learns `classes` (N, …) of `inputs`, on their device, with the preset's optimiser, in a `team`."
+
+    def __init__(self, model, inputs, classes, preset: ClassifierValues, lr: float, epochs: int, bf16: bool = False,
+                 team=None, seed: int = 0):
+        self.team, self.seed, self.bf16 = team or _team(inputs.device), seed, bf16
+        self.model, self.inputs = _agree(self.team, model.to(inputs.device)), inputs
+        self.classes = classes.to(inputs.device)
+        self.batch = preset.cls_batch * self.team.num_processes
+        self.optimiser, self.schedule = _optimiser(model, preset, lr, epochs * -(-len(inputs) // self.batch))
 
     def step(self, rows: torch.Tensor, epoch: int) -> torch.Tensor:
         "Learn from these rows; returns their loss, which stays where it is: to fetch it would let a GPU wait."
-        images = self.inputs.draw(rows.numpy(), epoch)
+        mine, place = rows[self.team.process_index::self.team.num_processes], self.classes.device
+        images = self.inputs.draw(mine.numpy(), epoch)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
             scores = self.inputs.forward(self.model, images)
-        loss = class_loss(scores.float(), self.classes[rows.to(self.classes.device)])
+        loss = _loss(scores.float(), self.classes, mine.to(place), rows.to(place), self.team.num_processes)
         self.optimiser.zero_grad()
         loss.backward()
+        average_gradients(self.team, self.model)
         self.optimiser.step()
         if self.schedule is not None:
             self.schedule.step()
@@ -332,8 +380,17 @@ class _Training:
 def _epoch(training: _Training, epoch: int) -> float:
     "One pass over all inputs in a fresh order; returns the mean loss."
     learning_mode(training.model)
-    parts = torch.randperm(len(training.inputs)).split(training.batch)
-    losses = [training.step(rows, epoch) for rows in parts if len(rows) > 1]  # batch normalisation needs two
+    team, order = training.team, partial(torch.randperm, len(training.inputs))
+    if team.num_processes > 1:  # one order for all, other views and other dropout for each
+        own = 1000 * training.seed + epoch
+        parts = order(generator=torch.Generator().manual_seed(own)).split(training.batch)
+        torch.manual_seed((own + 1) * team.num_processes + team.process_index)
+    else:
+        parts = order().split(training.batch)
+    enough = 2 * team.num_processes  # batch normalisation needs two
+    losses = [training.step(rows, epoch) for rows in parts if len(rows) >= enough]
+    if team.num_processes > 1 and losses:
+        return float(np.mean(team.reduce(torch.stack(losses), reduction="mean").tolist()))
     return float(np.mean(torch.stack(losses).tolist() if losses else np.nan))
 
 # %% ../../nbs/3_estimation/04_trunk.ipynb #cc80fdc1
@@ -389,22 +446,88 @@ def _prepared(frames, intensities, valid, preset: ClassifierValues, device):
     return _inputs(frames, preset, device), classes, seen
 
 
-def _start(preset: ClassifierValues, start, classes: torch.Tensor) -> nn.Module:
+def _start(preset: ClassifierValues, start, classes: torch.Tensor, init: str = "imagenet") -> nn.Module:
     "The network that training begins with; the prefix is frozen where it has learned something before."
     heads = 1 if classes.ndim == 1 else classes.shape[1]
-    model = deepcopy(start) if start is not None else build_classifier(preset, n_outputs=heads * N_CLASSES)
-    prefix(model).requires_grad_(start is None and preset.classifier == "slim")
+    model = deepcopy(start) if start is not None else build_classifier(preset, init, heads * N_CLASSES)
+    prefix(model).requires_grad_(start is None and (preset.classifier == "slim" or init == "random"))
     return model
 
+# %% ../../nbs/3_estimation/04_trunk.ipynb #c58be5c7
+def _random_states(device: torch.device) -> dict:
+    "The states of torch's random numbers by name: of the CPU, and of the GPU that `device` is."
+    gpu = {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {}
+    return {"cpu": torch.random.get_rng_state()} | gpu
+
+
+def _save_epoch(folder, training: _Training, best: _Best, history: list, facts: dict) -> None:
+    "Write tensors, then `latest.json` that names them, each atomically; the tensors of the epoch before go last."
+    folder, name = Path(folder), f"epoch_{len(history):04d}.safetensors"
+    parts = {"model": training.model.state_dict(), "best": best.state, "random": _random_states(training.inputs.device),
+             "optimiser": optimiser_tensors(training.optimiser)}
+    tensors = {f"{part}/{key}": value.detach().cpu().contiguous() for part, some in parts.items()
+               for key, value in some.items()}
+    rates = {key: value for key, value in training.optimiser.param_groups[0].items() if key != "params"}
+    latest = {"file": name, "history": history, "score": float(best.score), "rates": rates, "facts": facts,
+              "schedule": training.schedule and training.schedule.state_dict()}
+    write_atomically(folder / name, lambda path: save_file(tensors, path))
+    write_atomically(folder / "latest.json", lambda path: path.write_text(json.dumps(latest, indent=1), "utf-8"))
+    for old in set(folder.glob("epoch_*.safetensors")) - {folder / name}:
+        old.unlink()
+
+# %% ../../nbs/3_estimation/04_trunk.ipynb #9a6ab93a
+def _facts(preset: ClassifierValues, training: _Training, epochs: int, lr: float) -> dict:
+    "What a run that goes on must agree on with the one before."
+    values = {field.name: getattr(preset, field.name) for field in fields(ClassifierValues)}
+    labels = sha256(training.classes.cpu().numpy().tobytes()).hexdigest()[:12]
+    return {"preset": values, "seed": training.seed, "epochs": epochs, "lr": lr, "frames": len(training.inputs),
+            "labels": labels, "device": training.inputs.device.type, "bf16": training.bf16,
+            "processes": training.team.num_processes}
+
+
+def _check_facts(path, before: dict, now: dict) -> None:
+    "TrainingError names what differs between a checkpoint's facts and this run's."
+    now = json.loads(json.dumps(now))
+    flat = lambda facts: {**facts, **facts["preset"], "preset": ""}
+    differ = [f"{k} {flat(before).get(k)!r} → {v!r}" for k, v in flat(now).items() if flat(before).get(k) != v]
+    if differ:
+        raise TrainingError(f"{path}: the checkpoint is of another run ({', '.join(differ)}); train as before, remove "
+                            "its folder, or give another one.")
+
+# %% ../../nbs/3_estimation/04_trunk.ipynb #b522e804
+def _load_epoch(folder, training: _Training, best: _Best, facts: dict) -> list:
+    "Put back what `_save_epoch` wrote, if it did; returns the history so far. TrainingError if it is of another run."
+    path = Path(folder) / "latest.json"
+    if not path.is_file():
+        return []
+    latest = json.loads(path.read_text("utf-8"))
+    _check_facts(path, latest["facts"], facts)
+    tensors = load_file(path.with_name(latest["file"]))
+    part = lambda name: {k.partition("/")[2]: v for k, v in tensors.items() if k.partition("/")[0] == name}
+    training.model.load_state_dict(part("model"))
+    restore_optimiser(training.optimiser, part("optimiser"))
+    rates = {k: tuple(v) if isinstance(v, list) else v for k, v in latest["rates"].items()}
+    training.optimiser.param_groups[0].update(rates)
+    if training.schedule is not None:
+        training.schedule.load_state_dict(latest["schedule"])
+    best.state, best.score = part("best"), latest["score"]
+    states = part("random")
+    torch.random.set_rng_state(states["cpu"])
+    if "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], training.inputs.device)
+    return latest["history"]
+
 # %% ../../nbs/3_estimation/04_trunk.ipynb #f7b82a66
-def _fitted(training: _Training, best: _Best, valid, epochs: int, progress: bool):
+def _fitted(training: _Training, best: _Best, valid, epochs: int, progress: bool, checkpoint, facts: dict):
     "The network of the best epoch, on the CPU, and the history."
-    history = []
-    for epoch in tqdm(range(epochs), desc="epochs", disable=not progress, leave=False):
+    history = [] if checkpoint is None else _load_epoch(checkpoint, training, best, facts)
+    for epoch in tqdm(range(len(history), epochs), desc="epochs", disable=not progress, leave=False):
         loss = _epoch(training, epoch)
         history.append({"loss": loss, "agreement": best.see(training.model, valid)})
+        if checkpoint is not None and training.team.is_main_process:
+            _save_epoch(checkpoint, training, best, history, facts)
     training.model.load_state_dict(best.state or training.model.state_dict())
-    return training.model.to("cpu").eval(), pd.DataFrame(history)
+    return _agree(training.team, training.model).to("cpu").eval(), pd.DataFrame(history)
 
 # %% ../../nbs/3_estimation/04_trunk.ipynb #3f2e391e
 def train_classifier(
@@ -417,18 +540,19 @@ def train_classifier(
     epochs: int | None = None, lr: float | None = None,  # None: the preset's
     progress: bool = True,
     start_counts: bool = True,  # may the start itself be the best? Not if its last layer has learned nothing yet
-    device=None,        # "cpu", "cuda"; None takes a GPU if there is one. The result is on the CPU
-    precision: str | None = None,  # "no" or "bf16"; None: "bf16" on GPUs that have it
+    device=None, precision: str | None = None,  # see `pick_device`; "no", "bf16", None: "bf16" on GPUs that have it
+    checkpoint=None,    # folder that is written after each epoch, and gone on from
+    init: str = "imagenet",  # what VGG16 begins with where there is no `start`, see `vgg16_classifier`
 ):
-    "Train one network (§4.2.2); returns it in eval mode and a DataFrame, one row per epoch: loss, ICC on Valid."
-    preset, device = get_preset(preset), pick_device(device)
-    inputs, classes, valid = _prepared(frames, intensities, valid, preset, device)
+    "Train one network (§4.2.2); returns it, on the CPU, and a DataFrame, one row per epoch: loss, ICC on Valid."
+    preset, team = get_preset(preset), _team(device)
+    inputs, classes, valid = _prepared(frames, intensities, valid, preset, team.device)
     epochs, lr = preset.cls_epochs if epochs is None else epochs, preset.cls_lr if lr is None else lr
-    with seeded(seed, device):
-        model = _start(preset, start, classes)
-        training = _Training(model, inputs, classes, preset, lr, epochs, _bf16(precision, device))
+    with seeded(seed, team.device):
+        model, bf16 = _start(preset, start, classes, init), _bf16(precision, team.device)
+        training = _Training(model, inputs, classes, preset, lr, epochs, bf16, team, seed)
         best = _Best(model, valid if start is not None and start_counts else None)
-        return _fitted(training, best, valid, epochs, progress)
+        return _fitted(training, best, valid, epochs, progress, checkpoint, _facts(preset, training, epochs, lr))
 
 # %% ../../nbs/3_estimation/04_trunk.ipynb #ae823f2d
 def _joined(states: list) -> dict:
@@ -466,12 +590,16 @@ def train_on_one_thread(*job, **options):
 
 # %% ../../nbs/3_estimation/04_trunk.ipynb #476b2fe7
 def train_trunk(frames, intensities, valid=None, preset: ClassifierValues | str = PAPER, seed: int = 0,
-                progress: bool = True, n_jobs: int = 1, device=None, precision: str | None = None):
-    "A network with a head for each column of `intensities` (N, n), the `merged` members of the preset; and a history."
+                progress: bool = True, n_jobs: int = 1, checkpoint=None, **how):
+    """A network with a head for each column of `intensities` (N, n), the `merged` members of the preset; a history.
+
+    `checkpoint`: a folder, in which each member has its own; `how`: device and precision, see `train_classifier`.
+    """
     preset = get_preset(preset)
     one = delayed(train_classifier if n_jobs == 1 else train_on_one_thread)
+    folder = lambda k: None if checkpoint is None else Path(checkpoint) / f"member_{k}"
     made = Parallel(n_jobs)(one(frames, intensities, valid, preset, seed + MEMBER * k, None, preset.cls_trunk_epochs,
-                                preset.cls_trunk_lr, progress, device=device, precision=precision)
+                                preset.cls_trunk_lr, progress, checkpoint=folder(k), **how)
                             for k in range(preset.cls_members))
     return merged([network for network, _ in made]), pd.concat([history for _, history in made], ignore_index=True)
 
