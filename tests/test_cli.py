@@ -1,8 +1,10 @@
 """Every command on the sample data, from a shell, in the order of the pipeline, at sizes that take seconds."""
 import json
 import re
+import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import numpy as np
@@ -30,6 +32,19 @@ def work(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli")
     Image.fromarray(astronaut()).save(folder / "me.png")
     return folder
+
+
+def call(*words):
+    "Run a command in this process; what goes wrong is raised."
+    from aufacs_nb.apps.cli import app
+
+    app([str(word) for word in words], standalone_mode=False)
+
+
+def refuses(message, *words):
+    "The command ends with this message, in the way that is printed as one line."
+    with pytest.raises((ValueError, OSError), match=message):
+        call(*words)
 
 
 def test_help_is_quick_and_names_every_command(run):
@@ -75,6 +90,30 @@ def test_other_databases_are_written_and_read_back(run, work, name):
     assert list((root / "truth").rglob("*.npz"))
 
 
+def test_poses_are_chosen_or_said_to_be_left_out(work, tmp_path, capsys):
+    nine, tables = tmp_path / "nine", {}
+    call("simulate", "fera17", "--out", nine, "--subjects", "1,1,1", "--tasks", 1, "--frames", 2, "--size", 32, "--poses",
+         "1,6,9", "--quiet")
+    for name, words in (("frontal", ()), ("six", ("--poses", "6")), ("two", ("--poses", "1,6")), ("all", ("--poses", "all"))):
+        call("manifest", nine, "--out", tmp_path / f"{name}.parquet", *words)
+        note = capsys.readouterr().err
+        assert ("left out: 6, of poses 1, 9; take them with --poses all" in note) == bool(note) == (name == "frontal"), note
+        tables[name] = pd.read_parquet(tmp_path / f"{name}.parquet")
+    assert [len(table) for table in tables.values()] == [6, 6, 12, 18]
+    assert tables["all"].groupby(["pose_yaw", "pose_pitch"]).ngroups == 3
+    pd.testing.assert_frame_equal(tables["frontal"], tables["six"])
+    refuses("FERA poses 1–9", "manifest", nine, "--poses", "most")
+    refuses("choose some of 1–9", "manifest", nine, "--poses", "0,6")
+    refuses("poses 1, 6, 9; choose with --poses", "manifest", nine, "--poses", "2")
+    (tmp_path / "album").mkdir()
+    shutil.copy(work / "me.png", tmp_path / "album")
+    refuses("folder has no option 'poses'", "manifest", tmp_path / "album", "--poses", "6")
+    from aufacs_nb.apps.cli import _input_manifest
+
+    capsys.readouterr()
+    assert len(_input_manifest(nine)) == 6 and "left out: 6, of poses 1, 9;" in capsys.readouterr().err
+
+
 def test_a_wrong_label_is_named_or_skipped(run, aufacs, work):
     run("simulate", "unbc", "--out", work / "spoilt", *SMALL_DATABASES["unbc"], "--seed", 3, "--quiet")
     label = sorted((work / "spoilt" / "Frame_Labels" / "FACS").rglob("*_facs.txt"))[1]
@@ -99,6 +138,74 @@ def test_manifest_and_register(run, work):
     assert (np.load(work / "flat" / "frames.npy") != frames).any()
 
 
+def test_register_says_at_the_start_what_is_missing(work, aufacs, tmp_path):
+    refuses("68 points are no mesh", "register", work / "me.png", "--out", tmp_path / "x", "--landmarks", "dlib")
+    refuses("--method prnet", "register", work / "me.png", "--out", tmp_path / "x", "--prnet", "small")
+    refuses("ends in .index", "register", work / "me.png", "--out", tmp_path / "x", "--method", "prnet", "--prnet", work)
+    done = aufacs("register", work / "me.png", "--out", tmp_path / "x", "--method", "procrustes", "--landmarks", "no.dat")
+    assert done.returncode == 2 and done.stderr.startswith("aufacs: no.dat: no such file") and done.stderr.count("\n") == 1
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_missing_package_is_one_line(monkeypatch, work, capsys):
+    from aufacs_nb.apps.cli import main
+
+    monkeypatch.setitem(sys.modules, "dlib", None)
+    for words, known in ((("--landmarks", work / "me.png"), True), (("--landmarks", work / "me.png", "--broken"), False)):
+        if not known:
+            monkeypatch.setattr("aufacs_nb.apps.cli._input_manifest", lambda *a: __import__("no_such_module"))
+        with pytest.raises(SystemExit if known else ImportError):
+            main([*map(str, ("register", work / "me.png", "--out", work / "y", "--method", "procrustes", *words[:2]))])
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "pip install 'aufacs_nb[dlib]'" in said
+
+
+def test_a_device_that_is_not_there_is_refused_before_anything_is_read(work, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    gone, out = tmp_path / "gone.png", tmp_path / "x"
+    commands = {"predict": (gone,), "personalize": (gone, "--out", out), "synthesize": (gone, "--out", out / "x.png"),
+                "resample": ("--data", work / "registered", "--out", out), "evaluate": ("--data", work / "registered"),
+                "train-generator": ("--data", work / "registered", "--out", out), "train": ("tiny", "--out", out),
+                "register": (work / "me.png", "--out", out),
+                "train-classifiers": ("--data", gone, "--valid", work / "registered", "--out", out)}
+    for command, words in commands.items():
+        refuses("--device cuda:1: there is none here; choose auto or one of cpu", command, *words, "--device", "cuda:1")
+    assert not out.exists()
+
+
+def test_device_reaches_the_networks(monkeypatch, work):
+    import torch
+
+    from aufacs_nb.estimation.estimator import AUEstimator
+    from aufacs_nb.estimation.storage import AUClassifiers
+
+    class Stop(Exception):
+        "Raised when it is known where the networks are to go."
+
+    asked = []
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+
+    def note(self, device=None):
+        "Instead of moving them."
+        asked.append(str(device))
+        raise Stop
+
+    monkeypatch.setattr(AUEstimator, "from_pretrained", classmethod(lambda cls, model, device=None: note(model, device)))
+    monkeypatch.setattr(AUClassifiers, "to", note)
+    move = torch.nn.Module.to
+    monkeypatch.setattr("torch.nn.Module.to", lambda self, *where, **how: note(self, *where) if where else move(self, **how))
+    monkeypatch.setattr("aufacs_nb.experiments.stages.fit_generator", lambda *a, device, **k: note(None, device))
+    monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", "")
+    for device, where in (("auto", "cuda"), ("cuda", "cuda"), ("cuda:1", "cuda:1"), ("cpu", "cpu")):
+        for words in (("predict", work / "me.png"), ("personalize", work / "me.png", "--out", work / "z"),
+                      ("synthesize", work / "me.png", "--out", work / "z.png"), ("evaluate", "--data", work / "registered"),
+                      ("resample", "--data", work / "registered", "--out", work / "z"),
+                      ("train-generator", "--data", work / "registered", "--out", work / "z")):
+            with pytest.raises(Stop):
+                call(*words, "--device", device)
+            assert asked.pop() == where, words
+
+
 def test_train_generator_and_resample(run, work):
     run("train-generator", "--data", work / "registered", "--out", work / "generator", "--preset", "tiny",
            "--steps", 3, "--quiet")
@@ -112,12 +219,122 @@ def test_train_generator_and_resample(run, work):
             assert (drawn.groupby(["au", "intensity"]).size() == 2).all() and len(drawn) == 2 * 6 * 7
 
 
+def test_real_frames_stay_as_they_are_stored(work):
+    stored, table = np.load(work / "registered" / "frames.npy"), pd.read_parquet(work / "registered" / "manifest.parquet")
+    drawn = pd.read_parquet(work / "real" / "manifest.parquet")
+    rows = table.index[table.valid & (table.partition == "Train")][drawn.source_row]
+    assert np.array_equal(np.load(work / "real" / "frames.npy"), stored[rows])
+    assert np.load(work / "semantic" / "frames.npy").shape[1:] == (32, 32, 3)  # a generator has its own size
+
+
 def test_train_classifiers_and_evaluate(run, work):
     run("train-classifiers", "--data", work / "semantic", "--valid", work / "registered", "--out",
            work / "classifiers", "--preset", "tiny", "--quiet")
     out = run("evaluate", "--data", work / "registered", "--model", work / "classifiers", "--out", work / "icc.csv")
     assert "AU12" in out and "mean" in out
     assert list(pd.read_csv(work / "icc.csv").columns) == ["au", "icc_value", "icc_low", "icc_high"]
+
+
+def test_partitions_are_named_or_all(work, capsys):
+    table = pd.read_parquet(work / "registered" / "manifest.parquet")
+    people = []
+    options = ("evaluate", "--data", work / "registered", "--model", work / "classifiers", "--partition")
+    from aufacs_nb.experiments import stages
+    for name, partitions in (("Test", ["Test"]), ("Valid", ["Valid"]), ("all", list(set(table.partition))), ("", None)):
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(stages, "evaluate", lambda classifiers, part: people.append(len(part.frames)) or table[:1])
+            call(*options, name)
+        assert people.pop() == (table.partition.isin(partitions) if partitions else table.valid).sum(), name
+    refuses("registered has Test, Train, Valid: choose Test or Train or Valid or all", *options, "Dev")
+
+
+def test_personalize_takes_the_folder_of_train_classifiers(work, tmp_path):
+    from aufacs_nb.estimation.storage import AUClassifiers
+
+    shutil.copytree(work / "classifiers", tmp_path / "alone")
+    for model, out in ((work / "classifiers", work / "adapted"), (tmp_path / "alone", tmp_path / "small")):
+        call("personalize", work / "me.png", "--model", model, "--out", out, "--quiet")
+    generic, adapted, other = map(AUClassifiers.from_pretrained, (work / "classifiers", work / "adapted", tmp_path / "small"))
+    assert "generator" not in generic.card and other.card["generator"] == "small"
+    assert adapted.card["generator"] == str(work.resolve()), "the generator that lies beside the classifiers"
+    frames = np.load(work / "registered" / "frames.npy")[:4]
+    assert 0 < np.abs(generic.predict(frames) - adapted.predict(frames)).max() < 5
+
+
+def test_classifiers_know_what_their_preset_asks_of_a_generator(work, tmp_path, monkeypatch):
+    from dataclasses import replace
+
+    from aufacs_nb import presets
+    from aufacs_nb.estimation.storage import AUClassifiers
+
+    asks = replace(presets.TINY, per_targets="calibrated", per_arch="flow")
+    monkeypatch.setitem(presets.PRESETS, "tiny", asks)
+    call("train-classifiers", "--data", work / "semantic", "--valid", work / "registered", "--out", tmp_path / "out",
+         "--preset", "tiny", "--quiet")
+    made = AUClassifiers.from_pretrained(tmp_path / "out")
+    assert made.calibration.shape == (7, 6, 7, 6) and made.card["calibrated"]["people"] == 4
+    np.testing.assert_allclose(made.calibration.sum(-1), 1, atol=1e-3)
+    call("personalize", work / "me.png", "--model", tmp_path / "out", "--out", tmp_path / "me", "--quiet")
+
+
+def test_differences_are_never_taken_for_faces(work, tmp_path, capsys):
+    for name in ("real", "registered"):
+        call("normalize", "--data", work / name, "--out", tmp_path / name, "--quiet")
+    call("train-classifiers", "--data", tmp_path / "real", "--valid", tmp_path / "registered", "--out", tmp_path / "model",
+         "--preset", "tiny", "--quiet")
+    assert json.loads((tmp_path / "model" / "card.json").read_text())["registration"] == "mesh minus mean"
+    call("evaluate", "--data", tmp_path / "registered", "--model", tmp_path / "model")
+    assert "AU12" in capsys.readouterr().out
+    out = ("--out", tmp_path / "x")
+    refuses("'mesh minus mean', but --model small learned from 'mesh': give the folder that the differences were made from",
+            "evaluate", "--data", tmp_path / "registered")
+    refuses("register with --method mesh, then `aufacs normalize --method mean`, or train anew", "evaluate", "--data",
+            work / "registered", "--model", tmp_path / "model")
+    refuses("learned from 'procrustes'", "train-classifiers", "--data", procrustes(work / "real", tmp_path / "flat"),
+            "--valid", tmp_path / "registered", *out)
+    refuses("holds 'mesh', but", "train-classifiers", "--data", tmp_path / "real", "--valid", work / "registered", *out)
+    refuses("and take differences of the balanced set", "resample", "--data", tmp_path / "registered", *out)
+    refuses("a generator needs faces", "train-generator", "--data", tmp_path / "registered", *out)
+    refuses("holds differences already", "normalize", "--data", tmp_path / "real", *out)
+    for words in (("predict", work / "me.png"), ("personalize", work / "me.png", *out)):
+        refuses("learned from differences .mesh minus mean., and a photograph is none", *words, "--model", tmp_path / "model")
+    call("resample", "--data", tmp_path / "registered", *out, "--method", "real", "--per-intensity", 1)
+    assert set(pd.read_parquet(tmp_path / "x" / "manifest.parquet").registration) == {"mesh minus mean"}
+
+
+def procrustes(folder, out):
+    "A copy of a balanced set whose frames are said to be registered in the plane."
+    shutil.copytree(folder, out)
+    table = pd.read_parquet(out / "manifest.parquet").assign(registration="procrustes")
+    table.to_parquet(out / "manifest.parquet", index=False)
+    return out
+
+
+def test_a_folder_of_registered_frames_is_no_folder_of_photographs(work, tmp_path):
+    for command, words in {"predict": (), "actions": (), "manifest": (), "register": ()}.items():
+        refuses("holds registered frames and no photographs", command, work / "registered", "--out", tmp_path / "x", *words)
+
+
+def test_balanced_sets_and_registered_frames_are_told_apart(work, tmp_path):
+    out = ("--out", tmp_path / "x", "--preset", "tiny")
+    for words in (("evaluate",), ("train-generator", *out), ("resample", *out[:2]), ("resample", *out[:2], "--method", "real")):
+        refuses("semantic: holds a balanced set; registered frames are needed", words[0], "--data", work / "semantic", *words[1:])
+    refuses("holds a balanced set", "train-classifiers", "--data", work / "real", "--valid", work / "semantic", *out)
+    refuses("registered: holds no balanced set; draw one", "train-classifiers", "--data", work / "registered", "--valid",
+            work / "registered", *out)
+    assert not (tmp_path / "x").exists()
+
+
+def test_normalize_takes_a_balanced_set(work, tmp_path):
+    from aufacs_nb.registration.references import open_references, restore, decode
+
+    call("normalize", "--data", work / "semantic", "--out", tmp_path / "mean", "--quiet")
+    frames, table = np.load(work / "semantic" / "frames.npy"), pd.read_parquet(work / "semantic" / "manifest.parquet")
+    made, known = np.load(tmp_path / "mean" / "frames.npy"), open_references(tmp_path / "mean")
+    assert set(known) == set(table.subject)
+    again = restore(*decode(made[5]), known[table.subject[5]])
+    seen = made[5].any(-1)
+    assert seen.mean() > .3 and np.abs(again.astype(int) - frames[5])[seen].max() <= 1
 
 
 def test_synthesize_writes_a_marked_picture(run, work):
@@ -218,26 +435,31 @@ def test_evaluate_prints_values_with_intervals(run, work):
     assert "Interval(" not in said
 
 
-def test_reproduce_lists_what_each_experiment_asks(run, work):
+def test_reproduce_lists_what_each_experiment_asks(work, capsys):
     from aufacs_nb.experiments.reproduce import EXPERIMENTS
 
-    said = run("reproduce", "--list", "--root", work / "nothing")
+    call("reproduce", "--list", "--root", work / "nothing")
+    said = capsys.readouterr().out
     for line, (name, experiment) in zip(said.strip().splitlines(), EXPERIMENTS.items(), strict=True):
         assert line.startswith(name) and line.endswith(experiment.asks)
-        assert re.search(r" [1-9]\d* stages, +0 made ", line), line
+        assert re.search(r" [1-9]\d* stages, +0 made, +(\?|\d+ (s|min|h)) left ", line), line
 
 
-def test_reproduce_makes_a_table_and_does_not_make_it_again(run, work):
+def test_reproduce_makes_a_table_and_does_not_make_it_again(work, capsys):
     options = ("reproduce", "table-1", "--preset", "tiny", "--root", work / "stages", "--quiet")
-    said = run(*options, "--out", work / "tables")
-    table = pd.read_csv(work / "tables" / "table-1_scores.csv", index_col=0)
-    assert list(table.index) == ["fera17", "disfa", "unbc", "multipie"] and (table.people >= 2).all()
+    call(*options, "--out", work / "tables")
+    said = capsys.readouterr().out
+    table = pd.read_csv(work / "tables" / "table-1_scores.csv").pivot(index="database", columns="what", values="value")
+    assert set(table.index) == {"fera17", "disfa", "unbc", "multipie"} and (table.people >= 2).all()
     assert "Which databases are there?" in said and all(name in said for name in table.index)
+    assert re.search(rf"fera17 +{table.people.fera17:.0f} +{table.frames.fera17:.0f} ", said), said
     before = {path: path.stat().st_mtime_ns for path in (work / "stages").rglob("*")}
-    assert run(*options) == said
+    call(*options)
+    assert capsys.readouterr().out == said
     assert before == {path: path.stat().st_mtime_ns for path in (work / "stages").rglob("*")}
-    listed = run("reproduce", "--list", "--root", work / "stages").splitlines()[0]
-    assert re.search(r"table-1 +(\d+) stages, +\1 made", listed), listed
+    call("reproduce", "--list", "--root", work / "stages")
+    listed = capsys.readouterr().out.splitlines()[0]
+    assert re.search(r"table-1 +(\d+) stages, +\1 made, +0 s left", listed), listed
 
 
 def test_reproduce_refuses_before_it_starts(aufacs, work):
@@ -248,15 +470,16 @@ def test_reproduce_refuses_before_it_starts(aufacs, work):
         (work / f"{name}.toml").write_text(text)
     root = ("--root", work / "untouched")
     cases = {("table-9",): "'table-9' is no experiment: choose one of table-1", (): "name an experiment",
-             ("table-1", "--executor", "threads"): "choose serial", ("table-1", "--preset", "huge"): "choose tiny"}
+             ("table-1", "--executor", "threads"): "choose serial", ("table-1", "--preset", "huge"): "choose tiny",
+             ("table-1", "--missing", "guessed"): "one of zero, estimated"}
     said = {"other": "holds fera17, not disfa", "none": "fera17 = 'empty': the folder holds no database",
             "unknown": "bp4d = 'empty'", "gone": "unbc = 'nowhere': there is no such folder", "broken": "no TOML"}
     cases |= {("table-1", "--data", work / f"{name}.toml"): text for name, text in said.items()}
     for words, message in cases.items():
-        done = aufacs("reproduce", *words, *root)
-        assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, (words, done.stderr)
-        assert "--data" not in words or words[-1].name in done.stderr
+        refuses((re.escape(words[-1].name) + ".*" if "--data" in words else "") + re.escape(message), "reproduce", *words, *root)
     assert not (work / "untouched").exists()
+    done = aufacs("reproduce", "table-9", *root)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
 
 
 def test_reproduce_names_the_stages_that_failed(run, aufacs, work):
@@ -273,20 +496,41 @@ def test_reproduce_goes_on_after_an_experiment_that_failed_and_closes_its_proces
     from typer.testing import CliRunner
 
     from aufacs_nb.apps.cli import app
+    from aufacs_nb.experiments import reproduce as room
     from aufacs_nb.experiments.graph import GraphError
 
     pools = []
 
-    def reproduce(name, executor, **options):
-        "The first two fail."
+    def reproduce(name, protocol, root, out, executor, progress, **options):
+        "The first two fail; of the others one claim in two holds."
         pools.append(executor)
         if name in ("table-1", "table-2"):
             raise GraphError({f"stage of {name}": "no luck"}, 3)
-        return pd.DataFrame({"AU01": [0.5]}), pd.DataFrame()
+        scores = pd.DataFrame({"condition": ["own"], "au": ["AU01"], "value": [0.5]})
+        return scores, pd.DataFrame({"verdict": ["holds", "cannot tell"]})
 
-    monkeypatch.setattr("aufacs_nb.experiments.reproduce.reproduce", reproduce)
-    done = CliRunner().invoke(app, ["reproduce", "all", "--executor", "processes:1", "--root", str(tmp_path), "--quiet"])
-    assert done.exit_code == 1 and len(pools) == 9 and "figure-7: " in done.stdout
+    monkeypatch.setattr(room, "run", lambda stages, root, executor, progress: pools.append(executor))
+    monkeypatch.setattr(room, "reproduce", reproduce)
+    words = ["reproduce", "all", "--executor", "processes:1", "--root", str(tmp_path), "--out", str(tmp_path / "out"), "--quiet"]
+    done, count = CliRunner().invoke(app, words), len(room.EXPERIMENTS)
+    assert done.exit_code == 1 and len(pools) == 1 + count and "figure-7: " in done.stdout
     assert all(f"stage of {name}: no luck" in done.output for name in ("table-1", "table-2"))
+    assert f"Claims: {count - 2} holds, {count - 2} cannot tell" in done.stdout
+    assert len(pd.read_csv(tmp_path / "out" / "claims.csv")) == 2 * (count - 2)
     with pytest.raises(RuntimeError, match="shutdown"):
         pools[0].submit(print)
+
+
+def test_reproduce_passes_on_what_it_was_told(monkeypatch, tmp_path):
+    from aufacs_nb.experiments import reproduce as room
+
+    told = {}
+    monkeypatch.setattr(room, "reproduce_all", lambda names, **options: told.update(options, names=names) or pd.DataFrame())
+    (tmp_path / "weights").write_bytes(b"")
+    (tmp_path / "data.toml").write_text(f'fera17 = "{sample_database()}"')
+    call("reproduce", "table-4", "figure-8", "--preset", "small", "--root", tmp_path, "--init", tmp_path / "weights", "--missing",
+         "estimated", "--seed", 3, "--data", tmp_path / "data.toml")
+    del told["report"]
+    assert told == dict(names=["table-4", "figure-8"], protocol="small", root=tmp_path, out=None, executor=None, progress=True,
+                        init=str(tmp_path / "weights"), missing="estimated", seed=3,
+                        licensed={"fera17": str(sample_database().resolve())})
