@@ -2,8 +2,11 @@
 
     python tools/scale_test.py [STEP ...] [--frames 210000] [--size 224] [--out data_samples/results/scale.csv]
 
+With some STEPs, the rows of the others stay in the table.
+
 The file of frames is made of holes, so it takes no disk; at the head of each partition stand the sample faces. People
-and labels are random. Every step runs in a process of its own on one thread. `seconds` is the step without the imports;
+and labels are random. Every step runs in a process of its own on one thread. `seconds` is the step without the imports,
+`cpu_seconds` what it computed in that time (where the machine has other work, it waits in between);
 `peak_mb` is the most memory that the process ever held, libraries included, and pages of files that it had read and not
 given back. A step that held more than `--limit` megabytes ends the script with an error. Nothing that is trained here
 is worth anything. On a memory-mapped set, a time says little about a disk: holes are read at the speed of memory.
@@ -84,11 +87,11 @@ def open_set(folder) -> int:
     return sum(len(partition(folder, name).frames) for name in SHARES)
 
 
-def train_vgg16(folder, steps: int = 4) -> int:
-    "The first steps of an epoch of the paper's classifier from random weights; a step takes half a minute on one core."
+def train_vgg16(folder, steps: int = 2) -> int:
+    "The first steps of an epoch of the paper's classifier, fine-tuned from the third convolution on; random weights."
     from dataclasses import replace
     from torch.optim.optimizer import register_optimizer_step_post_hook
-    from aufacs_nb.estimation.trunk import train_classifier
+    from aufacs_nb.estimation.trunk import build_classifier, train_classifier
     from aufacs_nb.presets import PAPER
 
     class Enough(Exception):
@@ -103,8 +106,8 @@ def train_vgg16(folder, steps: int = 4) -> int:
     preset = replace(PAPER, cls_size=part.frames.shape[1])
     hook = register_optimizer_step_post_hook(count)
     try:
-        train_classifier(part.frames, part.manifest.AU12.to_numpy(float), None, preset, init="random", epochs=1,
-                         progress=False, device="cpu")
+        train_classifier(part.frames, part.manifest.AU12.to_numpy(float), None, preset, epochs=1, progress=False,
+                         device="cpu", start=build_classifier(preset, None))
     except Enough:
         pass
     hook.remove()
@@ -132,9 +135,10 @@ def pair_sampler(folder, **more):
 
 
 def draw_pairs(folder, batches: int = 200) -> int:
-    "Batches of pairs with their pictures."
-    sampler = pair_sampler(folder)
-    return sum(2 * len(sampler.batch(sampler.preset.gen_batch).source) for _ in range(batches))
+    "Batches of the paper's 25 pairs with their pictures, at the size of the frames."
+    sampler = pair_sampler(folder, gen_batch=25)
+    size = sampler.frames.shape[1]
+    return sum(2 * len(sampler.batch(sampler.preset.gen_batch, size=size).source) for _ in range(batches))
 
 
 def train_generator(folder, steps: int = 2) -> int:
@@ -197,7 +201,7 @@ def paired(folder) -> int:
     return len(small.frames)
 
 
-def near(folder, features: int = 20_000, width: int = 256) -> int:
+def near(folder, features: int = 20_000, width: int = 128) -> int:
     "Nearest neighbours of the features that a t-SNE is drawn of."
     import numpy as np
     from aufacs_nb.evaluation.features import neighbours
@@ -208,7 +212,7 @@ def near(folder, features: int = 20_000, width: int = 256) -> int:
     return len(table)
 
 
-STEPS = {"open": open_set, "classifier": train_vgg16, "rows of one batch": draw_rows, "200 batches": draw_pairs,
+STEPS = {"open": open_set, "VGG16": train_vgg16, "rows of one batch": draw_rows, "200 batches": draw_pairs,
          "generator": train_generator, "semantic set": semantic, "real set": real, "predict": predict,
          "resize and paired error": paired, "neighbours": near}
 
@@ -227,10 +231,12 @@ def child(step: str, folder: str) -> dict:
     import torch
     import aufacs_nb.experiments.stages  # and with it everything that takes time to import
     torch.set_num_threads(1)
-    began = time.perf_counter()
+    began, busy = time.perf_counter(), time.process_time()
     done = STEPS[step](folder)
+    busy = time.process_time() - busy
     frames, seconds = done if isinstance(done, tuple) else (done, time.perf_counter() - began)
-    return {"what": step, "frames": frames, "seconds": round(seconds, 5), "peak_mb": round(peak_mb())}
+    return {"what": step, "frames": frames, "seconds": round(seconds, 5), "cpu_seconds": round(busy, 2),
+            "peak_mb": round(peak_mb())}
 
 
 def measured(step: str, folder) -> dict:
@@ -240,6 +246,19 @@ def measured(step: str, folder) -> dict:
     if done.returncode:
         raise SystemExit(f"{step} failed:\n{done.stderr[-3000:]}")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+SHOWN = "{what:25} {frames:8,} frames {seconds:10.4f} s ({cpu_seconds:.1f} s of a core) {peak_mb:6,} MB"
+
+
+def store(row: dict, path: Path) -> None:
+    "Put the row of one step into the table; the rows of other steps stay."
+    before = list(csv.DictReader(path.open(encoding="utf-8"))) if path.is_file() else []
+    rows = [other for other in before if other["what"] != row["what"]] + [row]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, row)
+        table.writeheader()
+        table.writerows(sorted(rows, key=lambda row: list(STEPS).index(row["what"])))
 
 
 def main(arguments=None):
@@ -254,16 +273,13 @@ def main(arguments=None):
     a = parser.parse_args(arguments)
     if a.child:
         return print(json.dumps(child(*a.child)))
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
         make_set(Path(folder), a.frames, a.size)
-        rows = []
         for step in a.steps or STEPS:
             rows.append(measured(step, folder))
-            print("{what:25} {frames:8,} frames {seconds:10.4f} s {peak_mb:7,} MB".format(**rows[-1]), flush=True)
-    with a.out.open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, rows[0])
-        table.writeheader()
-        table.writerows(rows)
+            print(SHOWN.format(**rows[-1]), flush=True)
+            store(rows[-1], a.out)
     over = [row["what"] for row in rows if row["peak_mb"] > a.limit]
     if over:
         raise SystemExit(f"more than {a.limit} MB: {', '.join(over)}")
