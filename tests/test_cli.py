@@ -277,6 +277,29 @@ def test_classifiers_know_what_their_preset_asks_of_a_generator(work, tmp_path, 
     call("personalize", work / "me.png", "--model", tmp_path / "out", "--out", tmp_path / "me", "--quiet")
 
 
+def test_what_classifiers_begin_with_is_asked_for_first(work, tmp_path, monkeypatch):
+    from aufacs_nb.estimation import classifiers
+
+    gone, told = ("--data", tmp_path / "gone", "--valid", tmp_path / "gone", "--out", tmp_path / "x"), {}
+    refuses("only VGG16 begins with a file", "train-classifiers", *gone, "--preset", "tiny", "--init", work / "me.png")
+
+    class Stop(Exception):
+        "Raised when it is known what was asked for."
+
+    def note(*data, **options):
+        "Instead of training."
+        told.update(options)
+        raise Stop
+
+    monkeypatch.setattr(classifiers, "train_classifiers", note)
+    for words, start in (((), "imagenet"), (("--init", "random"), "random")):
+        with pytest.raises(Stop):
+            call("train-classifiers", "--data", work / "real", "--valid", work / "registered", "--out", tmp_path / "x",
+                 "--preset", "tiny", *words)
+        assert told["init"] == start and told["checkpoint"] == tmp_path / "x" / "checkpoint"
+        assert told["device"] in ("cpu", "cuda")
+
+
 def test_differences_are_never_taken_for_faces(work, tmp_path, capsys):
     for name in ("real", "registered"):
         call("normalize", "--data", work / name, "--out", tmp_path / name, "--quiet")
@@ -317,8 +340,9 @@ def test_a_folder_of_registered_frames_is_no_folder_of_photographs(work, tmp_pat
 
 def test_balanced_sets_and_registered_frames_are_told_apart(work, tmp_path):
     out = ("--out", tmp_path / "x", "--preset", "tiny")
-    for words in (("evaluate",), ("train-generator", *out), ("resample", *out[:2]), ("resample", *out[:2], "--method", "real")):
-        refuses("semantic: holds a balanced set; registered frames are needed", words[0], "--data", work / "semantic", *words[1:])
+    for command, words in (("evaluate", ()), ("train-generator", out), ("resample", out[:2]),
+                           ("resample", (*out[:2], "--method", "real"))):
+        refuses("semantic: holds a balanced set; registered", command, "--data", work / "semantic", *words)
     refuses("holds a balanced set", "train-classifiers", "--data", work / "real", "--valid", work / "semantic", *out)
     refuses("registered: holds no balanced set; draw one", "train-classifiers", "--data", work / "registered", "--valid",
             work / "registered", *out)
@@ -476,7 +500,8 @@ def test_reproduce_refuses_before_it_starts(aufacs, work):
             "unknown": "bp4d = 'empty'", "gone": "unbc = 'nowhere': there is no such folder", "broken": "no TOML"}
     cases |= {("table-1", "--data", work / f"{name}.toml"): text for name, text in said.items()}
     for words, message in cases.items():
-        refuses((re.escape(words[-1].name) + ".*" if "--data" in words else "") + re.escape(message), "reproduce", *words, *root)
+        named = re.escape(words[-1].name) + ".*" if "--data" in words else ""
+        refuses(named + re.escape(message), "reproduce", *words, *root)
     assert not (work / "untouched").exists()
     done = aufacs("reproduce", "table-9", *root)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
@@ -511,7 +536,8 @@ def test_reproduce_goes_on_after_an_experiment_that_failed_and_closes_its_proces
 
     monkeypatch.setattr(room, "run", lambda stages, root, executor, progress: pools.append(executor))
     monkeypatch.setattr(room, "reproduce", reproduce)
-    words = ["reproduce", "all", "--executor", "processes:1", "--root", str(tmp_path), "--out", str(tmp_path / "out"), "--quiet"]
+    words = ["reproduce", "all", "--executor", "processes:1", "--root", str(tmp_path), "--out", str(tmp_path / "out"),
+             "--quiet"]
     done, count = CliRunner().invoke(app, words), len(room.EXPERIMENTS)
     assert done.exit_code == 1 and len(pools) == 1 + count and "figure-7: " in done.stdout
     assert all(f"stage of {name}: no luck" in done.output for name in ("table-1", "table-2"))
@@ -528,8 +554,8 @@ def test_reproduce_passes_on_what_it_was_told(monkeypatch, tmp_path):
     monkeypatch.setattr(room, "reproduce_all", lambda names, **options: told.update(options, names=names) or pd.DataFrame())
     (tmp_path / "weights").write_bytes(b"")
     (tmp_path / "data.toml").write_text(f'fera17 = "{sample_database()}"')
-    call("reproduce", "table-4", "figure-8", "--preset", "small", "--root", tmp_path, "--init", tmp_path / "weights", "--missing",
-         "estimated", "--seed", 3, "--data", tmp_path / "data.toml")
+    call("reproduce", "table-4", "figure-8", "--preset", "small", "--root", tmp_path, "--init", tmp_path / "weights",
+         "--missing", "estimated", "--seed", 3, "--data", tmp_path / "data.toml")
     del told["report"]
     assert told == dict(names=["table-4", "figure-8"], protocol="small", root=tmp_path, out=None, executor=None, progress=True,
                         init=str(tmp_path / "weights"), missing="estimated", seed=3,
