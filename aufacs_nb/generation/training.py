@@ -18,7 +18,7 @@ import torch
 
 from ..facs import check_targets
 from .networks import build_critic, build_generator
-from ..tensors import frames_to_tensor
+from ..tensors import Rows, frames_to_tensor
 from .losses import (changed_weight, critic_loss, expression_loss, generator_adversarial_loss,
                                          identity_loss, idiosyncratic_loss, total_loss)
 from ..presets import GeneratorValues, get_preset
@@ -145,7 +145,7 @@ class PairSampler(RowSampler):
         clips = None if preset.pair_across_clips else clips
         labels, self.subjects, clips = check_training_data(frames, labels, subjects, clips, preset.lambda_ids)
         super().__init__(labels, clip_keys(self.subjects, clips), preset, seed)
-        self.frames = frames
+        self.frames = Rows(frames, self.everyone) if isinstance(frames, np.memmap) else frames
 
     def batch(self, n: int, same_share: float | None = None, size: int | None = None, part=(0, 1)) -> PairBatch:
         "`n` pairs of `size` px (the preset's unless given); of part (k, m) only pairs k, k + m, k + 2m, … of them."
