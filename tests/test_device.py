@@ -82,7 +82,8 @@ def card(monkeypatch):
             (torch.Tensor, "item", fetch), (torch.Tensor, "tolist", fetch),
             *((room, "pick_device", torch.device) for room in (trunk, storage, classifiers, estimator)),
             (trunk, "seeded", lambda *_: nullcontext()), (personalization, "seeded", lambda *_: nullcontext()),
-            (torch.cuda, "is_bf16_supported", lambda *_: True), (torch.cuda, "mem_get_info", lambda *_: (1 << 30, 1 << 30)),
+            (torch.cuda, "is_bf16_supported", lambda *_: True),
+            (torch.cuda, "mem_get_info", lambda *_: (1 << 30, 1 << 30)),
             (torch.amp.autocast_mode.torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)):
         monkeypatch.setattr(place, name, stand_in)
     with mode:
@@ -123,12 +124,27 @@ def test_convolutions_in_bfloat16_and_scores_in_full(card):
     assert training.optimiser.defaults["fused"]
 
 
+def test_a_resumed_optimiser_is_on_the_card(card):
+    "Moments, and the count of steps too, because one kernel does the whole step."
+    model, frames = trunk.build_classifier(AUGMENTED).to("cuda:0"), trunk.Pixels(FRAMES, AUGMENTED).to("cuda:0")
+    training = trunk._Training(model, frames, torch.zeros(12, dtype=torch.int64), AUGMENTED, 1e-3, 1)
+    training.step(torch.arange(4), 0)
+    stored = {"model": {key: value.cpu() for key, value in model.state_dict().items()},
+              "optimiser": {key: value.cpu() for key, value in trunk.optimiser_tensors(training.optimiser).items()}}
+    rates = {key: value for key, value in training.optimiser.param_groups[0].items() if key != "params"}
+    trunk._restore(training, stored, {"rates": rates, "schedule": training.schedule.state_dict()})
+    states = list(training.optimiser.state.values())
+    assert states and {value.device.type for state in states for value in state.values()} == {"cuda"}
+    training.step(torch.arange(4), 0)
+
+
 def test_hidden_maps_and_what_learns_from_them(card):
     start, rate = trunk.SlimVGG(32, 8), ClassifierValues(classifier="vgg16", cls_size=32, cls_batch=4)
     maps = trunk.hidden_maps(start, trunk.Pixels(FRAMES, AUGMENTED), 2, 5, "cuda:0")
     assert maps.maps.shape[:2] == (2, 12)
-    model, _ = trunk.train_classifier(maps.select(np.array([0, 0, 3, 5])), LEVELS[:4], (maps, LEVELS), rate, 0, start, 1,
-                                      progress=False, device="cuda:0")
+    some = maps.select(np.array([0, 0, 3, 5]))
+    model, _ = trunk.train_classifier(some, LEVELS[:4], (maps, LEVELS), rate, 0, start, 1, progress=False,
+                                      device="cuda:0")
     assert {p.device.type for p in model.parameters()} == {"cpu"}
 
 
@@ -163,6 +179,7 @@ def test_a_missing_card_is_refused():
 
     if torch.cuda.is_available():
         pytest.skip("there is a card")
-    for act in (lambda: trunk.train_classifier(FRAMES, LEVELS, preset=TINY, device="cuda"), lambda: pick_device("cuda:1")):
+    train = lambda: trunk.train_classifier(FRAMES, LEVELS, preset=TINY, device="cuda")
+    for act in (train, lambda: pick_device("cuda:1")):
         with pytest.raises(ValueError, match="no graphics card"):
             act()

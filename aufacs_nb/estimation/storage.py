@@ -16,7 +16,7 @@ from torch import nn
 
 from ..facs import AUS, au_column
 from ..presets import WeightsError, get_preset, load_weights, save_weights, weights_folder
-from .trunk import build_classifier
+from .trunk import build_classifier, released
 from .vgg16 import N_CLASSES, expected_intensity
 from ..tensors import pick_device, standardise
 
@@ -59,7 +59,7 @@ class SharedNetworks:
     def outputs(self, frames, upto: int | None = None, aus=None, batch: int = 64) -> torch.Tensor:
         "uint8 (N, s, s, 3) → (N, n_aus, d) on the CPU: what the `layers` before number `upto` (None: all) return."
         chains = [layers(self.models[au])[:upto] for au in aus or self.aus]
-        common, parts, values = chains[0][:self.common], [], self.preset
+        common, parts, values, frames = chains[0][:self.common], [], self.preset, released(frames)
         for i in range(0, len(frames), batch):
             hidden = common(standardise(frames[i:i + batch], values.cls_size, values.cls_colour, self.device))
             parts.append(torch.stack([chain[self.common:](hidden) for chain in chains], 1).cpu())

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OTHER_VIEW', 'RESIDENT', 'MEMBER', 'seeded', 'soft_light', 'other_camera', 'augment', 'Blocks', 'SlimVGG',
-           'OrdinalHead', 'one_of', 'build_classifier', 'Pixels', 'HiddenMaps', 'hidden_maps', 'train_classifier',
-           'merged', 'train_on_one_thread', 'train_trunk', 'single_head']
+           'OrdinalHead', 'one_of', 'build_classifier', 'released', 'Pixels', 'HiddenMaps', 'hidden_maps',
+           'train_classifier', 'merged', 'train_on_one_thread', 'train_trunk', 'single_head']
 
 # %% ../../nbs/3_estimation/04_trunk.ipynb #cca97f67
 import json
@@ -231,12 +231,17 @@ def _taken(array, rows):
     "Those rows of an array, or of a tensor on any device."
     return array[torch.as_tensor(rows, device=array.device) if isinstance(array, torch.Tensor) else rows]
 
+
+def released(frames):
+    "Frames; those of a memory map as `Rows`, which let go of what was read of the file."
+    return Rows(frames, np.arange(len(frames))) if isinstance(frames, np.memmap) else frames
+
 # %% ../../nbs/3_estimation/04_trunk.ipynb #f8a1419e
 class Pixels:
     "Registered frames, uint8 (N, s, s, 3), as a network's input on `device`: standardised, augmented at each draw."
 
     def __init__(self, frames, preset: ClassifierValues | str, device="cpu"):
-        self.frames = Rows(frames, np.arange(len(frames))) if isinstance(frames, np.memmap) else frames
+        self.frames = released(frames)
         self.preset, self.device = get_preset(preset), torch.device(device)
 
     def __len__(self):
@@ -495,26 +500,33 @@ def _check_facts(path, before: dict, now: dict) -> None:
                             "its folder, or give another one.")
 
 # %% ../../nbs/3_estimation/04_trunk.ipynb #b522e804
+def _restore(training: _Training, tensors: dict, latest: dict) -> None:
+    "Put network, moments, rates and schedule back; `tensors` by part and name."
+    training.model.load_state_dict(tensors["model"])
+    optimiser, rates = training.optimiser, latest["rates"]
+    restore_optimiser(optimiser, tensors["optimiser"])
+    for state in optimiser.state.values() if optimiser.defaults["fused"] else ():
+        state["step"] = state["step"].to(training.inputs.device)  # where one kernel does the whole step, it counts, too
+    optimiser.param_groups[0].update({k: tuple(v) if isinstance(v, list) else v for k, v in rates.items()})
+    if training.schedule is not None:
+        training.schedule.load_state_dict(latest["schedule"])
+
+# %% ../../nbs/3_estimation/04_trunk.ipynb #1e1d06df
 def _load_epoch(folder, training: _Training, best: _Best, facts: dict) -> list:
     "Put back what `_save_epoch` wrote, if it did; returns the history so far. TrainingError if it is of another run."
-    path = Path(folder) / "latest.json"
+    path, tensors = Path(folder) / "latest.json", {}
     if not path.is_file():
         return []
     latest = json.loads(path.read_text("utf-8"))
     _check_facts(path, latest["facts"], facts)
-    tensors = load_file(path.with_name(latest["file"]))
-    part = lambda name: {k.partition("/")[2]: v for k, v in tensors.items() if k.partition("/")[0] == name}
-    training.model.load_state_dict(part("model"))
-    restore_optimiser(training.optimiser, part("optimiser"))
-    rates = {k: tuple(v) if isinstance(v, list) else v for k, v in latest["rates"].items()}
-    training.optimiser.param_groups[0].update(rates)
-    if training.schedule is not None:
-        training.schedule.load_state_dict(latest["schedule"])
-    best.state, best.score = part("best"), latest["score"]
-    states = part("random")
-    torch.random.set_rng_state(states["cpu"])
-    if "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"], training.inputs.device)
+    for name, value in load_file(path.with_name(latest["file"])).items():
+        part, _, key = name.partition("/")
+        tensors.setdefault(part, {})[key] = value
+    _restore(training, tensors, latest)
+    best.state, best.score = tensors["best"], latest["score"]
+    torch.random.set_rng_state(tensors["random"]["cpu"])
+    if "cuda" in tensors["random"]:
+        torch.cuda.set_rng_state(tensors["random"]["cuda"], training.inputs.device)
     return latest["history"]
 
 # %% ../../nbs/3_estimation/04_trunk.ipynb #f7b82a66
