@@ -112,7 +112,8 @@ def _beside(row) -> str:
     said = paper_difference(row)
     if np.isnan(said):
         return ""
-    return f" The paper's difference, {said:.3f}, lies {'in' if row.low <= said <= row.high else 'out'}side our interval."
+    where = "inside" if row.low <= said <= row.high else "outside"
+    return f" The paper's difference, {said:.3f}, lies {where} our interval."
 
 # %% ../../nbs/experiments/results.ipynb #63f7a805
 LOOK = {"holds": ("#4477aa", "o"), "does not hold": ("#cc6677", "X"), "cannot tell": ("0.55", "s")}  # colour, marker
@@ -190,7 +191,7 @@ def _draw_scores(ax, scores: pd.DataFrame, aus: list, conditions: list) -> None:
 
 # %% ../../nbs/experiments/results.ipynb #2a9a2a8d
 def plot_scores(scores: pd.DataFrame, width: float = 8.0, height: float = 1.9):
-    "Tidy scores per AU and their mean: bars with intervals, a row per database, a column per score. Returns the figure."
+    "Tidy scores per AU and their mean: bars with intervals, a row per database, a column per score. Figure."
     from matplotlib import pyplot as plt
 
     aus = sorted(set(scores.au) - {"mean"}) + ["mean"]
