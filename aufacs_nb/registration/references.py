@@ -293,7 +293,7 @@ def normalize_registered(
     if method not in REFERENCE_METHODS or method == "mean" and given:
         make_reference(frames, [], method, given=next(iter(given.values()), None))
     found = _coded_neutral(table, people, given) if method == "au0" and vertices is None else {}
-    _claim(folder, out, method, registrations.iloc[0])
+    _claim(folder, out, method, next(iter(registrations), registration_of(folder)))
     made = _write_differences(out, frames, people, lambda name, rows: make_reference(
         frames, rows, method, vertices, (given | found).get(name)), progress)
     if vertices is not None:
