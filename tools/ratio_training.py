@@ -5,7 +5,7 @@
 renders virtual people on all cores but two (`tools/render_true_pairs.py`) while it trains on those that are there, for
 so many seconds in all, and writes runs/ratio/ratio_flow/: weights.safetensors, card.json and sheet.png. Then
 `load_ratio("runs/ratio")` of `aufacs_nb.generation.ratio` is the trained generator. `--start` begins with the weights
-of a trained one. A run that was stopped goes on with `--resume`; `--seconds` counts what was spent before. `--shards
+of a trained one. A run that was killed goes on with `--resume`; `--seconds` counts what was spent before. `--shards
 DIR` keeps the rendered people there, and takes those that are there already; `--people 0` renders none.
 
     from tools.ratio_training import train
@@ -729,7 +729,9 @@ def train(frames: dict, seconds: float, out, device="cuda", seed: int = 0, confi
     trainer.model.eval()
     judge(trainer, card, folder, reserve)
     card["finished"] = True
-    checkpoint()
+    save_ratio(folder, trainer.average.state(), card)
+    for kind in ("json", "safetensors"):  # what is finished can be gone on from with `start`
+        (folder / f"progress.{kind}").unlink(missing_ok=True)
     return card
 
 
