@@ -769,7 +769,7 @@ class Shards:
         found = (int(path.stem.split("_")[1]) for path in sorted(self.folder.glob("person_*.npz")))
         return [number for number in found if number not in self.known]
 
-    def feed(self, most: int = 60) -> dict | None:
+    def feed(self, most: int = 400) -> dict | None:
         "The frames of new people, those held out among them; None if nobody is new."
         from tools.render_true_pairs import load_frames
 
