@@ -100,10 +100,11 @@ def test_a_missing_file_is_named_with_the_command_that_makes_it(copy):
         results.stored("table-9", copy)
 
 
-@pytest.mark.parametrize("low, high, expected", [(.06, .15, "0.11 [0.06, 0.15]"), (-.004, .2, "0.110 [-0.004, 0.200]"),
-                                                 (-.0001, .2, "0.1100 [-0.0001, 0.2000]")])
-def test_a_reader_sees_the_sign_of_both_ends(low, high, expected):
-    row = dict(claim="a > b", database="disfa", score="ICC", worse=.3, better=.41, difference=.11, low=low, high=high,
+@pytest.mark.parametrize("value, low, high, expected", [
+    (.11, .06, .15, "0.11 [0.06, 0.15]"), (.11, -.004, .2, "0.110 [-0.004, 0.200]"),
+    (.11, -.0001, .2, "0.1100 [-0.0001, 0.2000]"), (-.001, -.1, .1, "0.00 [-0.10, 0.10]")])
+def test_a_reader_sees_the_sign_of_both_ends(value, low, high, expected):
+    row = dict(claim="a > b", database="disfa", score="ICC", worse=.3, better=.41, difference=value, low=low, high=high,
                verdict="holds", paper="+13 %", experiment="figure-6", equal=0.0)
     told = results.verdict_table(pd.DataFrame([row])).loc["a > b"]
     assert told.tolist() == ["DISFA", "ICC", "0.410 against 0.300", expected, "holds", "+13 %"]

@@ -84,7 +84,8 @@ def _difference(row) -> str:
     "0.11 [0.06, 0.15], with as many digits as it takes to see the sign of both ends."
     smallest = min(abs(row.low), abs(row.high))
     digits = 2 if not smallest < 0.005 else 3 if smallest >= 0.0005 else 4
-    return f"{row.difference:.{digits}f} [{row.low:.{digits}f}, {row.high:.{digits}f}]"
+    value, low, high = (f"{round(end, digits) + 0.0:.{digits}f}" for end in (row.difference, row.low, row.high))
+    return f"{value} [{low}, {high}]"
 
 
 def _both(row) -> str:
