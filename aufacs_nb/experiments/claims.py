@@ -103,8 +103,8 @@ def judge(rows: pd.DataFrame, claim: Claim, n: int = 500, seed: int = 0) -> dict
     worse, better = (score(labels, values) for values in said)
     change = bootstrap_difference(score, labels, *said, subjects, n, seed)
     words = f"{claim.better} {'=' if claim.equal else '>'} {claim.worse}"
-    return verdict_row(words, claim.database, f"2AFC ≥ {LEVELS[claim.at]}" if claim.at else "ICC", worse, better, change,
-                       claim.said, claim.equal)
+    measure = f"2AFC ≥ {LEVELS[claim.at]}" if claim.at else "ICC"
+    return verdict_row(words, claim.database, measure, worse, better, change, claim.said, claim.equal)
 
 # %% ../../nbs/experiments/06_claims.ipynb #4a5ba4b5
 def scored(rows: pd.DataFrame, at=(0,), n: int = 300, seed: int = 0, by=("database", "condition")) -> pd.DataFrame:

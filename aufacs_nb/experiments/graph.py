@@ -122,12 +122,18 @@ def _job(stage, root):
     folders = {keyword: str(need.folder(root)) for keyword, need in stage.needs.items()}
     return stage.said(), str(stage.folder(root)), folders
 
+
+def _settled(running: list) -> tuple:
+    "Of (stage, future) pairs: (stage, message or None) of those that are done, and the pairs that are not."
+    done = [future.done() for _, future in running]
+    return ([(stage, future.result()[1]) for (stage, future), d in zip(running, done) if d],
+            [pair for pair, d in zip(running, done) if not d])
+
 # %% ../../nbs/experiments/03_graph.ipynb #6887dab5
 def run(stages, root, executor=None, progress: bool = True, pause: float = 0.05) -> list:
     """Make `stages` and all that they need under `root`; returns the folders of `stages`.
 
-    What only stages need that are there is not made: large folders may be deleted once their results are in.
-
+    What only finished stages need is not made: large folders may be deleted once their results are in.
     `executor`: anything with `submit(function, *arguments)` whose futures have `done()` and `result()`; None works
     here, one by one. GraphError names the stages that failed, after all others are done.
     """
@@ -137,12 +143,10 @@ def run(stages, root, executor=None, progress: bool = True, pause: float = 0.05)
     with tqdm(total=len(waiting), desc="stages", disable=not progress) as bar:
         while waiting or running:
             ready = [s for s in waiting if all(n.folder(root).exists() for n in s.needs.values())]
-            for stage in ready if executor else ready[:1]:
-                bar.set_postfix_str(stage.name)
-                running.append((stage, pool.submit(_attempt, *_job(stage, root))))
+            running += [(s, pool.submit(_attempt, *_job(s, root))) for s in (ready if executor else ready[:1])]
             waiting = [s for s in waiting if s not in [stage for stage, _ in running]]
-            finished = [(stage, future.result()[1]) for stage, future in running if future.done()]
-            running = [(stage, future) for stage, future in running if stage not in [s for s, _ in finished]]
+            bar.set_postfix_str(" ".join(sorted({stage.name for stage, _ in running})))
+            finished, running = _settled(running)
             failed |= {stage.folder(root).name: message for stage, message in finished if message}
             bar.update(len(finished))
             if not (ready or running):

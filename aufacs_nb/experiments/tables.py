@@ -192,8 +192,8 @@ POSE_WAYS = ("real 2D → real 2D", "synthetic 3D → real 3D", "turned syntheti
 def _figure_5(c: PaperChains) -> list:
     "Nine poses in three conditions (§4.6)."
     real, made = c.balanced("real", "procrustes"), c.balanced("semantic")
-    return [c.nine_poses(POSE_WAYS[0], real, "procrustes", "procrustes"), c.nine_poses(POSE_WAYS[1], made, "mesh", "mesh"),
-            c.nine_poses(POSE_WAYS[2], c.turned(), "mesh", "procrustes")]
+    ways = ((real, "procrustes", "procrustes"), (made, "mesh", "mesh"), (c.turned(), "mesh", "procrustes"))
+    return [c.nine_poses(name, *way) for name, way in zip(POSE_WAYS, ways)]
 
 
 def _loss_of_score(labels, estimates) -> float:
