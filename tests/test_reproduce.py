@@ -1,4 +1,5 @@
 """Tables and figures as graphs of stages: what they share, whose data they take, and what a verdict means."""
+import json
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from aufacs_nb.experiments import protocol
 from aufacs_nb.experiments.graph import ordered, run
 from aufacs_nb.experiments.claims import Claim, _mean_score, judge, verdict
 from aufacs_nb.experiments.protocol import PROTOCOLS
-from aufacs_nb.experiments.reproduce import reproduce, reproduce_all
+from aufacs_nb.experiments.reproduce import estimated_seconds, reproduce, reproduce_all
 from aufacs_nb.experiments.tables import EXPERIMENTS, LAMBDAS, tidy
 from aufacs_nb.experiments.variants import PaperChains
 from aufacs_nb.facs import au_columns
@@ -144,9 +145,14 @@ def test_the_start_learns_from_train_alone_on_any_number_of_threads(tmp_path):
     assert starts[0] == starts[1]
 
 
-@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name != "table-1"])
+def database_of(frames):
+    """The database of a stage of frames, of their differences or of a fold."""
+    return frames.params["name"] if frames.name == "frames" else database_of(frames.needs["frames"])
+
+
+@pytest.mark.parametrize("name", [name for name, experiment in EXPERIMENTS.items() if experiment.claims])
 def test_every_claim_is_about_conditions_that_are_made(name):
-    asked = {(stage.params["condition"], stage.needs["frames"].params["name"])
+    asked = {(stage.params["condition"], database_of(stage.needs["frames"]))
              for stage in EXPERIMENTS[name].stages(PaperChains("small"))}
     for claim in EXPERIMENTS[name].claims:
         assert {(claim.better, claim.database), (claim.worse, claim.database)} <= asked
@@ -197,9 +203,67 @@ def test_an_au_that_the_drawn_people_do_not_show_is_left_out():
 def test_two_estimators_that_follow_nothing_are_not_called_equal():
     rng = np.random.default_rng(0)
     rows = pd.DataFrame({"database": "fera17", "subject": np.repeat(list("abcdefgh"), 200), "session": "T1",
-                         "frame": np.tile(range(200), 8)})
+                         "frame": np.tile(range(200), 8), "pose_yaw": 0, "pose_pitch": 0})
     labels = dict(zip(au_columns(), rng.integers(0, 6, (7, 1600)).astype(float)))
     noise = [dict(zip([f"{name}_r" for name in au_columns()], rng.normal(size=(7, 1600)))) for _ in range(2)]
     both = pd.concat([rows.assign(condition=name, **labels, **said) for name, said in zip(("one", "other"), noise)])
     found = judge(both, Claim("one", "other", "", equal=0.5), 100)
     assert max(abs(found["worse"]), abs(found["better"])) < 0.05 and found["verdict"] == "cannot tell"
+
+
+def test_every_experiment_runs_at_tiny_and_makes_nothing_twice(tmp_path):
+    """`aufacs reproduce all --preset tiny`: about 80 s of one core."""
+    root, out, told = tmp_path / "stages", tmp_path / "results", []
+    options = dict(protocol="tiny", root=root, out=out, progress=False)
+    with warnings.catch_warnings(action="ignore"):  # three people do not show every level
+        verdicts = reproduce_all(list(EXPERIMENTS), report=lambda name, found: told.append(name), **options)
+    assert told == list(EXPERIMENTS)
+    asked = {name: len(e.claims) for name, e in EXPERIMENTS.items()} | {
+        "figure-2": 1, "figure-5": 2, "figure-8": 2, "image-quality": 3}
+    assert verdicts.groupby("experiment").size().to_dict() == {name: n for name, n in asked.items() if n}
+    assert verdicts.verdict.isin(["holds", "does not hold", "cannot tell"]).all()
+    assert verdicts[["worse", "better", "difference"]].notna().all(axis=None)
+    without = {"scores": {"figure-4"}, "verdicts": {"figure-4", "table-1"}}
+    expected = {f"{name}_{word}.csv" for word, lacking in without.items() for name in EXPERIMENTS if name not in lacking}
+    assert {path.name for path in out.iterdir()} == expected | {"claims.csv", "figure-2.jpg", "figure-4.jpg"}
+    assert all(len(pd.read_csv(path)) for path in out.glob("*.csv"))
+    assert pd.read_csv(out / "claims.csv").verdict.tolist() == verdicts.verdict.tolist()
+    before = {path.name: path.stat().st_mtime_ns for path in root.iterdir()}
+    with warnings.catch_warnings(action="ignore"):
+        pd.testing.assert_frame_equal(reproduce_all(["table-2", "figure-6"], **options | dict(out=None)),
+                                      verdicts[verdicts.experiment.isin(["table-2", "figure-6"])].reset_index(drop=True),
+                                      check_like=True)
+    assert {path.name: path.stat().st_mtime_ns for path in root.iterdir()} == before
+    stages = [stage for name in EXPERIMENTS for stage in EXPERIMENTS[name].stages(PaperChains("tiny"))]
+    assert estimated_seconds(stages, root, "tiny") == 0 < estimated_seconds(stages, tmp_path / "new", "tiny")
+
+
+def test_kinds_that_nobody_timed_have_no_estimate(monkeypatch, tmp_path):
+    (tmp_path / "reproduce_seconds.csv").write_text("protocol,kind,seconds\nsmall,database disfa,60\n")
+    monkeypatch.setattr("aufacs_nb.experiments.reproduce.ASSETS", tmp_path)
+    chains = PaperChains("small")
+    assert estimated_seconds([chains.database("disfa")], tmp_path, "small") == 60
+    assert np.isnan(estimated_seconds([chains.frames("disfa")], tmp_path, "small"))
+    assert np.isnan(estimated_seconds([chains.database("disfa")], tmp_path, "paper"))
+
+
+def test_the_tool_keeps_the_median_of_each_kind(tmp_path, root, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(root / "tools"))
+    import stage_seconds as tool
+
+    chains, table = PaperChains("tiny"), tmp_path / "seconds.csv"
+    for seconds in (4, 9):
+        for name, stage in chains.networks(chains.balanced("real")).items():
+            folder = stage.folder(tmp_path / f"run{seconds}")
+            folder.mkdir(parents=True)
+            (folder / "stage.json").write_text(json.dumps({"seconds": seconds + (name == "au01") * 100}))
+    table.write_text("protocol,kind,seconds\nsmall,classifier,7\ntiny,classifier,1\ntiny,fold,2\n")
+    call = ["stage_seconds.py", "tiny", str(tmp_path / "run4"), str(tmp_path / "run9"), "--out", str(table)]
+    monkeypatch.setattr(sys, "argv", call)
+    tool.main()
+    found = pd.read_csv(table).set_index(["protocol", "kind"]).seconds.to_dict()
+    assert found == {("small", "classifier"): 7, ("tiny", "classifier"): 9, ("tiny", "fold"): 2}
+    assert "not timed: balanced oracle" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", [*call[:2], str(tmp_path / "none")])
+    with pytest.raises(SystemExit, match="no such folder"):
+        tool.main()
