@@ -17,7 +17,7 @@ from ..facs import AUS, LEVELS, au_column, au_columns, intensity_to_unit
 from ..presets import write_atomically
 from ..generation.synthesis import synthesize
 from ..generation.training import rarity
-from ..tensors import IN_MEMORY, Rows, disk_array
+from ..tensors import IN_MEMORY, Rows, frame_store
 
 # %% ../../nbs/3_estimation/01_resampling.ipynb #f1d49a5f
 def rounded_levels(values):
@@ -203,7 +203,7 @@ def _synthetic(frames, table, generator, batch, progress):
 
 def _held(shape, batches):
     "The batches as one array of `shape` uint8; as a temporary file if it would be large."
-    made, start = (np.empty if np.prod(shape, dtype=np.int64) <= IN_MEMORY else disk_array)(shape, np.uint8), 0
+    made, start = frame_store(shape), 0
     for batch in batches:
         made[start:start + len(batch)] = batch
         start += len(batch)

@@ -7,8 +7,8 @@ __all__ = ['PROTOCOLS', 'START_VALUES', 'COMPONENTS', 'Protocol', 'preset_values
            'Chains', 'NetworkChains', 'EstimateChains']
 
 # %% ../../nbs/experiments/04_protocol.ipynb #dd0eb02b
-import os
 from dataclasses import asdict, dataclass, fields, replace
+from os import environ
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,8 @@ from ..presets import ClassifierValues, GeneratorValues, get_preset
 from ..registration.collections import RegisteredFrames, open_registered, register_manifest, register_photo
 from ..simulation.simulate import SIMULATORS, clip_truth, read_plan, render_truth
 from ..simulation.time_courses import ALL_AUS
-from ..tensors import frames_to_tensor, pick_device, standardise, tensor_to_frames
+from ..tensors import (Rows, frame_store, frames_to_tensor, join_frames, pick_device, resize_frames,
+                               standardise, tensor_to_frames)
 
 # %% ../../nbs/experiments/04_protocol.ipynb #2bdc87ee
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def preset_part(kind, values: dict):
 # %% ../../nbs/experiments/04_protocol.ipynb #c4f56460
 def _jobs() -> int:
     "Processes or threads within one stage: `AUFACS_JOBS` of the environment, or 1. Results do not depend on it."
-    return int(os.environ.get("AUFACS_JOBS", 1))
+    return int(environ.get("AUFACS_JOBS", 1))
 
 
 def _database(out, name, **options):
@@ -206,7 +207,8 @@ def _synthetic(kind, train, aus, per_intensity, seed, generator, source, databas
     if kind == "oracle":
         return ResampledSet(_oracle(table, train, database / "fera17", size), table)
     labels = intensity_to_unit(table[au_columns()].to_numpy())
-    return ResampledSet(synthesize(generator, from_whom.frames[table.source_row], labels), table)
+    sources, side = Rows(from_whom.frames, table.source_row.to_numpy()), generator.preset.size
+    return ResampledSet(synthesize(generator, sources, labels, out=frame_store((len(table), side, side, 3))), table)
 
 # %% ../../nbs/experiments/04_protocol.ipynb #3bcc7c0c
 @one_thread()
@@ -220,15 +222,13 @@ def _balanced(out, kind, aus, per_intensity, size, seed, frames, generator=None,
     else:
         other = None if source is None else partition_frames(open_registered(source / "frames"), None, side)
         made = _synthetic(kind, train, aus, per_intensity, seed, network, other, database, side)
-    small = np.concatenate([tensor_to_frames(frames_to_tensor(made.frames[i:i + 256], size))
-                            for i in range(0, len(made.frames), 256)])
-    ResampledSet(small, made.manifest).save(out)
+    ResampledSet(resize_frames(made.frames, size), made.manifest).save(out)
 
 # %% ../../nbs/experiments/04_protocol.ipynb #b9f719f3
 def _combined(out, **sets):
     "Stage: the frames and rows of several sets in one."
     parts = [ResampledSet.open(folder) for folder in sets.values()]
-    ResampledSet(np.concatenate([part.frames for part in parts]),
+    ResampledSet(join_frames([part.frames for part in parts]),
                  pd.concat([part.manifest for part in parts], ignore_index=True)).save(out)
 
 # %% ../../nbs/experiments/04_protocol.ipynb #badeaf0d
@@ -249,7 +249,7 @@ def _classifier(out, au, values, seed, balanced, frames, start=None, init=None):
     if init is not None:
         with seeded(seed):
             network = build_classifier(preset, init)
-    model, history = train_classifier(np.asarray(chosen.frames[rows]), chosen.manifest.intensity.to_numpy()[rows],
+    model, history = train_classifier(Rows(chosen.frames, rows), chosen.manifest.intensity.to_numpy()[rows],
                                       (valid.frames, valid.manifest[au_column(au)].to_numpy(float)), preset, seed,
                                       network, progress=False, start_counts=False,
                                       precision="no" if preset.classifier == "slim" else None)

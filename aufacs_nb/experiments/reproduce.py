@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from ..estimation.vgg16 import check_init
 from .graph import GraphError, Stage, ordered, run
 from .claims import judge, scored
 from .tables import EXPERIMENTS, tidy
@@ -70,7 +71,6 @@ def chains_for(name: str, protocol="tiny", seed: int = 0, licensed=None, init=No
         raise ValueError(f"{name!r} is no experiment: choose one of {', '.join(EXPERIMENTS)}.")
     chains = PaperChains(protocol, seed, licensed, init, missing)
     if chains.init and name not in ("table-1", "figure-2", "figure-4"):  # those train no classifier
-        from aufacs_nb.estimation.trunk import check_init
         check_init(chains.init, chains.protocol.preset())
     return chains
 

@@ -287,7 +287,8 @@ EXPERIMENTS |= {
     "figure-5": Experiment("What is lost away from the frontal pose?", _figure_5, answer=_pose_rows),
     "figure-6": Experiment("Does one picture of a person help?", _figure_6, tuple(
         Claim("personal", "generic", said, where) for where, said in _GAINS.items()) + tuple(
-        Claim("personal", "same domain", "above", where) for where in ("disfa", "unbc"))),
+        Claim("personal", "same domain", "above", where) for where in ("disfa", "unbc")) + tuple(
+        Claim("personal", "generic less neutral", "ours: is it more than an offset?", where) for where in _GAINS)),
     "figure-7": Experiment("Does it help to detect an AU at A, B, C?", _figure_7, tuple(
         Claim("personal", "generic", "above", where, at) for where in _GAINS for at in (1, 2, 3)), at=(1, 2, 3)),
     "figure-8": Experiment("What does the last layer but one hold?", _figure_8, answer=_layer_rows),

@@ -39,7 +39,7 @@ from ..registration.collections import RegisteredFrames, open_registered
 from ..registration.frontal import rotate
 from ..registration.planar import CENTRE_CM, FACE_CM, align_face
 from ..registration.references import difference, encode, make_reference
-from ..tensors import pick_device, standardise
+from ..tensors import Rows, frame_store, pick_device, standardise
 
 # %% ../../nbs/experiments/05_variants.ipynb #41512d74
 def _keep(part: RegisteredFrames, folder: Path, like: Path) -> None:
@@ -228,10 +228,12 @@ def _quality(out, values, draws, seed, frames, start=None, **generators):
     part = partition_frames(open_registered(frames / "frames"), "Test", size)
     source = neutral_rows(part.manifest, AUS)
     kept = source >= 0
-    truth, calm, labels = part.frames[kept], part.frames[source[kept]], part.manifest[au_columns()].to_numpy()[kept]
+    truth, calm = Rows(part.frames, np.flatnonzero(kept)), Rows(part.frames, source[kept])
+    labels = part.manifest[au_columns()].to_numpy()[kept]
     who, features["real"] = part.manifest.subject.to_numpy()[kept], _pooled_features(truth, start, values)
     for way, network in networks.items():
-        made = synthesize(network.to(pick_device()), calm, intensity_to_unit(labels.astype(np.float32)))
+        made = synthesize(network.to(pick_device()), calm, intensity_to_unit(labels.astype(np.float32)),
+                          out=frame_store(truth.shape))
         ssim.append(pd.DataFrame({"way": way, "subject": who, "ssim": face_ssim(made, truth)}))
         features[way] = _pooled_features(made, start, values)
     pd.concat(ssim).to_parquet(out / "ssim.parquet", index=False)
