@@ -8,7 +8,6 @@ __all__ = ['PROTOCOLS', 'START_VALUES', 'COMPONENTS', 'Protocol', 'preset_values
 
 # %% ../../nbs/experiments/04_protocol.ipynb #dd0eb02b
 from dataclasses import asdict, dataclass, fields, replace
-from os import environ
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +93,9 @@ def preset_part(kind, values: dict):
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 # %% ../../nbs/experiments/04_protocol.ipynb #c4f56460
+from os import environ
+
+
 def _jobs() -> int:
     "Processes or threads within one stage: `AUFACS_JOBS` of the environment, or 1. Results do not depend on it."
     return int(environ.get("AUFACS_JOBS", 1))
