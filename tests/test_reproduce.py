@@ -13,7 +13,7 @@ import torch
 
 from aufacs_nb.evaluation.intervals import Interval
 from aufacs_nb.experiments import protocol
-from aufacs_nb.experiments.graph import ordered, run
+from aufacs_nb.experiments.graph import GraphError, ordered, run
 from aufacs_nb.experiments.claims import Claim, _mean_score, judge, verdict
 from aufacs_nb.experiments.protocol import PROTOCOLS
 from aufacs_nb.experiments.reproduce import estimated_seconds, reproduce, reproduce_all
@@ -175,6 +175,14 @@ def test_a_folder_of_the_users_own_gives_the_same_estimates(tmp_path):
     assert "database" not in kinds(ordered(again)) and not {s.key for s in stages} & {s.key for s in again}
     pd.testing.assert_frame_equal(made, theirs)
     assert set(made.database) == {"fera17", "disfa"} and made.AU12_r.notna().all()
+
+
+def test_a_database_without_the_nine_poses_is_named_by_the_figures_that_need_them(tmp_path):
+    frontal = PaperChains(MICRO).database("fera17")
+    run([frontal], tmp_path, progress=False)
+    own = {"fera17": frontal.folder(tmp_path) / "fera17"}
+    with pytest.raises(GraphError, match="fera17 has no recording of pose 1, 2, 3, 4, 5, 7, 8, 9: Figures 2 and 5 need"):
+        reproduce("figure-2", MICRO, tmp_path, licensed=own, progress=False)
 
 
 def test_an_experiment_that_is_not_there_is_refused(tmp_path):

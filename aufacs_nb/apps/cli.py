@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['app', 'Out', 'Seed', 'PresetName', 'Quiet', 'Model', 'Data', 'OnError', 'Init', 'Device', 'simulate_app', 'Jobs',
            'Frames', 'DomainName', 'Script', 'Without', 'People', 'Sessions', 'FrameSize', 'Database', 'Poses',
-           'Missing', 'predict_command', 'personalize_command', 'actions_command', 'demo_command', 'fera17_command',
-           'disfa_command', 'unbc_command', 'multipie_command', 'manifest_command', 'register_command',
-           'normalize_command', 'train_prnet_command', 'train_generator_command', 'parse_targets', 'synthesize_command',
-           'resample_command', 'train_classifiers_command', 'train_command', 'evaluate_command', 'reproduce_command',
-           'main']
+           'Missing', 'Steps', 'predict_command', 'personalize_command', 'actions_command', 'demo_command',
+           'fera17_command', 'disfa_command', 'unbc_command', 'multipie_command', 'manifest_command',
+           'register_command', 'normalize_command', 'train_prnet_command', 'train_generator_command', 'parse_targets',
+           'synthesize_command', 'resample_command', 'train_classifiers_command', 'train_command', 'evaluate_command',
+           'reproduce_command', 'main']
 
 # %% ../../nbs/6_apps/09_cli.ipynb #3c0c7c9d
 import os
@@ -682,14 +682,15 @@ def _span(seconds: float) -> str:
     return f"{seconds / size:.0f} {unit}"
 
 
-def _list_experiments(preset: str, root: Path, **options) -> None:
+def _list_experiments(preset: str, steps: int | None, root: Path, **options) -> None:
     "One line per experiment: name, how many of its stages lie under `root`, what the others take, what it asks."
     from aufacs_nb.experiments.graph import ordered
+    from aufacs_nb.experiments.protocol import with_steps
     from aufacs_nb.experiments.reproduce import EXPERIMENTS, estimated_seconds
     from aufacs_nb.experiments.variants import PaperChains
 
     for name in _chosen(["all"], preset):
-        stages = EXPERIMENTS[name].stages(PaperChains(preset, **options))
+        stages = EXPERIMENTS[name].stages(PaperChains(with_steps(preset, steps), **options))
         made = sum(stage.folder(root).exists() for stage in ordered(stages))
         left = _span(estimated_seconds(stages, root, preset))
         typer.echo(f"{name:<13} {len(ordered(stages)):>4} stages, {made:>4} made, {left:>6} left  "
@@ -724,6 +725,7 @@ def _told(name: str, found) -> bool:
 
 # %% ../../nbs/6_apps/09_cli.ipynb #ad559fcb
 Missing = Annotated[str, typer.Option(help="AUs that a database does not code, in label vectors: zero or estimated.")]
+Steps = Annotated[int | None, typer.Option("--generator-steps", help="Of each generator; the preset's if left out.")]
 
 
 def _reproduce(names: list, out: Path | None, **options) -> bool:
@@ -747,17 +749,18 @@ def reproduce_command(
     out: Annotated[Path | None, typer.Option(help="Folder for tables as CSV, and pictures.")] = None,
     executor: Annotated[str, typer.Option(help="serial, processes:N, dask:ADDRESS or slurm:FILE.")] = "serial",
     data: Annotated[Path | None, typer.Option(help='TOML: fera17 = "/data/FERA17" …; else virtual.')] = None,
-    init: Init = None, missing: Missing = "zero", seed: Seed = 0, quiet: Quiet = False,
+    steps: Steps = None, init: Init = None, missing: Missing = "zero", seed: Seed = 0, quiet: Quiet = False,
 ):
     "Tables and figures of the paper: scores with intervals, and a verdict on each claim; resumes where it stopped."
     from aufacs_nb.experiments.graph import open_executor
+    from aufacs_nb.experiments.protocol import with_steps
 
     options = dict(seed=seed, licensed=_licensed(data), init=init, missing=missing)
     if listed:
-        return _list_experiments(preset, root, **options)
-    chosen, pool = _chosen(names or [], preset), open_executor(executor)
+        return _list_experiments(preset, steps, root, **options)
+    chosen, protocol, pool = _chosen(names or [], preset), with_steps(preset, steps), open_executor(executor)
     try:
-        whole = _reproduce(chosen, out, protocol=preset, root=root, executor=pool, progress=not quiet, **options)
+        whole = _reproduce(chosen, out, protocol=protocol, root=root, executor=pool, progress=not quiet, **options)
     finally:
         getattr(pool, "shutdown", lambda: None)()
     if not whole:

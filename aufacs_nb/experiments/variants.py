@@ -36,8 +36,8 @@ from ..geometry.rotation import rotation
 from ..pictures import contact_sheet
 from ..presets import ClassifierValues
 from ..registration.collections import RegisteredFrames, open_registered
-from ..registration.frontal import rotate
-from ..registration.planar import CENTRE_CM, FACE_CM, align_face
+from ..registration.frontal import rotate, turn_mesh
+from ..registration.planar import align_face
 from ..registration.references import difference, encode, make_reference
 from ..tensors import Rows, frame_store, pick_device, standardise
 
@@ -74,21 +74,15 @@ def _less_reference(out, method, balanced, frames):
 NINE = tuple(FERA_POSES)
 
 
-def _turned_mesh(vertices: np.ndarray, yaw: float, pitch: float, size: int) -> np.ndarray:
-    "Mesh (468, 3) of a registered frame of `size` px, turned as `rotate` turns it; pixels."
-    middle = np.array([size / 2, size / 2 + CENTRE_CM * size / FACE_CM, 0])
-    return ((vertices - middle) * [1, -1, 1]) @ rotation(yaw, pitch, 0).T * [1, -1, 1] + middle
-
-
 def _turned(frame: np.ndarray, vertices: np.ndarray, pose: int, size: int) -> np.ndarray:
     "A frontal frame (s, s, 3) as the camera of FERA's `pose` sees it, aligned in the plane: (size, size, 3) uint8."
     yaw, pitch = FERA_POSES[pose]
     seen = rotate(frame, yaw, pitch, vertices)
-    return align_face(seen, _turned_mesh(vertices, yaw, pitch, len(frame)), size)
+    return align_face(seen, turn_mesh(vertices, rotation(yaw, pitch, 0), len(frame)), size)
 
 # %% ../../nbs/experiments/05_variants.ipynb #ecd7f3c7
 def _pose_rows(table: pd.DataFrame, per_pose: int, seed: int) -> pd.DataFrame:
-    "Rows of a set and the pose each is turned to: `per_pose` of every AU, intensity and pose, none drawn twice."
+    "Rows of a set and their poses: `per_pose` of every AU, intensity and pose, none twice while there are enough."
     rng, found = np.random.default_rng(seed), []
     for _, rows in table.groupby(["au", "intensity"]).indices.items():
         drawn = np.resize(rng.permutation(rows), per_pose * len(FERA_POSES))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FACING', 'DEPTH_SLACK', 'BUFFER', 'SPECK', 'GRAZING', 'mesh_in_photo', 'to_canonical', 'head_pose', 'frontal_pixels',
-           'Registered', 'register_face', 'position_map', 'uv_texture', 'rotate']
+           'Registered', 'register_face', 'position_map', 'uv_texture', 'turn_mesh', 'rotate']
 
 # %% ../../nbs/1_registration/06_frontal.ipynb #eb96e920
 from functools import lru_cache
@@ -206,14 +206,18 @@ def _repaint(triangle, weights, corners, points, image, colours):
                     for k in range(3):
                         colours[row, column, k] = np.uint8(colour[k] + .5)
 
+# %% ../../nbs/1_registration/06_frontal.ipynb #641b0c6b
+def turn_mesh(vertices: np.ndarray, turn: np.ndarray, size: int) -> np.ndarray:
+    "The mesh (468, 3) of a registered frame of `size` px after the rotation `turn` (3, 3) about its middle; pixels."
+    middle = np.array([size / 2, size / 2 + CENTRE_CM * size / FACE_CM, 0])
+    return ((vertices - middle) * [1, -1, 1]) @ turn.T * [1, -1, 1] + middle
+
 # %% ../../nbs/1_registration/06_frontal.ipynb #e3065248
 def _rotate_one(frame: np.ndarray, vertices: np.ndarray, turn: np.ndarray) -> np.ndarray:
     "One registered frame (S, S, 3) after the rotation `turn` (3, 3) of its mesh (468, 3)."
-    size, triangles = len(frame), canonical_face().triangles
-    middle = np.array([size / 2, size / 2 + CENTRE_CM * size / FACE_CM, 0])
-    turned = ((vertices - middle) * [1, -1, 1]) @ turn.T * [1, -1, 1] + middle
+    triangles, turned = canonical_face().triangles, turn_mesh(vertices, turn, len(frame))
     facing = vertex_normals(vertices * [1, -1, 1], triangles)[:, 2]
-    raster, colours = rasterize(turned, triangles, size), np.zeros_like(frame)
+    raster, colours = rasterize(turned, triangles, len(frame)), np.zeros_like(frame)
     _repaint(raster.triangle, raster.barycentric, triangles, np.c_[vertices[:, :2], facing], frame, colours)
     return colours
 
