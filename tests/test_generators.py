@@ -1,6 +1,7 @@
 """Training the generators: many processes, killed runs, full disks, the paper's size; and what the pictures obey."""
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,15 +9,17 @@ import time
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.numpy import load_file
 
-from aufacs_nb.facs import au_columns, intensity_to_unit
+from aufacs_nb.estimation.resampling import semantic_resample
+from aufacs_nb.facs import AUS, au_columns, intensity_to_unit
 from aufacs_nb.generation.networks import ARCHITECTURES, build_critic, build_generator
 from aufacs_nb.generation.losses import (critic_loss, expression_loss, generator_adversarial_loss, identity_loss,
                                          idiosyncratic_loss, total_loss)
-from aufacs_nb.presets import PAPER, SMALL, TINY, GeneratorValues, WeightsError
+from aufacs_nb.presets import PAPER, SMALL, TINY, GeneratorValues, WeightsError, weights_folder
 from aufacs_nb.registration.collections import sample_registered
 from aufacs_nb.generation.runs import expression_estimates, load_critic, load_generator, train_generator
 from aufacs_nb.generation.training import (GeneratorTrainer, PairSampler, RowSampler, TrainingError, clip_keys, rarity,
@@ -294,3 +297,17 @@ def test_shipped_weights(arch):
     with torch.inference_mode():
         made = generator(torch.zeros(1, 3, 96, 96), torch.zeros(1, 7))
     assert made.image.abs().max() <= 1 and (made.attention.max() == 0) == (arch == "stargan")
+
+
+@pytest.mark.filterwarnings("ignore:AU04, level")
+def test_the_ratio_generator_stands_where_the_others_stand(tmp_path):
+    generator, frames = load_generator(arch="ratio"), np.full((2, 64, 64, 3), 120, np.uint8)
+    assert generator.preset.gen_arch == "ratio" and generator.preset.aus == (1, 4, 6, 10, 12, 14, 17)
+    manifest = pd.DataFrame({"partition": "Train", "subject": ["a", "b"]} | {f"AU{au:02d}": [0.0, 3.0] for au in AUS})
+    balanced = semantic_resample(frames, manifest, generator, aus=(4,), per_intensity=1, progress=False)
+    assert balanced.frames.shape == (6, 128, 128, 3)
+    shutil.copytree(weights_folder("medium", "ratio_flow"), tmp_path / "own" / "ratio_flow")
+    for folder in (tmp_path / "own", tmp_path / "own" / "ratio_flow"):
+        assert load_generator(folder).preset.gen_arch == "ratio", "its card says what it is"
+    with pytest.raises(WeightsError, match="not the weights of a ratio generator"):
+        load_generator(weights_folder("small", "generator"), arch="ratio")

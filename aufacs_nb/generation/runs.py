@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
 from .networks import ARCHITECTURES, Critic, GANimation, build_critic, build_generator
+from .ratio import RatioFlow, load_ratio
 from ..presets import (GeneratorValues, WeightsError, as_made, get_preset, load_weights, preset_from,
                                save_weights, weights_folder, write_atomically)
 from ..tensors import frames_to_tensor
@@ -290,14 +291,8 @@ class LivePlot:
             self.handle.update(figure)
 
 # %% ../../nbs/2_generation/05_runs.ipynb #2335dc7d
-def load_generator(name_or_folder="small", preset=None, arch: str | None = None) -> GANimation:
-    """A trained generator (evaluation mode) with `.preset` and `.card`; WeightsError if missing or of another network.
-
-    `arch`: which of the shipped ones, 'ganimation' (default), 'stargan' or 'flow'; a folder of yours tells by itself.
-    """
-    if arch not in (None, *ARCHITECTURES):
-        raise WeightsError(f"there is no generator {arch!r}: choose one of {', '.join(ARCHITECTURES)}.")
-    folder = weights_folder(name_or_folder, "generator" if arch in (None, "ganimation") else f"generator_{arch}")
+def _loaded(folder, preset, arch: str | None) -> GANimation:
+    "The generator of a folder, one of `ARCHITECTURES`; WeightsError as `load_generator`."
     tensors, card, stored = load_weights(folder, preset)
     if arch is not None and stored.gen_arch != arch:
         raise WeightsError(f"{folder}: weights of a {stored.gen_arch!r} generator, but {arch!r} was asked for.")
@@ -311,6 +306,32 @@ def load_generator(name_or_folder="small", preset=None, arch: str | None = None)
                            "train it with train_generator or give another folder.") from error
     generator.card = card
     return generator.eval()
+
+# %% ../../nbs/2_generation/05_runs.ipynb #871b4aba
+def _is_ratio(name_or_folder) -> bool:
+    "Whether a folder holds the weights of a ratio generator, and none that come before them."
+    cards = [Path(name_or_folder) / part / "card.json" for part in ("generator", ".", "ratio_flow")]
+    try:
+        card = json.loads(next(card for card in cards if card.is_file()).read_text(encoding="utf-8"))
+        return card.get("part") == "ratio_flow"
+    except (StopIteration, OSError, ValueError, AttributeError):
+        return False
+
+
+def load_generator(name_or_folder=None, preset=None, arch: str | None = None) -> GANimation | RatioFlow:
+    """A trained generator (evaluation mode) with `.preset` and `.card`; WeightsError if missing or of another network.
+
+    name_or_folder: by default 'small', or 'medium' of a ratio generator. arch: which of the shipped ones, 'ganimation'
+    (default), 'stargan', 'flow' or 'ratio' (`load_ratio` has more choices); a folder of yours tells by itself.
+    """
+    if arch not in (None, *ARCHITECTURES, "ratio"):
+        raise WeightsError(f"there is no generator {arch!r}: choose one of {', '.join(ARCHITECTURES)}, ratio.")
+    name = name_or_folder or ("medium" if arch == "ratio" else "small")
+    if arch == "ratio" or arch is None and _is_ratio(name):
+        if preset is not None:
+            raise WeightsError(f"{name}: a ratio generator belongs to no preset; leave preset= out.")
+        return load_ratio(name)
+    return _loaded(weights_folder(name, "generator" if arch in (None, "ganimation") else f"generator_{arch}"), preset, arch)
 
 # %% ../../nbs/2_generation/05_runs.ipynb #d89725de
 def load_critic(folder) -> Critic:
