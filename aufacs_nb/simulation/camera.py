@@ -22,7 +22,7 @@ from ..geometry.rotation import rotation
 from .face_model import (EYEBALL, LASH, LOWER_TEETH, SKIN, TONGUE, UPPER_TEETH, head_model,
                                              head_vertices, intensity_to_activation)
 from .body import CLOTH, HAIR
-from .appearance import CHART_SHAPE, chart, chart_pixels, person_wrinkles
+from .appearance import CHART_SHAPE, PX_PER_CM, chart, chart_pixels, person_wrinkles
 from ..geometry.rasterize import rasterize, sample_bilinear
 
 # %% ../../nbs/5_simulation/04_camera.ipynb #797e0573
@@ -218,10 +218,9 @@ def render_plan(person):
     return (part == SKIN) | (part == EYEBALL), casting.astype(np.int32)
 
 # %% ../../nbs/5_simulation/04_camera.ipynb #ffe49300
-def posed_head(person, aus, gaze=(0., 0.), asymmetry=0.):
-    "Vertices (V, 3) in cm of a person's head, not yet turned."
-    uneven = {'asymmetry': asymmetry} if asymmetry else {}
-    return head_vertices(person.identity, aus, gaze, **uneven)
+def posed_head(person, aus, gaze=(0., 0.), asymmetry=0., speech=None):
+    "Vertices (V, 3) in cm of a person's head, not yet turned; the arguments are those of `head_vertices`."
+    return head_vertices(person.identity, aus, gaze, asymmetry, speech)
 
 
 NECK = np.array([0, -6., -8.])  # cm: where head and neck turn against each other
@@ -248,10 +247,10 @@ class Surface(NamedTuple):
     up: np.ndarray
 
 
-def pose_surface(person, aus, turn, gaze=(0., 0.), asymmetry=0., view=np.eye(3)):
+def pose_surface(person, aus, turn, gaze=(0., 0.), asymmetry=0., view=np.eye(3), speech=None):
     "`Surface` of a person who shows these AUs: the head turned by a matrix (3, 3), then all by `view` (3, 3)."
     coordinates, triangles, part, strands = _layout(person)
-    head = posed_head(person, aus, gaze, asymmetry)
+    head = posed_head(person, aus, gaze, asymmetry, speech)
     figure, rim, n = _turned_figure(person.figure, turn), person.figure.rim, len(head)
     positions = np.concatenate([head @ np.float32(turn).T, figure])
     positions[rim[:, 0] + n] = positions[rim[:, 1]]
@@ -262,12 +261,20 @@ def pose_surface(person, aus, turn, gaze=(0., 0.), asymmetry=0., view=np.eye(3))
                    turn[:, 1].copy())
 
 # %% ../../nbs/5_simulation/04_camera.ipynb #454468a4
-def wrinkled_relief(person, aus):
-    "Relief (H, W) of a person's skin with the wrinkles of these AUs."
-    relief = person.relief.copy()
+def _sided(height, columns, side):
+    "A height (h, w) of the chart that only the acting side keeps; side: -1 right – 1 left; 1 cm blends at the middle."
+    across = (np.arange(columns.start, columns.stop) + .5 - CHART_SHAPE[1] / 2) / PX_PER_CM
+    left = np.clip(across + .5, 0, 1)
+    return height * np.float32(left * min(1, 1 + side) + (1 - left) * min(1, 1 - side))
+
+
+def wrinkled_relief(person, aus, asymmetry=0.):
+    "Relief (H, W) of a person's skin with the wrinkles of these AUs; `asymmetry` counts where it is {au: -1 – 1}."
+    relief, sides = person.relief.copy(), asymmetry if isinstance(asymmetry, dict) else {}
     for au, intensity in aus.items():
         if intensity > 0 and (lines := person_wrinkles(person, au)):
             rows, columns, height, depth = lines
+            if sides.get(au): height = _sided(height, columns, sides[au])
             depth = 1.5 * person.wrinkling * depth * intensity_to_activation(intensity)
             relief[rows, columns] += np.float32(depth) * height
     return relief
@@ -577,24 +584,25 @@ def develop(picture, noise, seed):
 
 # %% ../../nbs/5_simulation/04_camera.ipynb #bc8cbcb4
 def render_person(person, aus, yaw=0, pitch=0, roll=0, scene=STUDIO, size=224, supersample=1, gaze=(0., 0.), seed=0,
-                  view=(0., 0.), asymmetry=0., wrinkles=True):
+                  view=(0., 0.), asymmetry=0., wrinkles=True, speech=None):
     """Photograph a person.
 
     aus: {au: intensity 0–5}; yaw, pitch, roll in degrees as in `rotation` turn the head; gaze: degrees right and down
     size: pixels of the square picture, or (width, height); supersample: samples per pixel side
     seed: of this frame's sensor noise; view: (yaw, pitch) of the whole person before the camera
-    asymmetry: -1 only the right side acts – 1 only the left; wrinkles=False leaves the relief of the AUs out
+    asymmetry: -1 only the right side acts – 1 only the left, or {au: …}; speech: {action: weight 0–1}, see `SPEECH`
+    wrinkles=False leaves the relief of the AUs out
     Returns uint8 (height, width, 3) RGB. Raises ValueError for an AU or intensity that the head cannot show.
     """
     width, height = picture_shape(size)
     n = np.array([width, height]) * supersample
-    surface = pose_surface(person, aus, rotation(yaw, pitch, roll), gaze, asymmetry, rotation(*view, 0))
+    surface = pose_surface(person, aus, rotation(yaw, pitch, roll), gaze, asymmetry, rotation(*view, 0), speech)
     pixels = project(surface.positions, n, scene.field)
     one_sided, casting = render_plan(person)
     raster = rasterize(pixels, surface.triangles, n[1], n[0], one_sided)
     depth, axes = shadow_depth(surface.positions, casting, scene.towards_light)
     lamp = Lamp(scene.ambient, scene.towards_light, scene.key, axes, depth, float(scene.gloss))
-    relief = wrinkled_relief(person, aus) if wrinkles else person.relief
+    relief = wrinkled_relief(person, aus, asymmetry) if wrinkles else person.relief
     picture = _backdrop(scene, *n)
     _shade(picture, raster.triangle, raster.barycentric, surface, _paint(person, relief), lamp)
     _veil(picture, raster, pixels, person.palette.hair * .4)
@@ -608,7 +616,7 @@ def _turn(yaw, pitch, roll, view):
 
 
 def face_truth(person, aus, yaw=0, pitch=0, roll=0, scene=STUDIO, size=224, gaze=(0., 0.), view=(0., 0.),
-               asymmetry=0.):
+               asymmetry=0., speech=None):
     "(468, 3) float32 FaceMesh points of that picture: x and y in its pixels, and z in cm towards the camera."
-    vertices = posed_head(person, aus, gaze, asymmetry) @ _turn(yaw, pitch, roll, view).T
+    vertices = posed_head(person, aus, gaze, asymmetry, speech) @ _turn(yaw, pitch, roll, view).T
     return project(face_model.facemesh_vertices(vertices), size, scene.field).astype(np.float32)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SKIN', 'EYE_CAVITY', 'MOUTH_CAVITY', 'UPPER_TEETH', 'LOWER_TEETH', 'TONGUE', 'LASH', 'EYEBALL', 'LANDMARKS',
-           'ACTIVATION', 'SCULPTED', 'AU_ACTIONS', 'HeadShapes', 'head_shapes', 'catmull_clark', 'HeadModel',
+           'ACTIVATION', 'SCULPTED', 'AU_ACTIONS', 'SPEECH', 'HeadShapes', 'head_shapes', 'catmull_clark', 'HeadModel',
            'phenotype_weights', 'blend_phenotype', 'head_model', 'Identity', 'sample_identity',
            'intensity_to_activation', 'all_actions', 'action_weights', 'Rim', 'rims', 'coarse_vertices',
            'head_vertices', 'overlaps', 'facemesh_vertices']
@@ -346,25 +346,51 @@ def _side_share(name, asymmetry):
     return min(1., 1 - asymmetry) if name.endswith('Right') else 1.
 
 
-def action_weights(aus, asymmetry=0.):
-    """Weight of every facial action for these AUs; what lids and lips forbid is left out.
-
-    aus: {au: intensity 0–5}; asymmetry: -1 (only the right side acts) – 1 (only the left)
-    Returns name → weight. Raises ValueError for an unknown AU, intensity or asymmetry.
-    """
-    unknown = set(aus) - set(AU_ACTIONS)
-    if unknown: raise ValueError(f'AU {sorted(unknown)} cannot be shown; the head knows {sorted(AU_ACTIONS)}')
-    if not -1 <= asymmetry <= 1: raise ValueError(f'asymmetry {asymmetry} is outside -1 … 1')
-    strength = {au: float(intensity_to_activation(intensity)) for au, intensity in aus.items()}
+def _au_weights(strength, sides):
+    "Weight of every action for AUs of a strength in [0, 1], each with the asymmetry that `sides` has for it."
     weights = {}
     for au, s in strength.items():
-        for name, weight in AU_ACTIONS[au]: weights[name] = weights.get(name, 0) + s * weight
+        for name, weight in AU_ACTIONS[au]:
+            weights[name] = weights.get(name, 0) + s * weight * _side_share(name, sides.get(au, 0.))
     open_smile = strength.get(12, 0) * max(strength.get(25, 0), strength.get(26, 0))
     for side in ('Left', 'Right'):
         for name in ('eyeSquint' + side, 'eyeWide' + side):
             if name in weights: weights[name] *= 1 - strength.get(43, 0)
-        if open_smile: weights['mouthUpperUp' + side] = weights.get('mouthUpperUp' + side, 0) + .35 * open_smile
-    return {name: weight * _side_share(name, asymmetry) for name, weight in weights.items()}
+        if open_smile:
+            lift = .35 * open_smile * _side_share(side, sides.get(12, 0.))
+            weights['mouthUpperUp' + side] = weights.get('mouthUpperUp' + side, 0) + lift
+    return weights
+
+# %% ../../nbs/5_simulation/01_face_model.ipynb #ce601fcb
+SPEECH = dict(mouthFunnel=.8, mouthPucker=.9, mouthPressLeft=.5, mouthPressRight=.5, mouthRollLower=.5, mouthRollUpper=.5,
+              mouthLeft=.7, mouthRight=.7, jawLeft=.7, jawRight=.7, jawForward=.6, cheekPuff=1.)
+
+
+def _checked_speech(speech):
+    "The actions of speech, if the head has them; else ValueError."
+    unknown = set(speech) - set(all_actions())
+    if unknown: raise ValueError(f'action {sorted(unknown)} is none of the head; for speech choose from {sorted(SPEECH)}')
+    wrong = {name: weight for name, weight in speech.items() if not 0 <= weight <= 1}
+    if wrong: raise ValueError(f'weights of speech {wrong} are outside 0–1')
+    return speech
+
+# %% ../../nbs/5_simulation/01_face_model.ipynb #cfb5936a
+def action_weights(aus, asymmetry=0., speech=None):
+    """Weight of every facial action for these AUs; what lids and lips forbid is left out.
+
+    aus: {au: intensity 0–5}; asymmetry: -1 (only the right side acts) – 1 (only the left), or {au: -1 – 1}
+    speech: {action: weight 0–1}, added on both sides; `SPEECH` names such actions. Returns name → weight.
+    Raises ValueError for an unknown AU or action, an intensity, asymmetry or weight out of range.
+    """
+    unknown = set(aus) - set(AU_ACTIONS)
+    if unknown: raise ValueError(f'AU {sorted(unknown)} cannot be shown; the head knows {sorted(AU_ACTIONS)}')
+    sides, even = (asymmetry, 0.) if isinstance(asymmetry, dict) else ({}, asymmetry)
+    for side in (even, *sides.values()):
+        if not -1 <= side <= 1: raise ValueError(f'asymmetry {side} is outside -1 … 1')
+    strength = {au: float(intensity_to_activation(intensity)) for au, intensity in aus.items()}
+    weights = {name: w * _side_share(name, even) for name, w in _au_weights(strength, sides).items()}
+    for name, weight in _checked_speech(speech or {}).items(): weights[name] = weights.get(name, 0) + weight
+    return weights
 
 # %% ../../nbs/5_simulation/01_face_model.ipynb #0f32c947
 class Rim(NamedTuple):
@@ -460,9 +486,9 @@ def _move(identity, weights):
     return coarse
 
 
-def coarse_vertices(identity, aus, asymmetry=0.):
-    "Coarse vertices (n, 3) in cm of a person who shows these AUs; lids and lips meet but never cross."
-    weights = action_weights(aus, asymmetry)
+def coarse_vertices(identity, aus, asymmetry=0., speech=None):
+    "Coarse vertices (n, 3) in cm of a person who shows this, as in `action_weights`; lids and lips never cross."
+    weights = action_weights(aus, asymmetry, speech)
     coarse, closed = _move(identity, weights), {}
     for side in ('Left', 'Right'):
         if blink := weights.get('eyeBlink' + side):
@@ -472,14 +498,14 @@ def coarse_vertices(identity, aus, asymmetry=0.):
     return coarse
 
 
-def head_vertices(identity, aus, gaze=(0., 0.), asymmetry=0.):
+def head_vertices(identity, aus, gaze=(0., 0.), asymmetry=0., speech=None):
     """The head of a person who shows these AUs.
 
     aus: {au: intensity 0–5}; gaze: degrees (to the right of the picture, down)
-    asymmetry: -1 (only the right side of the face acts) – 1 (only the left)
+    asymmetry: -1 (only the right side of the face acts) – 1 (only the left), or {au: …}; speech: {action: weight 0–1}
     Returns (V, 3) float32 in cm, mid-face at the origin, in the order of `head_model().triangles`.
     """
-    model, coarse = head_model(), coarse_vertices(identity, aus, asymmetry)
+    model, coarse = head_model(), coarse_vertices(identity, aus, asymmetry, speech)
     balls = _eyeballs(coarse, model.shapes, model.eyeball, rotation(*gaze, 0))
     return np.concatenate([model.subdivision @ coarse, balls]).astype(np.float32)
 
@@ -491,10 +517,10 @@ def _fine_rims():
     return _all_rims(model.canonical, model.triangles, model.part, (.01, .01))
 
 
-def overlaps(identity, aus, asymmetry=0.):
+def overlaps(identity, aus, asymmetry=0., speech=None):
     "How far, in cm, lids and lips cross at most: dict(lids=…, lips=…), 0 where they do not."
     model = head_model()
-    fine = model.subdivision @ coarse_vertices(identity, aus, asymmetry)
+    fine = model.subdivision @ coarse_vertices(identity, aus, asymmetry, speech)
     crossing = {name: max(0., float(-_row_heights(fine, rim).min())) for name, rim in _fine_rims().items()}
     return dict(lids=max(crossing['left eye'], crossing['right eye']), lips=crossing['lips'])
 
