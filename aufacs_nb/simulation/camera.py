@@ -279,7 +279,7 @@ def wrinkled_relief(person, aus, asymmetry=0.):
             relief[rows, columns] += np.float32(depth) * height
     return relief
 
-
+# %% ../../nbs/5_simulation/04_camera.ipynb #a06e40e1
 class Paint(NamedTuple):
     "Colours and relief of one person in one expression."
     albedo: np.ndarray

@@ -369,7 +369,7 @@ SPEECH = dict(mouthFunnel=.8, mouthPucker=.9, mouthPressLeft=.5, mouthPressRight
 def _checked_speech(speech):
     "The actions of speech, if the head has them; else ValueError."
     unknown = set(speech) - set(all_actions())
-    if unknown: raise ValueError(f'action {sorted(unknown)} is none of the head; for speech choose from {sorted(SPEECH)}')
+    if unknown: raise ValueError(f'no action {sorted(unknown)} in this head; for speech choose from {[*SPEECH]}')
     wrong = {name: weight for name, weight in speech.items() if not 0 <= weight <= 1}
     if wrong: raise ValueError(f'weights of speech {wrong} are outside 0–1')
     return speech
