@@ -1,11 +1,16 @@
 "Rich moments: labels that fit the picture, speech and one side in picture and truth; a rich database keeps its promises."
 import numpy as np
 import pytest
+from PIL import Image
 
+from aufacs_nb.facs import AU_NAMES, au_columns
 from aufacs_nb.simulation.appearance import sample_person
 from aufacs_nb.simulation.camera import face_truth, render_person
 from aufacs_nb.simulation.face_model import action_weights, head_vertices, facemesh_vertices
+from aufacs_nb.simulation.layouts import SimulationError
 from aufacs_nb.simulation.rich import SPEECH, rich_levels, rich_moment, said_and_sided
+from aufacs_nb.simulation.simulate import (clip_path, clip_truth, plan_clips, read_plan, read_truth, render_moment,
+                                           simulate_fera17, truth_path)
 
 LIPS = 13, 14           # FaceMesh points: the middle of the inner rims of the lips
 CORNERS = 61, 291       # right and left corner of the mouth
@@ -75,3 +80,22 @@ def test_a_clip_is_its_moments_and_every_stretch_begins_neutral():
     assert not clip.loc[[0, 12, 24]].drop(columns='light').to_numpy().any()
     assert clip['light'].tolist() == [0] * 12 + [1] * 12 + [2] * 6
     assert set(SPEECH) == {column.removeprefix('speech_') for column in clip if column.startswith('speech_')}
+
+
+def test_rich_database_has_its_truth_beside_it(tmp_path):
+    root = simulate_fera17(tmp_path / 'rich', train=1, valid=0, test=0, tasks=1, frames=14, size=48, seed=2,
+                           media='frames', script='rich', domain='wide', progress=False)
+    plan = read_plan(root)
+    clip = plan_clips(plan)[0]
+    truth, stored = clip_truth(plan, *clip[:3]), read_truth(truth_path(root, plan, clip))
+    np.testing.assert_array_equal(stored['intensity'], truth[au_columns(AU_NAMES)])
+    np.testing.assert_allclose(stored['speech'], truth[[f'speech_{name}' for name in stored['actions']]], atol=1e-6)
+    assert not stored['intensity'][[0, 12]].any() and stored['light'].tolist() == [0] * 12 + [1] * 2
+    frames = [np.array(Image.open(path)) for path in sorted(clip_path(root, plan, *clip).iterdir())]
+    rows = truth.to_dict('records')
+    np.testing.assert_array_equal(frames[7], render_moment(plan, *clip[:3], rows[7]))
+    talks = next(i for i, row in enumerate(rows) if any(row[f'speech_{name}'] for name in SPEECH))
+    silent = rows[talks] | {f'speech_{name}': 0. for name in SPEECH}
+    assert (render_moment(plan, *clip[:3], silent) != frames[talks]).any()
+    with pytest.raises(SimulationError, match='script .poor.*rich'):
+        simulate_fera17(tmp_path / 'poor', train=1, valid=0, test=0, script='poor')

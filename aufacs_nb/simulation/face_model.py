@@ -362,8 +362,8 @@ def _au_weights(strength, sides):
     return weights
 
 # %% ../../nbs/5_simulation/01_face_model.ipynb #ce601fcb
-SPEECH = dict(mouthFunnel=.8, mouthPucker=.9, mouthPressLeft=.5, mouthPressRight=.5, mouthRollLower=.5, mouthRollUpper=.5,
-              mouthLeft=.7, mouthRight=.7, jawLeft=.7, jawRight=.7, jawForward=.6, cheekPuff=1.)
+SPEECH = dict(mouthFunnel=.8, mouthPucker=.9, mouthPressLeft=.5, mouthPressRight=.5, mouthRollLower=.5,
+              mouthRollUpper=.5, mouthLeft=.7, mouthRight=.7, jawLeft=.7, jawRight=.7, jawForward=.6, cheekPuff=1.)
 
 
 def _checked_speech(speech):
