@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['PRESENT', 'REGISTERED', 'StreamItem', 'frame_stream', 'EveryFace', 'choose_faces', 'every_face', 'pick_face',
-           'registered_by', 'openface_table', 'batch_table', 'Batch', 'checked_tables', 'AUReader', 'AUEstimator',
-           'to_openface_csv', 'actions_table']
+           'registered_by', 'openface_table', 'meshes_of', 'batch_table', 'Batch', 'checked_tables', 'AUReader',
+           'AUEstimator', 'to_openface_csv', 'actions_table']
 
 # %% ../../nbs/3_estimation/08_estimator.ipynb #07bb3081
 import warnings
 from dataclasses import replace
+from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
 from typing import NamedTuple
@@ -19,15 +20,18 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from ..registration.blendshapes import ACTIONS, actions, load_actions
+from .mesh import MeshReader
 from .storage import AUClassifiers
 from ..databases import (PICTURE_SUFFIXES, VIDEO_SUFFIXES, DatabaseError, folder_manifest, read_image,
                                  timed_frames)
 from ..registration.detection import FaceLandmarker, NoFaceError
 from ..facs import AUS, au_column
 from .personalization import personal_generator, personalize
-from ..presets import WeightsError, weights_folder, write_atomically
+from .zero import ClipZeros, photo_zero
+from ..presets import WeightsError, read_card, weights_folder, write_atomically
 from ..registration.collections import (METHODS, FaceChoice, Stretch, dense_landmarks, find_stretch,
                                                 register_faces)
+from ..registration.frontal import frontal_pixels
 from ..registration.tracking import FaceLinker
 from ..tensors import pick_device
 
@@ -175,13 +179,33 @@ def openface_table(items, confidence, intensities, aus=AUS, face_id=0) -> pd.Dat
     return table.assign(file=[item.file for item in items])
 
 # %% ../../nbs/3_estimation/08_estimator.ipynb #64f84e20
-def batch_table(items, faces, classifiers: AUClassifiers, method: str = "mesh") -> pd.DataFrame:
+def meshes_of(faces) -> np.ndarray:
+    "The meshes of `Face`s, turned to the front: (n, 468, 3) float32 in pixels of a registered frame."
+    return np.array([frontal_pixels(face.landmarks, REGISTERED) for face in faces], np.float32).reshape(-1, 468, 3)
+
+
+def _film_face(item: StreamItem, face):
+    "What names a face of a film, or of a stack of frames; None for a picture."
+    return (item.file, face.face_id) if _film(item) or item.file == "array" else None
+
+
+def _read_faces(classifiers, method: str, pairs, zeros=None) -> np.ndarray:
+    "Intensities (n, n_aus) of pairs of `StreamItem` and `Face`. zeros: of a `MeshReader` in films, by `_film_face`."
+    if not isinstance(classifiers, MeshReader):
+        images, faces = [item.image for item, _ in pairs], [face for _, face in pairs]
+        return classifiers.predict(registered_by(method, images, faces))
+    unknown, zero = np.full(len(classifiers.aus), np.nan), None
+    if zeros:
+        zero = np.array([zeros.get(_film_face(*pair), unknown) for pair in pairs]).reshape(-1, len(unknown))
+    return classifiers.predict(meshes_of([face for _, face in pairs]), REGISTERED, zero)
+
+# %% ../../nbs/3_estimation/08_estimator.ipynb #b0dfe737
+def batch_table(items, faces, classifiers, method: str = "mesh", zeros=None) -> pd.DataFrame:
     "The table of some `StreamItem`s: one row for each of the `faces` (lists) of each, one for an item without."
     rows = [(item, face) for item, own in zip(items, faces) for face in own or [None]]
     there = np.array([face is not None for _, face in rows])
     intensities = np.zeros((len(rows), len(classifiers.aus)), np.float32)
-    intensities[there] = classifiers.predict(registered_by(
-        method, [item.image for item, face in rows if face], [face for _, face in rows if face]))
+    intensities[there] = _read_faces(classifiers, method, [pair for pair in rows if pair[1]], zeros)
     confidence = np.array([face.score if face else 0. for _, face in rows])
     numbers = [face.face_id if face else -1 for _, face in rows]
     return openface_table([item for item, _ in rows], confidence, intensities, classifiers.aus, numbers)
@@ -232,10 +256,34 @@ def _method_of(classifiers: AUClassifiers) -> str:
     return method
 
 # %% ../../nbs/3_estimation/08_estimator.ipynb #0d8a73ee
-class AUReader:
-    "AU intensities of photographs, folders and videos, as given classifiers read them."
+def _searched(reader, source, batch: int, faces: str, progress: bool, name: str = "frames"):
+    "Batches of a source: `StreamItem`s, and the `Face`s of each (lists)."
+    stream, choice, everyone = frame_stream(source), FaceChoice(), EveryFace()
+    with tqdm(desc=name, unit="", disable=not progress) as bar:
+        while items := list(islice(stream, batch)):
+            found = (every_face(items, reader.landmarker, everyone) if faces == "all" else
+                     [[face] if face else [] for face in choose_faces(items, reader.landmarker, choice)])
+            yield items, found
+            bar.update(len(items))
 
-    def __init__(self, classifiers: AUClassifiers, landmarker=None):
+
+def _clip_zeros(reader, searched, source) -> dict:
+    "The zero of each face of each film, from a first reading of all batches; a warning if there is none."
+    collected = ClipZeros(reader.classifiers)
+    for items, faces in searched:
+        pairs = [(item, face) for item, own in zip(items, faces) for face in own]
+        collected.add([_film_face(*pair) for pair in pairs], meshes_of([face for _, face in pairs]))
+    if not (zeros := collected.zeros()):
+        warnings.warn(f"{_named(source)}: no film with enough frames of a face to find calm ones; read without a zero. "
+                      "Give a neutral photograph.", stacklevel=2)
+    return zeros
+
+# %% ../../nbs/3_estimation/08_estimator.ipynb #494279f6
+class AUReader:
+    "AU intensities of photographs, folders and videos, as given classifiers or a `MeshReader` read them."
+    clip = False  # whether the calm frames of a film are its zero, which takes a first reading
+
+    def __init__(self, classifiers, landmarker=None):
         self.classifiers, self.method = classifiers, _method_of(classifiers)
         self.landmarker = landmarker or FaceLandmarker.from_pretrained(device=classifiers.device.type)
 
@@ -243,13 +291,10 @@ class AUReader:
         "Iterate over `Batch`es of a source; no more than one is in memory. faces: 'main' (one person) or 'all'."
         if faces not in ("main", "all"):
             raise ValueError(f"faces={faces!r}: choose 'main', one person, or 'all'.")
-        stream, choice, everyone = frame_stream(source), FaceChoice(), EveryFace()
-        with tqdm(desc="frames", unit="", disable=not progress) as bar:
-            while items := list(islice(stream, batch)):
-                found = (every_face(items, self.landmarker, everyone) if faces == "all" else
-                         [[face] if face else [] for face in choose_faces(items, self.landmarker, choice)])
-                yield Batch(items, found, batch_table(items, found, self.classifiers, self.method))
-                bar.update(len(items))
+        search = partial(_searched, self, source, batch, faces, progress)
+        zeros = _clip_zeros(self, search("first reading"), source) if self.clip else None
+        for items, found in search():
+            yield Batch(items, found, batch_table(items, found, self.classifiers, self.method, zeros))
 
     def stream(self, source, **options):
         "Iterate over tables of `predict`, one for each batch; options: see `batches`. Memory stays the same."
@@ -278,35 +323,75 @@ def _noted(generator) -> str:
 
 def _ready(generator, classifiers: AUClassifiers):
     "A generator for personalisation: loaded, where only its name or folder is known, onto the classifiers' device."
+    if isinstance(classifiers, MeshReader):
+        raise ValueError("a reader of meshes has no network to fine-tune: neutral(photo) adapts it to a person.")
     if not isinstance(generator, str):
         return generator
     return personal_generator(generator, classifiers.preset).to(classifiers.device)
 
+# %% ../../nbs/3_estimation/08_estimator.ipynb #0be5215f
+def _load(name_or_folder):
+    "The `MeshReader`, or else the `AUClassifiers`, of that name or folder; or WeightsError."
+    try:
+        reads_meshes = read_card(weights_folder(name_or_folder, "mesh"))[1].name == "mesh"
+    except WeightsError:
+        reads_meshes = False
+    return (MeshReader if reads_meshes else AUClassifiers).from_pretrained(name_or_folder)
+
+# %% ../../nbs/3_estimation/08_estimator.ipynb #e1cfd3a9
+def _chosen(estimator, photo, face: int | None) -> tuple:
+    "The picture of a path or array, and the `Face` in it that is meant; or NoFaceError."
+    image = photo if isinstance(photo, np.ndarray) else read_image(photo)
+    return image, pick_face(estimator.landmarker.find_all([image])[0], face, _named(photo))
+
+
+def _with_zero(estimator, photo, face: int | None) -> "AUEstimator":
+    "See `AUEstimator.neutral`."
+    reader, word = estimator.classifiers, photo if isinstance(photo, str) else ""
+    if not isinstance(reader, MeshReader):
+        raise ValueError("neutral is for readers of meshes, such as 'mesh18'; these classifiers read pixels: "
+                         "personalize(photo) adapts them.")
+    zero = None
+    if photo is not None and word not in ("clip", "none"):
+        photos = photo if isinstance(photo, (list, tuple)) else [photo]
+        zero = photo_zero(reader, meshes_of([_chosen(estimator, one, face)[1] for one in photos]), REGISTERED)
+    return AUEstimator(replace(reader, zero=zero), estimator.generator, estimator.landmarker, clip=word == "clip")
+
+
+def _save(estimator, folder: Path) -> Path:
+    "See `AUEstimator.save`."
+    if isinstance(estimator.classifiers, MeshReader):
+        estimator.classifiers.save(folder / "mesh")
+    else:
+        estimator.classifiers.save(folder / "classifiers", generator=_noted(estimator.generator))
+    return folder
+
 # %% ../../nbs/3_estimation/08_estimator.ipynb #85ce6522
 class AUEstimator(AUReader):
     "AU intensities of photographs, folders, videos. generator: one, or its name or folder. device: None, as it was."
-    def __init__(self, classifiers: AUClassifiers, generator="small", landmarker=None, device=None):
+    def __init__(self, classifiers, generator="small", landmarker=None, device=None, clip=False):
         super().__init__(classifiers.to(device or classifiers.device), landmarker)
-        self.generator = generator
+        self.generator, self.clip = generator, clip
     @classmethod
     def from_pretrained(cls, name_or_folder="small", device=None) -> "AUEstimator":
-        "The shipped estimator, a folder of `aufacs train` or of `save`; or WeightsError. device: see `pick_device`."
-        classifiers, device = AUClassifiers.from_pretrained(name_or_folder), pick_device(device)
+        "Shipped ('small', 'mesh18'), or a folder of `train` or `save`; or WeightsError. device: see `pick_device`."
+        classifiers, device = _load(name_or_folder), pick_device(device)
         return cls(classifiers, _generator_name(name_or_folder, classifiers.card), device=device)
     def face(self, photo, face: int | None = None) -> np.ndarray:
         "Face number `face` from the left (None: the largest) of a photo, registered (224, 224, 3); or NoFaceError."
-        image = photo if isinstance(photo, np.ndarray) else read_image(photo)
-        chosen = pick_face(self.landmarker.find_all([image])[0], face, _named(photo))
+        image, chosen = _chosen(self, photo, face)
         return registered_by(self.method, [image], [chosen])[0]
+    def neutral(self, photo=None, face: int | None = None) -> "AUEstimator":
+        "A new estimator with the zero of a neutral photo or list of them, of each film ('clip'), or None; meshes only."
+        return _with_zero(self, photo, face)
     def personalize(self, photo, seed: int = 0, progress=None, face: int | None = None, **options) -> "AUEstimator":
         "A new estimator for a person in `photo` (path or array, best neutral); options: see `personalize` (§3.4)."
-        personal = personalize(self.classifiers, _ready(self.generator, self.classifiers),
-                               self.face(photo, face), seed=seed, progress=progress, **options)
-        return AUEstimator(personal, self.generator, self.landmarker)
+        made = personalize(self.classifiers, _ready(self.generator, self.classifiers), self.face(photo, face),
+                           seed=seed, progress=progress, **options)
+        return AUEstimator(made, self.generator, self.landmarker)
     def save(self, folder) -> Path:
         "Write the classifiers and their card to `folder`; the generator is not copied, its name or path is noted."
-        self.classifiers.save(Path(folder) / "classifiers", generator=_noted(self.generator))
-        return Path(folder)
+        return _save(self, Path(folder))
 
 # %% ../../nbs/3_estimation/08_estimator.ipynb #519412cd
 def _append(tables, path) -> None:

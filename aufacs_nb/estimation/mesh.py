@@ -115,9 +115,10 @@ def _read(reader, features, zero) -> np.ndarray:
 
 # %% ../../nbs/3_estimation/09_mesh.ipynb #c57813da
 def _save_reader(reader, folder, card: dict) -> Path:
-    "Write the regressions and the card of a `MeshReader`; a zero belongs to a person and is not kept."
+    "Write the regressions, the zero and the card of a `MeshReader`."
     tensors = {f"{part}.{name}": values for part in ("plain", "difference")
                for name, values in getattr(reader, part)._asdict().items()}
+    tensors |= {} if reader.zero is None else {"zero": np.asarray(reader.zero, np.float32)}
     values = FrameValues("mesh", 224, tuple(reader.aus))
     return save_weights(folder, tensors, values, **{**reader.card, **card, "clip_aus": list(reader.clip_aus)})
 
@@ -133,7 +134,7 @@ def _load_reader(name_or_folder) -> dict:
         raise WeightsError(f"{folder}: no {error} in it; these are not the weights of a mesh reader.") from error
     made = {key: value for key, value in card.items() if key not in ("preset", "clip_aus")}
     return parts | {"aus": tuple(values.aus), "card": made, "clip_aus": tuple(card["clip_aus"]),
-                    "source": str(name_or_folder)}
+                    "zero": tensors.get("zero"), "source": str(name_or_folder)}
 
 # %% ../../nbs/3_estimation/09_mesh.ipynb #de59a6ce
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ class MeshReader:
         "Meshes (N, 468, 3) → intensities (N, n_aus) float32, 0–5. zero: instead of its own, (n_aus,) or (N, n_aus)."
         return _read(self, mesh_features(vertices, size), self.zero if zero is None else np.asarray(zero))
     def save(self, folder, **card) -> Path:
-        "Write weights and card to `folder`. A zero belongs to a person and is not kept."
+        "Write weights and card to `folder`; with the zero it is the reader of one person."
         return _save_reader(self, folder, card)
     @classmethod
     def from_pretrained(cls, name_or_folder="mesh18") -> "MeshReader":
@@ -170,4 +171,5 @@ def fit_mesh_reader(vertices, labels, people, neutral, alphas=(.01, .01), size: 
     """
     features = mesh_features(vertices, size)
     plain = MeshRegression.fit(features, labels, people, alphas[0])
-    return MeshReader(plain, MeshRegression.fit(features - features[neutral], labels, people, alphas[1]), card=card)
+    return MeshReader(plain, MeshRegression.fit(features - features[neutral], labels, people, alphas[1]),
+                      card={"alphas": list(alphas), **card})

@@ -19,7 +19,7 @@ def said_by(reader: MeshReader, vertices, size: int = 224) -> np.ndarray:
 
 def photo_zero(reader: MeshReader, vertices, size: int = 224) -> np.ndarray:
     "The zero (n_aus,) of a person of whom one neutral mesh (468, 3) is known, or several (N, 468, 3)."
-    return said_by(reader, vertices, size).mean(0)
+    return said_by(reader, vertices, size).mean(0).astype(np.float32)
 
 # %% ../../nbs/3_estimation/10_zero.ipynb #98b6034c
 CALM_SHARE = .2     # of a film's frames, those with the smallest sum of estimates
@@ -60,6 +60,6 @@ class ClipZeros:
 
     def zeros(self) -> dict:
         "{name: zero (n_aus,)}, NaN for AUs that do not gain; names with fewer than `CALM_LEAST` frames are left out."
-        n, rows = len(self.reader.aus), {name: np.array(own) for name, own in self.seen.items() if len(own) >= CALM_LEAST}
-        return {name: for_aus(calm_zero(own[:, :n], own[:, n:]), self.reader.aus, self.reader.clip_aus)
-                for name, own in rows.items()}
+        enough = {name: np.array(own) for name, own in self.seen.items() if len(own) >= CALM_LEAST}
+        return {name: for_aus(calm_zero(*np.hsplit(own, 2)), self.reader.aus, self.reader.clip_aus)
+                for name, own in enough.items()}
