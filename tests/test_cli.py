@@ -361,14 +361,77 @@ def test_normalize_takes_a_balanced_set(work, tmp_path):
     assert seen.mean() > .3 and np.abs(again.astype(int) - frames[5])[seen].max() <= 1
 
 
-def test_synthesize_writes_a_marked_picture(run, work):
+def test_synthesize_returns_the_whole_photograph_marked(run, work):
     from aufacs_nb.pictures import synthetic_info
 
-    run("synthesize", work / "me.png", "--out", work / "smile.png", "--au", "12=5", "--au", "6=4")
+    said = run("synthesize", work / "me.png", "--out", work / "smile.png", "--au", "AU12=5", "--au", "AU26=4")
     info = synthetic_info(work / "smile.png")
-    assert info["Source"] == "me.png" and "12=5" in info["Targets"]
-    run("synthesize", work / "me.png", "--out", work / "grid.png")
-    assert Image.open(work / "grid.png").width > 500
+    assert "512 × 512" in said and info["Source"] == "me.png" and "AU12=5" in info["Targets"] and "ratio" in info["Generator"]
+    made, photo = np.asarray(Image.open(work / "smile.png")), astronaut()
+    assert made.shape == photo.shape and (made[300:] == photo[300:]).all() and (made[60:220] != photo[60:220]).any()
+
+
+def test_synthesize_frontal_is_the_same_whatever_way_it_is_asked_for(work):
+    from aufacs_nb.generation.runs import load_generator
+    from aufacs_nb.generation.synthesis import synthesize
+    from aufacs_nb.pictures import upscale
+    from aufacs_nb.registration.collections import register_photo
+
+    target = np.array([0, 0, 4, 0, 5, 0, 0]) / 5
+    frame = register_photo(work / "me.png").image
+    known = upscale(synthesize(load_generator("small", arch="flow"), frame[None], target)[0], 224)
+    for options in (("--frontal",), ("--arch", "flow"), ("--model", "small")):
+        call("synthesize", work / "me.png", "--out", work / "frontal.png", "--au", "12=5", "--au", "6=4", *options)
+        assert (np.asarray(Image.open(work / "frontal.png")) == known).all(), options
+
+
+def test_synthesize_without_units_is_the_frontal_grid(work):
+    call("synthesize", work / "me.png", "--out", work / "grid.png")
+    width, height = Image.open(work / "grid.png").size
+    assert width > 500 and height == pytest.approx(99 * 7, abs=30)
+    call("synthesize", work / "me.png", "--out", work / "one.png", "--frontal", "--arch", "ratio", "--au", "26=4")
+    assert Image.open(work / "one.png").size == (224, 224), "the ratio generator has a frontal view, too, of all its units"
+
+
+def test_synthesize_asks_which_face(work, capsys):
+    Image.fromarray(np.concatenate([astronaut(), astronaut()], 1)).save(work / "two.png")
+    changed = []
+    for face in ((), ("--face", 2), ("--face", "220,120")):
+        call("synthesize", work / "two.png", "--out", work / "one.png", "--au", "4=5", *face)
+        difference = (np.asarray(Image.open(work / "one.png")) != np.asarray(Image.open(work / "two.png"))).any((0, 2))
+        changed.append((difference[:512].any(), difference[512:].any()))
+    assert changed[1:] == [(False, True), (True, False)] and sum(changed[0]) == 1
+    assert "2 faces; the largest is taken" in capsys.readouterr().err
+    refuses("there is no face 3", "synthesize", work / "two.png", "--out", work / "x.png", "--au", "4=5", "--face", 3)
+
+
+def test_synthesize_edits_every_frame_of_a_film(work):
+    from aufacs_nb.databases import read_video, write_video
+    from aufacs_nb.generation.synthesis import animation_info
+
+    write_video(work / "in.mp4", [astronaut()[:250, 60:340]] * 4, 12)
+    call("synthesize", work / "in.mp4", "--out", work / "out.mp4", "--au", "AU26=5", "--quiet")
+    before, after = (np.stack(list(read_video(work / name))).astype(int) for name in ("in.mp4", "out.mp4"))
+    assert before.shape == after.shape and "AU26=5 from in.mp4" in animation_info(work / "out.mp4")
+    assert (np.abs(after - before).mean((1, 2, 3)) > 0.5).all()
+    write_video(work / "grey.mp4", [np.full((64, 64, 3), 90, np.uint8)] * 2, 12)
+    refuses("no face found in any", "synthesize", work / "grey.mp4", "--out", work / "no.mp4", "--au", "4=1", "--quiet")
+    assert not (work / "no.mp4").exists()
+    for options, said in ((("--frontal", "--au", "4=1"), "aufacs register"), ((), "give --au"),
+                          (("--au", "4=1", "--arch", "ganimation"), "by the ratio generator alone")):
+        refuses(said, "synthesize", work / "in.mp4", "--out", work / "no.mp4", *options)
+
+
+def test_a_frontal_frame_is_a_photograph_too_and_the_source_is_never_overwritten(work):
+    from aufacs_nb.registration.collections import register_photo
+
+    Image.fromarray(register_photo(work / "me.png").image).save(work / "front.png")
+    call("synthesize", work / "front.png", "--out", work / "edited.png", "--au", "10=4")
+    made, frame = (np.asarray(Image.open(work / name)) for name in ("edited.png", "front.png"))
+    assert made.shape == (224, 224, 3) and 0.3 < np.abs(made.astype(int) - frame).mean() < 10
+    refuses("overwrite its own source", "synthesize", work / "me.png", "--out", work / "me.png", "--au", "10=4")
+    refuses("one of 1, 2, 4", "synthesize", work / "me.png", "--out", work / "x.png", "--au", "AU3=4")
+    refuses("true pairs", "train-generator", "--data", work, "--out", work / "g", "--arch", "ratio")
 
 
 def test_personalize_and_predict(run, work):

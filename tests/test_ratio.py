@@ -9,12 +9,13 @@ import torch
 
 from aufacs_nb import synthesize
 from aufacs_nb.facs import AU_NAMES, LabelError
-from aufacs_nb.generation.photographs import Editor, au_vector, edit_film, edit_photograph, fit_drift
+from aufacs_nb.generation.photographs import (Editor, au_vector, edit_film, edit_photograph, face_at, fit_drift,
+                                              steady_landmarks)
 from aufacs_nb.generation.ratio import (RatioFlow, RatioValues, apply_change, canonical_sides, crisp_resize,
                                         edit_frames, load_ratio)
 from aufacs_nb.generation.runs import load_generator
 from aufacs_nb.presets import WeightsError
-from aufacs_nb.registration.detection import FaceLandmarker
+from aufacs_nb.registration.detection import FaceLandmarker, NoFaceError
 from aufacs_nb.simulation.appearance import sample_person
 from aufacs_nb.simulation.camera import render_person
 
@@ -191,6 +192,39 @@ def test_a_film_is_edited_frame_by_frame_and_a_lost_face_stays(photo, model, lan
                           landmarker=landmarker))
     assert [time for time, _ in film] == [0.0, 0.1, 0.2]
     assert (film[0][1] == photo).all() and apart(film[1][1], photo) > 0.3 and (film[2][1] == grey).all()
+
+
+def test_trembling_landmarks_are_steadied_and_a_jump_stays_where_it_is(editor):
+    true = np.repeat(editor.face.landmarks[None], 9, 0)
+    true[5:, :, 0] += 30
+    found = true + np.random.default_rng(0).normal(0, 0.3, true.shape)
+    error = lambda points, at: np.abs(points - true[at])[:, :2].mean()
+    for at, most in ((2, 0.75), (4, 1.05), (5, 1.05), (6, 1.05), (7, 0.75)):
+        assert error(steady_landmarks(found, at), at) < most * error(found[at], at), at
+
+
+def test_a_film_is_steadied_and_other_faces_are_left_alone(photo, model, landmarker):
+    twins = [(k / 25, np.concatenate([photo, photo], 1)) for k in range(3)]
+    seen = []
+    film = list(edit_film(twins, {26: 4}, model, lambda faces: seen.append(faces) or max(faces, key=lambda f: f.box[0]),
+                          landmarker=landmarker))
+    assert len(seen) == 1 and len(seen[0]) == 2, "asked once, of all faces"
+    assert all((image[:, :300] == photo).all() and (image[:, 300:] != photo).any() for _, image in film)
+
+
+def test_a_film_warns_once_and_also_when_the_head_turns_late(photo, model, landmarker):
+    turned = render_person(sample_person(5_000_003), {}, yaw=50, size=300)
+    with pytest.warns(UserWarning, match="did not see") as said:
+        list(edit_film([(0.0, photo), (1.0, turned), (1.1, turned)], {4: 3}, model, landmarker=landmarker))
+    assert len([each for each in said if "did not see" in str(each.message)]) == 1
+
+
+def test_the_face_at_a_place(editor):
+    face = editor.face
+    x, y = face.box.reshape(2, 2).mean(0)
+    assert face_at([face], x, y) is face
+    with pytest.raises(NoFaceError, match="no face at"):
+        face_at([face], 1, 1)
 
 
 # ---------------------------------------------------------------- training

@@ -331,7 +331,8 @@ def load_generator(name_or_folder=None, preset=None, arch: str | None = None) ->
         if preset is not None:
             raise WeightsError(f"{name}: a ratio generator belongs to no preset; leave preset= out.")
         return load_ratio(name)
-    return _loaded(weights_folder(name, "generator" if arch in (None, "ganimation") else f"generator_{arch}"), preset, arch)
+    part = "generator" if arch in (None, "ganimation") else f"generator_{arch}"
+    return _loaded(weights_folder(name, part), preset, arch)
 
 # %% ../../nbs/2_generation/05_runs.ipynb #d89725de
 def load_critic(folder) -> Critic:
