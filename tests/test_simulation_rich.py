@@ -1,4 +1,4 @@
-"Rich moments: labels that fit the picture, speech and one side in picture and truth; a rich database keeps its promises."
+"Rich moments: labels that fit the picture, speech, one side and things in picture and truth; a rich database."
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,6 +9,7 @@ from aufacs_nb.simulation.camera import face_truth, render_person
 from aufacs_nb.simulation.face_model import action_weights, head_vertices, facemesh_vertices
 from aufacs_nb.simulation.layouts import SimulationError
 from aufacs_nb.simulation.rich import SPEECH, rich_levels, rich_moment, said_and_sided
+from aufacs_nb.simulation.things import glasses, hand, hidden_points, make_things
 from aufacs_nb.simulation.simulate import (clip_path, clip_truth, plan_clips, read_plan, read_truth, render_moment,
                                            simulate_fera17, truth_path)
 
@@ -77,7 +78,9 @@ def test_a_clip_is_its_moments_and_every_stretch_begins_neutral():
         if neutral:
             continue
         assert given['speech'] == speech and {a: s for a, s in given['asymmetry'].items() if s} == sides
-    assert not clip.loc[[0, 12, 24]].drop(columns='light').to_numpy().any()
+    moving = [column for column in clip if column.startswith(('AU', 'speech_', 'side_', 'smear_'))]
+    assert not clip.loc[[0, 12, 24], moving].to_numpy().any() and not any(clip.loc[[0, 12, 24], 'held'])
+    assert (clip.groupby('light')['worn_seed'].nunique() == 1).all()
     assert clip['light'].tolist() == [0] * 12 + [1] * 12 + [2] * 6
     assert set(SPEECH) == {column.removeprefix('speech_') for column in clip if column.startswith('speech_')}
 
@@ -97,5 +100,40 @@ def test_rich_database_has_its_truth_beside_it(tmp_path):
     talks = next(i for i, row in enumerate(rows) if any(row[f'speech_{name}'] for name in SPEECH))
     silent = rows[talks] | {f'speech_{name}': 0. for name in SPEECH}
     assert (render_moment(plan, *clip[:3], silent) != frames[talks]).any()
+    bare = [not (w or h) for w, h in zip(stored['worn'], stored['held'])]
+    assert not stored['hidden'][bare].any() and stored['hidden'][stored['held'] != ''].any(1).all()
+    assert not clip_truth({**plan, 'parameters': plan['parameters'] | {'without': 'things'}}, *clip[:3])['held'].any()
     with pytest.raises(SimulationError, match='script .poor.*rich'):
         simulate_fera17(tmp_path / 'poor', train=1, valid=0, test=0, script='poor')
+
+
+def test_a_thing_hides_what_lies_behind_it_and_nothing_else():
+    room = dict(size=96, yaw=20)
+    points = face_truth(PERSON, {12: 3}, **room)
+    for at, hidden_ones, free in (('mouth', (13, 14), (10, 151)), ('chin', (152, 175), (13, 9))):
+        things = hand(PERSON, at, angle=60., hold=4 if at == 'chin' else 1)
+        hidden = hidden_points(points, things, **room)
+        assert hidden[list(hidden_ones)].all() and not hidden[free[-1]], at
+        plain, covered = (render_person(PERSON, {12: 3}, things=t, **room) for t in ((), things))
+        x, y = points[list(hidden_ones), :2].astype(int).T
+        assert (plain[y, x] != covered[y, x]).any(-1).all(), at
+    assert not hidden_points(points, [thing for thing in glasses(PERSON, 1) if thing.name == 'lenses'], **room).any()
+    dark = hidden_points(points, glasses(PERSON, 1, dark=True), **room)
+    assert dark[[159, 145]].all() and not dark[[13, 152]].any()        # lids, not lips and chin
+
+
+def test_smear_moves_no_light_and_lenses_let_it_through():
+    still, smeared = (render_person(PERSON, {}, size=96, motion=way).astype(float) for way in ((0, 0), (.8, 0)))
+    assert abs(still.mean() - smeared.mean()) < 1 and np.abs(still - smeared).max() > 20
+    across, down = (np.abs(np.diff(smeared, axis=axis)).mean() for axis in (1, 0))
+    assert across < .8 * np.abs(np.diff(still, axis=1)).mean() and across < down
+    x, y = face_truth(PERSON, {}, size=96)[159, :2].astype(int)         # an upper lid
+    eye = [render_person(PERSON, {}, size=96, things=glasses(PERSON, 1, dark))[y, x].mean() for dark in (False, True)]
+    assert abs(eye[0] - still[y, x].mean()) < 60 and eye[1] < .8 * eye[0]
+
+
+def test_unknown_things_are_named():
+    with pytest.raises(ValueError, match='umbrella'):
+        make_things(PERSON, held='umbrella')
+    with pytest.raises(ValueError, match='knee'):
+        hand(PERSON, 'knee')

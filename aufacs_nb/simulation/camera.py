@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['CAMERA_DISTANCE', 'CAMERA_FIELD', 'STUDIO', 'ROOMS', 'DOMAINS', 'NECK', 'SHADOW_FIELD', 'SHADOW_BIAS',
            'picture_shape', 'project', 'Scene', 'Domain', 'sample_scene', 'render_plan', 'posed_head', 'Surface',
-           'pose_surface', 'wrinkled_relief', 'Paint', 'shadow_depth', 'Lamp', 'develop', 'render_person', 'face_truth']
+           'pose_surface', 'wrinkled_relief', 'Paint', 'shadow_depth', 'Lamp', 'develop', 'Thing', 'render_person',
+           'face_truth']
 
 # %% ../../nbs/5_simulation/04_camera.ipynb #59cb0116
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ import math
 import numba as nb
 import numpy as np
 from PIL import Image
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import convolve, gaussian_filter
 from . import face_model
 from ..geometry.rotation import rotation
 from .face_model import (EYEBALL, LASH, LOWER_TEETH, SKIN, TONGUE, UPPER_TEETH, head_model,
@@ -541,6 +542,21 @@ def _veil(picture, raster, pixels, colour):
     covered = lashes.depth > raster.depth
     picture[covered] = .45 * picture[covered] + .55 * np.float32(colour)
 
+# %% ../../nbs/5_simulation/04_camera.ipynb #cb445394
+def _smear(picture, way):
+    "Light (H, W, 3) averaged over a straight way (right, down) in pixels."
+    length = math.hypot(*way)
+    if length < .5: return picture
+    steps = np.linspace(-.5, .5, 2 * math.ceil(length) + 1)[:, None] * np.float64(way)
+    reach = math.ceil(max(map(abs, way)) / 2) + 1
+    kernel = np.zeros((2 * reach + 1, 2 * reach + 1))
+    for x, y in steps + reach:
+        i, j, u, v = int(x), int(y), x % 1, y % 1
+        kernel[j:j + 2, i:i + 2] += np.outer((1 - v, v), (1 - u, u))
+    kernel /= kernel.sum()
+    return np.stack([convolve(channel, kernel.astype(np.float32), mode='nearest')
+                     for channel in np.moveaxis(picture, -1, 0)], -1)
+
 # %% ../../nbs/5_simulation/04_camera.ipynb #lens0002
 def _lens(picture, scene):
     "Light (H, W, 3) after blur, darkening of the corners and colour cast."
@@ -582,39 +598,98 @@ def develop(picture, noise, seed):
     grainy = picture + np.float32(noise) * noisy
     return _gamma_table()[(np.clip(grainy, 0, 1) * 65535).astype(np.uint16)]
 
+# %% ../../nbs/5_simulation/04_camera.ipynb #bb14bf45
+class Thing(NamedTuple):
+    """Something on or before a face, of n vertices in the frame of `head_vertices` (cm).
+
+    colour: (n, 3) linear RGB; gloss: strength of highlights, 1 is skin; opacity: in (0, 1], below 1 for lenses
+    """
+    name: str
+    vertices: np.ndarray
+    triangles: np.ndarray
+    colour: np.ndarray
+    gloss: float = .5
+    opacity: float = 1.
+
+# %% ../../nbs/5_simulation/04_camera.ipynb #33b88d7e
+@nb.njit(cache=True, fastmath=True)
+def _shade_thing(picture, depth, triangle, nearness, barycentric, positions, normals, triangles, colour, shine, lamp):
+    "Draw a thing over picture (H, W, 3) where it is nearer than depth (H, W), in place; shine: gloss and opacity."
+    out = np.zeros(3, np.float32)
+    for row in range(depth.shape[0]):
+        for column in range(depth.shape[1]):
+            t = triangle[row, column]
+            if t < 0 or nearness[row, column] <= depth[row, column]: continue
+            corners = triangles[t, 0], triangles[t, 1], triangles[t, 2]
+            weights = barycentric[row, column, 0], barycentric[row, column, 1], barycentric[row, column, 2]
+            x, y, z = _unit(*_mix(normals, corners, weights))
+            if z < 0: x, y, z = -x, -y, -z
+            lit = _lit(_mix(positions, corners, weights), lamp)
+            _light(out, _mix(colour, corners, weights), (x, y, z), lit, lamp, shine[0], 30. * max(.5, shine[0]), 1., .3)
+            for k in range(3): picture[row, column, k] += shine[1] * (out[k] - picture[row, column, k])
+            if shine[1] == 1.: depth[row, column] = nearness[row, column]
+
+# %% ../../nbs/5_simulation/04_camera.ipynb #09ed02cd
+def _with_things(picture, depth, things, turn, scene, lamp):
+    "Draw things, turned by the matrix (3, 3), over a picture (H, W, 3) of this depth (H, W), in place."
+    depth, turn = depth.copy(), np.float32(turn)
+    for thing in sorted(things, key=lambda thing: -thing.opacity):
+        positions = np.float32(thing.vertices) @ turn.T
+        raster = rasterize(project(positions, picture.shape[1::-1], scene.field), thing.triangles, *picture.shape[:2])
+        triangles = np.int32(thing.triangles)
+        _shade_thing(picture, depth, raster.triangle, raster.depth, raster.barycentric, positions,
+                     _normals(positions, triangles), triangles, np.float32(thing.colour),
+                     (float(thing.gloss), float(thing.opacity)), lamp)
+
+
+def _lamp(positions, casting, things, turn, scene):
+    "The `Lamp` of a scene, before which stand a figure and its opaque things."
+    solid = [thing for thing in things if thing.opacity == 1]
+    starts = np.cumsum([len(positions), *(len(thing.vertices) for thing in solid)])
+    positions = np.concatenate([positions, *(np.float32(thing.vertices) @ np.float32(turn).T for thing in solid)])
+    casting = np.concatenate([casting, *(np.int32(thing.triangles) + start for thing, start in zip(solid, starts))])
+    depth, axes = shadow_depth(positions, np.int32(casting), scene.towards_light)
+    return Lamp(scene.ambient, scene.towards_light, scene.key, axes, depth, float(scene.gloss))
+
 # %% ../../nbs/5_simulation/04_camera.ipynb #bc8cbcb4
+def _turn(yaw, pitch, roll, view):
+    "Rotation (3, 3) of the head: its own, then the camera's."
+    return rotation(*view, 0) @ rotation(yaw, pitch, roll)
+
+
+def _exposed(person, surface, relief, scene, size, things, turn, motion):
+    "Linear light (H, W, 3) of a picture of size (width, height) without lens and sensor."
+    pixels = project(surface.positions, size, scene.field)
+    one_sided, casting = render_plan(person)
+    raster = rasterize(pixels, surface.triangles, size[1], size[0], one_sided)
+    lamp = _lamp(surface.positions, casting, things, turn, scene)
+    picture = _backdrop(scene, *size)
+    _shade(picture, raster.triangle, raster.barycentric, surface, _paint(person, relief), lamp)
+    _veil(picture, raster, pixels, person.palette.hair * .4)
+    _with_things(picture, raster.depth, things, turn, scene, lamp)
+    return _smear(picture, np.multiply(motion, min(size) / scene.field))
+
+# %% ../../nbs/5_simulation/04_camera.ipynb #e15c4c98
 def render_person(person, aus, yaw=0, pitch=0, roll=0, scene=STUDIO, size=224, supersample=1, gaze=(0., 0.), seed=0,
-                  view=(0., 0.), asymmetry=0., wrinkles=True, speech=None):
+                  view=(0., 0.), asymmetry=0., wrinkles=True, speech=None, things=(), motion=(0., 0.)):
     """Photograph a person.
 
     aus: {au: intensity 0–5}; yaw, pitch, roll in degrees as in `rotation` turn the head; gaze: degrees right and down
     size: pixels of the square picture, or (width, height); supersample: samples per pixel side
     seed: of this frame's sensor noise; view: (yaw, pitch) of the whole person before the camera
     asymmetry: -1 only the right side acts – 1 only the left, or {au: …}; speech: {action: weight 0–1}, see `SPEECH`
-    wrinkles=False leaves the relief of the AUs out
-    Returns uint8 (height, width, 3) RGB. Raises ValueError for an AU or intensity that the head cannot show.
+    wrinkles=False leaves the AUs' relief out; things: `Thing`s before the face; motion: cm right and down in exposure
+    Returns uint8 (height, width, 3) RGB. Raises ValueError for an AU, intensity or action that the head cannot show.
     """
-    width, height = picture_shape(size)
+    (width, height), turn = picture_shape(size), _turn(yaw, pitch, roll, view)
     n = np.array([width, height]) * supersample
     surface = pose_surface(person, aus, rotation(yaw, pitch, roll), gaze, asymmetry, rotation(*view, 0), speech)
-    pixels = project(surface.positions, n, scene.field)
-    one_sided, casting = render_plan(person)
-    raster = rasterize(pixels, surface.triangles, n[1], n[0], one_sided)
-    depth, axes = shadow_depth(surface.positions, casting, scene.towards_light)
-    lamp = Lamp(scene.ambient, scene.towards_light, scene.key, axes, depth, float(scene.gloss))
     relief = wrinkled_relief(person, aus, asymmetry) if wrinkles else person.relief
-    picture = _backdrop(scene, *n)
-    _shade(picture, raster.triangle, raster.barycentric, surface, _paint(person, relief), lamp)
-    _veil(picture, raster, pixels, person.palette.hair * .4)
+    picture = _exposed(person, surface, relief, scene, n, things, turn, motion)
     if supersample > 1: picture = picture.reshape(height, supersample, width, supersample, 3).mean((1, 3))
     return _compress(develop(_lens(picture, scene), scene.noise, [scene.seed, seed]), scene.jpeg)
 
 # %% ../../nbs/5_simulation/04_camera.ipynb #ece83f87
-def _turn(yaw, pitch, roll, view):
-    "Rotation (3, 3) of the head: its own, then the camera's."
-    return rotation(*view, 0) @ rotation(yaw, pitch, roll)
-
-
 def face_truth(person, aus, yaw=0, pitch=0, roll=0, scene=STUDIO, size=224, gaze=(0., 0.), view=(0., 0.),
                asymmetry=0., speech=None):
     "(468, 3) float32 FaceMesh points of that picture: x and y in its pixels, and z in cm towards the camera."
