@@ -40,7 +40,7 @@ def mesh_features(vertices, size: int = 224) -> np.ndarray:
         raise ValueError(f"meshes of shape {meshes.shape}: give finite registered vertices, (N, 468, 3) pixels.")
     meshes = meshes.reshape(-1, 468, 3) / size
     meshes = meshes - meshes.mean(1, keepdims=True)
-    return ((meshes + meshes[:, mirror_order()] * [-1, 1, 1]) / 2).reshape(len(meshes), -1)
+    return ((meshes + meshes[:, mirror_order()] * [-1, 1, 1]) / 2).reshape(-1, 1404)
 
 # %% ../../nbs/3_estimation/09_mesh.ipynb #7e626658
 def ridge(features, labels, alpha: float) -> tuple:
@@ -164,7 +164,7 @@ class MeshReader:
         return cls(**_load_reader(name_or_folder))
 
 # %% ../../nbs/3_estimation/09_mesh.ipynb #eb2e41e0
-def fit_mesh_reader(vertices, labels, people, neutral, alphas=(.01, .01), size: int = 224, **card) -> MeshReader:
+def fit_mesh_reader(vertices, labels, people, neutral, alphas=(1., .3), size: int = 224, **card) -> MeshReader:
     """A reader from registered meshes (N, 468, 3) with labels (N, 18) 0–5 of people (N,).
 
     neutral: (N,), the row that shows each frame's person at rest; alphas: penalties of both regressions.
