@@ -612,17 +612,18 @@ def test_reproduce_goes_on_after_an_experiment_that_failed_and_closes_its_proces
 
 def test_reproduce_passes_on_what_it_was_told(monkeypatch, tmp_path):
     from aufacs_nb.experiments import reproduce as room
-    from aufacs_nb.experiments.protocol import PROTOCOLS, with_steps
+    from aufacs_nb.experiments.protocol import PROTOCOLS, with_generator, with_steps
 
     told = {}
     monkeypatch.setattr(room, "reproduce_all", lambda names, **options: told.update(options, names=names) or pd.DataFrame())
     (tmp_path / "weights").write_bytes(b"")
     (tmp_path / "data.toml").write_text(f'fera17 = "{sample_database()}"')
     call("reproduce", "table-4", "figure-8", "--preset", "small", "--root", tmp_path, "--init", tmp_path / "weights",
-         "--missing", "estimated", "--seed", 3, "--data", tmp_path / "data.toml", "--generator-steps", 7)
+         "--missing", "estimated", "--seed", 3, "--data", tmp_path / "data.toml", "--generator-steps", 7,
+         "--generator", "ratio")
     del told["report"]
-    small = with_steps("small", 7)
-    assert small.preset().gen_steps == 7 != PROTOCOLS["small"].preset().gen_steps
+    small = with_generator(with_steps("small", 7), "ratio")
+    assert small.preset().gen_steps == 7 != PROTOCOLS["small"].preset().gen_steps and small.shipped == "ratio"
     assert told == dict(names=["table-4", "figure-8"], protocol=small, root=tmp_path, out=None, executor=None, progress=True,
                         init=str(tmp_path / "weights"), missing="estimated", seed=3,
                         licensed={"fera17": str(sample_database().resolve())})

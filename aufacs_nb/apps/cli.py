@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'Out', 'Seed', 'PresetName', 'Quiet', 'Model', 'Data', 'OnError', 'Init', 'Device', 'AnyModel', 'Arch',
            'simulate_app', 'Jobs', 'Frames', 'DomainName', 'Script', 'Without', 'People', 'Sessions', 'FrameSize',
-           'Database', 'Poses', 'FILM_SIDE', 'Missing', 'Steps', 'predict_command', 'personalize_command',
+           'Database', 'Poses', 'FILM_SIDE', 'Missing', 'Steps', 'Shipped', 'predict_command', 'personalize_command',
            'actions_command', 'demo_command', 'fera17_command', 'disfa_command', 'unbc_command', 'multipie_command',
            'manifest_command', 'register_command', 'normalize_command', 'train_prnet_command',
            'train_generator_command', 'parse_targets', 'synthesize_command', 'resample_command',
@@ -882,19 +882,17 @@ def _span(seconds: float) -> str:
     return f"{seconds / size:.0f} {unit}"
 
 
-def _list_experiments(preset: str, steps: int | None, root: Path, **options) -> None:
+def _list_experiments(protocol, root: Path, **options) -> None:
     "One line per experiment: name, how many of its stages lie under `root`, what the others take, what it asks."
     from aufacs_nb.experiments.graph import ordered
-    from aufacs_nb.experiments.protocol import with_steps
     from aufacs_nb.experiments.reproduce import EXPERIMENTS, estimated_seconds
     from aufacs_nb.experiments.variants import PaperChains
 
-    for name in _chosen(["all"], preset):
-        stages = EXPERIMENTS[name].stages(PaperChains(with_steps(preset, steps), **options))
+    for name, experiment in EXPERIMENTS.items():
+        stages = experiment.stages(PaperChains(protocol, **options))
         made = sum(stage.folder(root).exists() for stage in ordered(stages))
-        left = _span(estimated_seconds(stages, root, preset))
-        typer.echo(f"{name:<13} {len(ordered(stages)):>4} stages, {made:>4} made, {left:>6} left  "
-                   f"{EXPERIMENTS[name].asks}")
+        left = _span(estimated_seconds(stages, root, protocol.name))
+        typer.echo(f"{name:<13} {len(ordered(stages)):>4} stages, {made:>4} made, {left:>6} left  {experiment.asks}")
 
 # %% ../../nbs/6_apps/09_cli.ipynb #8188d6f6
 def _wide(scores):
@@ -926,6 +924,14 @@ def _told(name: str, found) -> bool:
 # %% ../../nbs/6_apps/09_cli.ipynb #ad559fcb
 Missing = Annotated[str, typer.Option(help="AUs that a database does not code, in label vectors: zero or estimated.")]
 Steps = Annotated[int | None, typer.Option("--generator-steps", help="Of each generator; the preset's if left out.")]
+Shipped = Annotated[str | None, typer.Option("--generator", help="ratio: ours as shipped, not one trained here.")]
+
+
+def _protocol(preset: str, steps: int | None, generator: str | None):
+    "The protocol of a name, with that many generator steps or that shipped generator."
+    from aufacs_nb.experiments.protocol import with_generator, with_steps
+
+    return with_generator(with_steps(preset, steps), generator)
 
 
 def _reproduce(names: list, out: Path | None, **options) -> bool:
@@ -949,22 +955,23 @@ def reproduce_command(
     out: Annotated[Path | None, typer.Option(help="Folder for tables as CSV, and pictures.")] = None,
     executor: Annotated[str, typer.Option(help="serial, processes:N, dask:ADDRESS or slurm:FILE.")] = "serial",
     data: Annotated[Path | None, typer.Option(help='TOML: fera17 = "/data/FERA17" …; else virtual.')] = None,
-    steps: Steps = None, init: Init = None, missing: Missing = "zero", seed: Seed = 0, quiet: Quiet = False,
+    steps: Steps = None, generator: Shipped = None, init: Init = None, missing: Missing = "zero", seed: Seed = 0,
+    quiet: Quiet = False,
 ):
     "Tables and figures of the paper: scores with intervals, and a verdict on each claim; resumes where it stopped."
     from aufacs_nb.experiments.graph import open_executor
-    from aufacs_nb.experiments.protocol import with_steps
 
     options = dict(seed=seed, licensed=_licensed(data), init=init, missing=missing)
+    chosen = _chosen(["all"] if listed else names or [], preset)
+    protocol = _protocol(preset, steps, generator)
     if listed:
-        return _list_experiments(preset, steps, root, **options)
-    chosen, protocol, pool = _chosen(names or [], preset), with_steps(preset, steps), open_executor(executor)
+        return _list_experiments(protocol, root, **options)
+    pool = open_executor(executor)
     try:
         whole = _reproduce(chosen, out, protocol=protocol, root=root, executor=pool, progress=not quiet, **options)
     finally:
         getattr(pool, "shutdown", lambda: None)()
-    if not whole:
-        raise typer.Exit(1)
+    raise typer.Exit(0 if whole else 1)
 
 # %% ../../nbs/6_apps/09_cli.ipynb #pred0001
 def main(words: list[str] | None = None):
