@@ -235,7 +235,7 @@ def test_generator(demo):
     """A slider moves every way that is ticked; a virtual person has a true picture; an answer brings the next pair."""
     demo.open("generator")
     demo.page.get_by_text("which face shows").wait_for(timeout=READY)
-    parts = ("geometric", "GANimation")
+    parts = ("geometric", "GANimation", "photo-ratio", "photo-moved")
     before = {part: demo.picture(part) for part in parts}
     demo.push("Lip corner puller", keys=8)
     for part in parts:
@@ -244,7 +244,8 @@ def test_generator(demo):
     source = demo.picture("source")
     demo.page.locator("select").first.select_option(label="virtual person 2")
     demo.wait_for_change("source", source)
-    demo.page.get_by_text("true picture").wait_for(timeout=CHANGE)
+    for title in ("true picture", "true photograph"):
+        demo.page.get_by_text(title, exact=True).wait_for(timeout=CHANGE)
     demo.screenshot("_truth")
     left = demo.picture("left")
     demo.page.get_by_role("button", name="the left one").click()
