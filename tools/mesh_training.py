@@ -210,7 +210,7 @@ def main():
     command = f"python tools/mesh_training.py --people {a.people} --seed {a.seed}"
     command += " --alphas {:g} {:g}".format(*a.alphas)
     reader, table, known, test = train(paths, tuple(a.alphas), command=command, seed=a.seed)
-    shown = table.map(lambda value: f"{value:.2f}" if isinstance(value, np.floating) else str(value))
+    shown = table.map(lambda value: f"{value:.2f}" if isinstance(value, (float, np.floating)) else str(value))
     print(shown.to_string(), f"AUs that gain by the zero of a clip: {reader.clip_aus}", sep="\n")
     exact = exact_meshes(30, a.seed)
     on_exact = {way: round(float(mean_icc(exact["labels"], found)), 3)
