@@ -4,14 +4,17 @@ import pytest
 from PIL import Image
 
 from aufacs_nb.facs import AU_NAMES, au_columns
+from aufacs_nb.geometry.rotation import rotation
 from aufacs_nb.simulation.appearance import sample_person
-from aufacs_nb.simulation.camera import face_truth, render_person
-from aufacs_nb.simulation.face_model import action_weights, head_vertices, facemesh_vertices
+from aufacs_nb.simulation.camera import face_truth, render_person, wrinkled_relief
+from aufacs_nb.simulation.face_model import action_weights, facemesh_vertices, head_vertices
 from aufacs_nb.simulation.layouts import SimulationError
 from aufacs_nb.simulation.rich import SPEECH, rich_levels, rich_moment, said_and_sided
+from aufacs_nb.simulation.simulate import (clip_path, clip_truth, make_plan, plan_clips, read_plan, read_truth,
+                                           render_moment, simulate_fera17, truth_path)
+from aufacs_nb.simulation.tension import skin_strain, tension_relief
 from aufacs_nb.simulation.things import glasses, hand, hidden_points, make_things
-from aufacs_nb.simulation.simulate import (clip_path, clip_truth, plan_clips, read_plan, read_truth, render_moment,
-                                           simulate_fera17, truth_path)
+
 
 LIPS = 13, 14           # FaceMesh points: the middle of the inner rims of the lips
 CORNERS = 61, 291       # right and left corner of the mouth
@@ -137,3 +140,28 @@ def test_unknown_things_are_named():
         make_things(PERSON, held='umbrella')
     with pytest.raises(ValueError, match='knee'):
         hand(PERSON, 'knee')
+
+
+def test_tension_folds_compressed_skin_only_and_whichever_unit_compresses_it():
+    rest, head = (head_vertices(PERSON.identity, aus) for aus in ({}, {9: 5}))
+    np.testing.assert_allclose(skin_strain(rest, rest * np.float32([.9, 1, 1]))[32, 128], [-.1, 0, 0], atol=.02)
+    np.testing.assert_allclose(skin_strain(rest, rest * np.float32([1, .9, 1]))[32, 128], [0, 0, -.1], atol=.02)
+    np.testing.assert_array_equal(tension_relief(PERSON, {}, rest), PERSON.relief)
+    scowl = tension_relief(PERSON, {9: 5}, head) - wrinkled_relief(PERSON, {9: 5})
+    assert np.abs(scowl[100:180, 480:544]).max() > .3          # AU9 furrows the brow
+    wider = rest * np.float32([1.1, 1, 1])                      # stretched skin folds no lines that cross the way
+    narrower = rest * np.float32([.9, 1, 1])
+    folds = [np.abs(tension_relief(PERSON, {}, posed) - PERSON.relief).sum() for posed in (wider, narrower)]
+    assert folds[0] < .3 * folds[1]
+
+
+def test_tension_works_in_any_pose_and_is_off_unless_asked():
+    room = dict(size=96, yaw=25, pitch=5)
+    usual = render_person(PERSON, {9: 5, 12: 2}, **room)
+    by_unit, tense = (render_person(PERSON, {9: 5, 12: 2}, wrinkles=w, **room) for w in (True, tension_relief))
+    assert (usual == by_unit).all() and (usual != tense).any()
+    head = head_vertices(PERSON.identity, {9: 5})
+    turned = head @ np.float32(rotation(40, 10, 5)).T
+    np.testing.assert_allclose(tension_relief(PERSON, {9: 5}, turned), tension_relief(PERSON, {9: 5}, head), atol=1e-3)
+    plans = [make_plan('fera17', train=1, valid=0, test=0, **more) for more in ({}, {'wrinkles': 'tension'})]
+    assert 'wrinkles' not in plans[0]['parameters'] and plans[1]['parameters']['wrinkles'] == 'tension'

@@ -657,6 +657,12 @@ def _turn(yaw, pitch, roll, view):
     return rotation(*view, 0) @ rotation(yaw, pitch, roll)
 
 
+def _relief(person, aus, asymmetry, wrinkles, surface):
+    "Relief (H, W): wrinkles by AU, without (False), or by a function of person, AUs and posed head (V, 3)."
+    if callable(wrinkles): return wrinkles(person, aus, surface.positions[:len(head_model().canonical)])
+    return wrinkled_relief(person, aus, asymmetry) if wrinkles else person.relief
+
+
 def _exposed(person, surface, relief, scene, size, things, turn, motion):
     "Linear light (H, W, 3) of a picture of size (width, height) without lens and sensor."
     pixels = project(surface.positions, size, scene.field)
@@ -678,13 +684,13 @@ def render_person(person, aus, yaw=0, pitch=0, roll=0, scene=STUDIO, size=224, s
     size: pixels of the square picture, or (width, height); supersample: samples per pixel side
     seed: of this frame's sensor noise; view: (yaw, pitch) of the whole person before the camera
     asymmetry: -1 only the right side acts – 1 only the left, or {au: …}; speech: {action: weight 0–1}, see `SPEECH`
-    wrinkles=False leaves the AUs' relief out; things: `Thing`s before the face; motion: cm right and down in exposure
+    wrinkles: by AU, False for none, or a function as `tension_relief`; things: before the face; motion: cm (x, y)
     Returns uint8 (height, width, 3) RGB. Raises ValueError for an AU, intensity or action that the head cannot show.
     """
     (width, height), turn = picture_shape(size), _turn(yaw, pitch, roll, view)
     n = np.array([width, height]) * supersample
     surface = pose_surface(person, aus, rotation(yaw, pitch, roll), gaze, asymmetry, rotation(*view, 0), speech)
-    relief = wrinkled_relief(person, aus, asymmetry) if wrinkles else person.relief
+    relief = _relief(person, aus, asymmetry, wrinkles, surface)
     picture = _exposed(person, surface, relief, scene, n, things, turn, motion)
     if supersample > 1: picture = picture.reshape(height, supersample, width, supersample, 3).mean((1, 3))
     return _compress(develop(_lens(picture, scene), scene.noise, [scene.seed, seed]), scene.jpeg)
