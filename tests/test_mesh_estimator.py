@@ -128,7 +128,8 @@ def test_zero_of_the_film_is_each_persons_own(estimator):
     found = zeros.zeros()
     assert len(found) == 2
     for own, zero in zip(people, found.values()):
-        expected = for_aus(said_by(reader, own[:1])[0], ALL_AUS, reader.clip_aus)
+        calm = reader.predict(own[:2]).sum(1).argmin()
+        expected = for_aus(said_by(reader, own[[calm]])[0], ALL_AUS, reader.clip_aus)
         assert np.allclose(zero, expected, atol=1e-3, equal_nan=True)
     assert not np.allclose(*found.values(), equal_nan=True)
 
