@@ -2,9 +2,14 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
+from PIL import Image
 from skimage.data import astronaut, chelsea
 
+from typer.testing import CliRunner
+
+from aufacs_nb.apps.cli import app
 from aufacs_nb.databases import fera17_manifest, sample_database
 from aufacs_nb.estimation.estimator import AUEstimator
 from aufacs_nb.estimation.mesh import ALL_AUS, MeshReader, as_intensity, calibrate, left_out, mesh_features, ridge
@@ -164,3 +169,12 @@ def test_damaged_weights_are_named(tmp_path):
 def test_meshes_of_another_shape(wrong):
     with pytest.raises(ValueError, match="registered vertices"):
         mesh_features(wrong)
+
+
+def test_the_shell_takes_a_zero(tmp_path):
+    Image.fromarray(astronaut()).save(tmp_path / "me.png")
+    call = ["predict", str(tmp_path / "me.png"), "--model", "mesh18", "--out", str(tmp_path / "au.csv"), "--quiet"]
+    done = CliRunner().invoke(app, [*call, "--neutral", str(tmp_path / "me.png")], prog_name="aufacs")
+    assert done.exit_code == 0, done.output
+    assert pd.read_csv(tmp_path / "au.csv")[COLUMNS].to_numpy().max() < .5
+    assert CliRunner().invoke(app, [*call[:2], "--neutral", "clip", *call[4:]], prog_name="aufacs").exit_code != 0
