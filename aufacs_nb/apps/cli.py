@@ -131,9 +131,12 @@ def _estimator(model: str, device: str):
     "The estimator of a shipped name or folder; ValueError if its classifiers read differences, not photographs."
     from aufacs_nb.estimation.estimator import AUEstimator
     from aufacs_nb.estimation.storage import AUClassifiers
-    from aufacs_nb.presets import read_card, weights_folder
+    from aufacs_nb.presets import WeightsError, read_card, weights_folder
 
-    folder = weights_folder(model, "classifiers")
+    try:
+        folder = weights_folder(model, "classifiers")
+    except WeightsError:  # a reader of meshes, or nothing at all
+        return AUEstimator.from_pretrained(model, device)
     card, _ = read_card(folder)
     if " minus " in (made := card.get("registration", "mesh")):
         raise ValueError(f"--model {model}: learned from differences ({made}), and a photograph is none: score it with "
@@ -150,14 +153,17 @@ def predict_command(
     plot: Annotated[Path | None, typer.Option(help="Figure of every AU over time, .png.")] = None,
     overlay: Annotated[Path | None, typer.Option(help="The film with boxes and bars, .mp4.")] = None,
     device: Device = "auto",
+    neutral: Annotated[str, typer.Option(help="Zero of mesh18: a neutral photo, clip (the film), none.")] = "none",
 ):
-    "AU intensities of a photograph, folder or video as a CSV with OpenFace's columns; in one pass, a batch at a time."
+    "AU intensities of a photograph, folder or video as a CSV with OpenFace's columns, a batch at a time."
     import pandas as pd
 
     from aufacs_nb.apps.overlay import plot_intensities
 
     _check_pictures(source, plot, overlay)
-    batches = _estimator(model, _device(device)).batches(source, faces=faces, progress=not quiet)
+    estimator = _estimator(model, _device(device))
+    estimator = estimator if neutral == "none" else estimator.neutral(neutral)
+    batches = estimator.batches(source, faces=faces, progress=not quiet)
     table = pd.concat(_write_tables(batches, source, out, model, overlay), ignore_index=True)
     if plot:
         plot_intensities(table).savefig(plot)
