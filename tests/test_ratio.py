@@ -6,11 +6,12 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from skimage.data import astronaut
 
 from aufacs_nb import synthesize
 from aufacs_nb.facs import AU_NAMES, LabelError
 from aufacs_nb.generation.photographs import (Editor, au_vector, edit_film, edit_photograph, face_at, fit_drift,
-                                              steady_landmarks)
+                                              repair_open, steady_landmarks)
 from aufacs_nb.generation.ratio import (RatioFlow, RatioValues, apply_change, canonical_sides, crisp_resize,
                                         edit_frames, load_ratio)
 from aufacs_nb.generation.runs import load_generator
@@ -147,6 +148,26 @@ def test_an_action_unit_leaves_the_rest_of_the_face_alone(editor, photo):
     mouth, brow = (editor.face.landmarks[k, :2].astype(int) for k in (13, 107))
     around = lambda at: difference[at[1] - 6:at[1] + 6, at[0] - 6:at[0] + 6].mean()
     assert around(mouth) == 0 and around(brow) > 2
+
+
+def test_teeth_stay_when_the_jaw_drops(model, landmarker):
+    photo = astronaut()
+    editor = Editor(photo, model, landmarker=landmarker)
+    change = np.abs(editor({"AU26": 4}).astype(int) - photo).mean(-1)
+    points = editor.face.landmarks[:, :2]
+    x, y = ((points[13] + points[14]) / 2).astype(int)  # between the lips
+    assert change[y - 1:y + 2, x - 4:x + 5].mean() < 3, "upper teeth belong to the skull"
+    x, y = points[17].astype(int)  # below the lower lip
+    assert change[y - 2:y + 6, x - 6:x + 7].mean() > 10
+
+
+def test_lids_do_not_shine(editor):
+    parts, shape = editor.maps.parts, editor.maps.parts.mouth.shape
+    light = np.ones((3, *shape), np.float32)
+    shift, alpha, lit = repair_open(parts, np.zeros((2, *shape)), np.zeros((1, *shape)), light, editor.maps.window.step)
+    lids = parts.lids > 0.6
+    assert lids.any() and (parts.cells + lit)[:, lids].max() <= max(parts.skin.max(), parts.cells.max()) + 1e-5
+    assert (lit[:, parts.lids < 1e-4] == 1).mean() > 0.99 and not alpha.any() and not shift.any()
 
 
 def test_the_drift_of_the_whole_face_is_found_and_nothing_else():

@@ -6,7 +6,8 @@
 __all__ = ['BACKGROUND', 'MARGIN', 'CELLS', 'DEPTH_SIDE', 'RESTS', 'ACTS', 'ROUND', 'FADE', 'FEATHER', 'FARTHEST', 'NEIGHBOURS',
            'TREMBLE', 'choose_face', 'face_at', 'au_vector', 'Window', 'face_window', 'frontal_places', 'depth_map',
            'photo_shift', 'skin_ways', 'fit_drift', 'drift_at', 'acting', 'feather', 'fade_out', 'mix_window',
-           'FaceMaps', 'map_face', 'pixel_maps', 'Editor', 'edit_photograph', 'steady_landmarks', 'edit_film']
+           'OpenParts', 'open_parts', 'repair_open', 'FaceMaps', 'map_face', 'pixel_maps', 'Editor', 'edit_photograph',
+           'steady_landmarks', 'edit_film']
 
 # %% ../../nbs/2_generation/08_photographs.ipynb #080003x
 import math
@@ -19,11 +20,13 @@ from typing import NamedTuple
 import numba as nb
 import numpy as np
 import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from ..facs import AU_NAMES, LabelError, check_intensities
-from .ratio import (Change, RatioFlow, RatioValues, canonical_sides, fill_black, read_at,
-                                        spread_values, vertex_spacing)
+from .ratio import (LIDS, LIPS, Change, RatioFlow, RatioValues, canonical_sides, fill_black,
+                                        read_at, spread_values, vertex_spacing)
 from ..geometry.meshes import canonical_face
 from ..geometry.rasterize import interpolate, rasterize
 from ..registration.detection import Face, FaceLandmarker, NoFaceError, check_picture
@@ -284,13 +287,71 @@ def mix_window(photo: np.ndarray, window: Window, maps: np.ndarray) -> np.ndarra
     _mix_pixels(np.ascontiguousarray(photo), window.x0, window.y0, window.step, maps, out)
     return out
 
+# %% ../../nbs/2_generation/08_photographs.ipynb #9c03a983
+_ring = lambda corner, pairs, other: (corner, *(u for u, _ in pairs), other, *(low for _, low in pairs[::-1]))
+_MOUTH, _EYES = _ring(78, LIPS, 308), (_ring(33, LIDS[:7], 133), _ring(263, LIDS[7:], 362))
+_FINE = 4  # pixels per cell, each way, in which outlines are filled
+
+
+def _filled(landmarks: np.ndarray, window: Window, ring: tuple, more: float = 0.0) -> np.ndarray:
+    "(h, w) in [0, 1]: share of each cell inside a ring of vertices; `more`, in its widths, is added above (1/4 below)."
+    points = (landmarks[list(ring), :2] - [window.x0, window.y0]) / window.step
+    half = len(ring) // 2
+    wider = more * np.linalg.norm(points[0] - points[half])
+    points[:half + 1, 1] -= wider
+    points[half + 1:, 1] += wider / 4
+    (height, width), picture = window.cells, Image.new("L", tuple(_FINE * k for k in window.cells[::-1]))
+    ImageDraw.Draw(picture).polygon([tuple(point) for point in points * _FINE - 0.5], fill=1)
+    return np.asarray(picture, np.float32).reshape(height, _FINE, width, _FINE).mean((1, 3))
+
+# %% ../../nbs/2_generation/08_photographs.ipynb #c56ff2fa
+class OpenParts(NamedTuple):
+    """What lies open in a photograph, on the window's grid.
+
+    mouth, below, lids: (h, w) in [0, 1]: inside of the lips, below the middle of the mouth, eyes with their lashes;
+    cells, skin: (3, h, w) in [0, 1], the photograph, and the same with the eyes filled by the skin around them
+    """
+    mouth: np.ndarray
+    below: np.ndarray
+    lids: np.ndarray
+    cells: np.ndarray
+    skin: np.ndarray
+
+
+def open_parts(photo: np.ndarray, landmarks: np.ndarray, window: Window) -> OpenParts:
+    "The `OpenParts` of a face with landmarks (478, 3); a mouth whose lips nearly touch counts as closed."
+    gap = np.linalg.norm(landmarks[13, :2] - landmarks[14, :2]) / window.face
+    mouth = _filled(landmarks, window, _MOUTH) * np.clip((gap - 0.01) / 0.015, 0, 1)
+    middle = (landmarks[[13, 14], 1].mean() - window.y0) / window.step
+    below = np.clip((np.arange(len(mouth))[:, None] + 0.5 - middle) / 2 + 0.5, 0, 1) + 0 * mouth
+    eyes = sum(_filled(landmarks, window, ring, 0.16) for ring in _EYES).clip(0, 1)
+    cut = torch.tensor(photo[window.y0:window.y1, window.x0:window.x1]).permute(2, 0, 1)[None] / 255
+    cells = F.interpolate(cut, window.cells, mode="bilinear", antialias=True, align_corners=False)
+    skin = fill_black(cells.clamp(min=0.01) * torch.tensor(eyes < 0.01))[0].numpy()
+    return OpenParts(mouth, below, ndimage.gaussian_filter(eyes, 1), cells[0].numpy(), skin)
+
+# %% ../../nbs/2_generation/08_photographs.ipynb #1c6b7a83
+def repair_open(parts: OpenParts, shift: np.ndarray, alpha: np.ndarray, light: np.ndarray, step: float) -> tuple:
+    """shift (2, h, w) in pixels, alpha (1, h, w) and light (3, h, w) with teeth that stay and lids that do not shine.
+
+    step: pixels per cell
+    """
+    rows, columns = np.indices(parts.mouth.shape)
+    where = [rows + shift[1] / step, columns + shift[0] / step]
+    looked = lambda values: ndimage.map_coordinates(values, where, order=1, mode="nearest")
+    mouth, lids = looked(parts.mouth), np.clip(2 * np.maximum(looked(parts.lids), parts.lids), 0, 1)
+    stays, opens = np.minimum(mouth, parts.mouth), (mouth - parts.mouth).clip(0) * parts.below
+    most = np.maximum(parts.skin - np.stack([looked(colour) for colour in parts.cells]), 0)
+    light = light * (1 - lids) + np.minimum(light, most) * lids
+    return (1 - stays) * shift, (1 - stays) * np.maximum(alpha, opens), (1 - stays) * light
+
 # %% ../../nbs/2_generation/08_photographs.ipynb #080044x
 class FaceMaps(NamedTuple):
     """One face of a photograph, ready to be edited.
 
     landmarks: (478, 3); window; place, covered: see `frontal_places`; depth; soft: the feather; image: (1, 3, S, S)
     the frame that the network sees; filled: the same without black; mesh: (1, 468, 2) in sides; moved: (n_aus, 468)
-    and ways (n_aus, h, w): how far each action unit moves vertices and cells, in cm
+    and ways (n_aus, h, w): how far each action unit moves vertices and cells, in cm; parts: see `OpenParts`
     """
     landmarks: np.ndarray
     window: Window
@@ -302,8 +363,9 @@ class FaceMaps(NamedTuple):
     mesh: torch.Tensor
     moved: torch.Tensor
     ways: torch.Tensor
+    parts: OpenParts
 
-
+# %% ../../nbs/2_generation/08_photographs.ipynb #1b87d00e
 def map_face(photo: np.ndarray, landmarks: np.ndarray, values: RatioValues) -> FaceMaps:
     "Register a face with landmarks (478, 3) for a network of these values, and make its maps."
     frame, window = register_face(photo, landmarks, values.size), face_window(landmarks, photo.shape)
@@ -312,7 +374,7 @@ def map_face(photo: np.ndarray, landmarks: np.ndarray, values: RatioValues) -> F
     place, mesh = torch.tensor(places.transpose(2, 0, 1)[None]), torch.tensor(np.float32(sides[None, :, :2]))
     image = torch.tensor(frame.image, dtype=torch.float32).permute(2, 0, 1)[None] / 255
     return FaceMaps(landmarks, window, place, depth_map(sides), feather(covered, window), image, fill_black(image),
-                    mesh, moved, _ways_at(mesh, place, moved))
+                    mesh, moved, _ways_at(mesh, place, moved), open_parts(photo, landmarks, window))
 
 # %% ../../nbs/2_generation/08_photographs.ipynb #080047x
 def pixel_maps(face: FaceMaps, change: Change, labels: torch.Tensor) -> np.ndarray:
@@ -324,8 +386,9 @@ def pixel_maps(face: FaceMaps, change: Change, labels: torch.Tensor) -> np.ndarr
     said = read_at(torch.cat([change.gain, change.alpha, change.colour], 1), face.place)
     gain, alpha, colour = (part * gate if k < 2 else part for k, part in enumerate(said.split([3, 1, 3], 1)))
     light = read_at(face.filled, face.place + flow) * (gain.exp() - 1)
-    added = 255 * ((1 - alpha) * light + alpha * colour)
-    return np.concatenate([shift, torch.cat([alpha, added], 1)[0].numpy() * soft]).transpose(1, 2, 0)
+    shift, alpha, light = repair_open(face.parts, shift, alpha[0].numpy(), light[0].numpy(), face.window.step)
+    added = 255 * ((1 - alpha) * light + alpha * colour[0].numpy())
+    return np.concatenate([shift, np.concatenate([alpha, added]) * soft]).transpose(1, 2, 0)
 
 # %% ../../nbs/2_generation/08_photographs.ipynb #080051x
 FARTHEST = 40  # degrees of yaw and pitch up to which edits were looked at
