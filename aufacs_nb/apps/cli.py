@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['app', 'Out', 'Seed', 'PresetName', 'Quiet', 'Model', 'Data', 'OnError', 'Init', 'Device', 'AnyModel', 'Arch',
-           'simulate_app', 'Jobs', 'Frames', 'DomainName', 'Script', 'Without', 'People', 'Sessions', 'FrameSize',
-           'Database', 'Poses', 'FILM_SIDE', 'Missing', 'Steps', 'Shipped', 'predict_command', 'personalize_command',
-           'actions_command', 'demo_command', 'fera17_command', 'disfa_command', 'unbc_command', 'multipie_command',
-           'manifest_command', 'register_command', 'normalize_command', 'train_prnet_command',
+           'simulate_app', 'Jobs', 'Frames', 'DomainName', 'Script', 'Without', 'Wrinkles', 'People', 'Sessions',
+           'FrameSize', 'Database', 'Poses', 'FILM_SIDE', 'Missing', 'Steps', 'Shipped', 'predict_command',
+           'personalize_command', 'actions_command', 'demo_command', 'fera17_command', 'disfa_command', 'unbc_command',
+           'multipie_command', 'manifest_command', 'register_command', 'normalize_command', 'train_prnet_command',
            'train_generator_command', 'parse_targets', 'synthesize_command', 'resample_command',
            'train_classifiers_command', 'train_command', 'evaluate_command', 'reproduce_command', 'main']
 
@@ -223,8 +223,9 @@ app.add_typer(simulate_app, name="simulate")
 Jobs = Annotated[int, typer.Option(help="Processes that render.")]
 Frames = Annotated[int, typer.Option(help="Frames of each recording.")]
 DomainName = Annotated[str, typer.Option(help="Light and camera: fera17, or wide for training.")]
-Script = Annotated[str, typer.Option(help="spontaneous, or directed: units asked for.")]
-Without = Annotated[str, typer.Option(help="Leave out wrinkles, or nuisance: AUs beyond the seven.")]
+Script = Annotated[str, typer.Option(help="spontaneous, directed: units asked for, or rich: with speech and things.")]
+Without = Annotated[str, typer.Option(help="Leave out wrinkles, things, or nuisance: AUs beyond the seven.")]
+Wrinkles = Annotated[str, typer.Option(help="By units, or by the tension of the skin.")]
 
 # %% ../../nbs/6_apps/09_cli.ipynb #fe672cfa
 @simulate_app.command("fera17")
@@ -238,7 +239,7 @@ def fera17_command(
     media: Annotated[str, typer.Option(help="video (mp4) or frames (png).")] = "video",
     activity: Annotated[float, typer.Option(help="How much happens; 1 is like real clips.")] = 1.0,
     domain: DomainName = "fera17", script: Script = "spontaneous", without: Without = "",
-    jobs: Jobs = 1, seed: Seed = 0, quiet: Quiet = False,
+    wrinkles: Wrinkles = "units", jobs: Jobs = 1, seed: Seed = 0, quiet: Quiet = False,
 ):
     "A virtual FERA 2017: videos, intensity labels and a side-car of truth; resumes where it stopped."
     from aufacs_nb.simulation.simulate import simulate_fera17
@@ -246,7 +247,8 @@ def fera17_command(
     train, valid, test = _numbers(subjects, "--subjects", "Train,Valid,Test, such as 41,20,30", 3)
     root = simulate_fera17(out, train=train, valid=valid, test=test, tasks=tasks, frames=frames, size=size, seed=seed,
                            poses=_numbers(poses, "--poses", "FERA poses, such as 3,6"), media=media, domain=domain,
-                           activity=activity, script=script, without=without, n_jobs=jobs, progress=not quiet)
+                           activity=activity, script=script, without=without, wrinkles=wrinkles, n_jobs=jobs,
+                           progress=not quiet)
     typer.echo(f"Wrote {root}")
 
 # %% ../../nbs/6_apps/09_cli.ipynb #a13e32b1
@@ -264,17 +266,19 @@ def _simulate(name: str, out: Path, size: str, jobs: int, quiet: bool, **options
 
 
 @simulate_app.command("disfa")
-def disfa_command(out: Out, subjects: People = 27, size: FrameSize = "1024x768", frames: Frames = 60, jobs: Jobs = 1,
-                  seed: Seed = 0, quiet: Quiet = False):
+def disfa_command(out: Out, subjects: People = 27, size: FrameSize = "1024x768", frames: Frames = 60,
+                  script: Script = "spontaneous", jobs: Jobs = 1, seed: Seed = 0, quiet: Quiet = False):
     "A virtual DISFA: people watch a film; 12 AUs, low base rates."
-    _simulate("disfa", out, size, jobs, quiet, subjects=subjects, frames=frames, seed=seed)
+    _simulate("disfa", out, size, jobs, quiet, subjects=subjects, frames=frames, script=script, seed=seed)
 
 # %% ../../nbs/6_apps/09_cli.ipynb #abddd7ff
 @simulate_app.command("unbc")
 def unbc_command(out: Out, subjects: People = 25, size: FrameSize = "320x240", sessions: Sessions = 2,
-                 frames: Frames = 40, jobs: Jobs = 1, seed: Seed = 0, quiet: Quiet = False):
+                 frames: Frames = 40, script: Script = "spontaneous", jobs: Jobs = 1, seed: Seed = 0,
+                 quiet: Quiet = False):
     "A virtual UNBC Pain: small pictures of pain; 10 AUs, PSPI."
-    _simulate("unbc", out, size, jobs, quiet, subjects=subjects, sessions=sessions, frames=frames, seed=seed)
+    _simulate("unbc", out, size, jobs, quiet, subjects=subjects, sessions=sessions, frames=frames, script=script,
+              seed=seed)
 
 
 @simulate_app.command("multipie")
