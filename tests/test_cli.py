@@ -627,3 +627,17 @@ def test_reproduce_passes_on_what_it_was_told(monkeypatch, tmp_path):
     assert told == dict(names=["table-4", "figure-8"], protocol=small, root=tmp_path, out=None, executor=None, progress=True,
                         init=str(tmp_path / "weights"), missing="estimated", seed=3,
                         licensed={"fera17": str(sample_database().resolve())})
+
+
+def test_simulate_passes_on_script_and_wrinkles(monkeypatch, tmp_path):
+    from aufacs_nb.simulation import simulate as room
+
+    told = {}
+    for name in ("disfa", "unbc"):
+        monkeypatch.setitem(room.SIMULATORS, name, lambda out, name=name, **options: told.update({name: options}))
+    monkeypatch.setattr(room, "simulate_fera17", lambda out, **options: told.update(fera17=options))
+    call("simulate", "fera17", "--out", tmp_path, "--script", "rich", "--wrinkles", "tension", "--without", "things")
+    for name in ("disfa", "unbc"):
+        call("simulate", name, "--out", tmp_path, "--script", "rich")
+    assert all(options["script"] == "rich" for options in told.values()) and len(told) == 3
+    assert (told["fera17"]["wrinkles"], told["fera17"]["without"]) == ("tension", "things")
