@@ -583,19 +583,6 @@ def _write_photograph(generator, photo: Path, out: Path, au: list, shows: list, 
     save_animation(out, _moving(generator, image, chosen, wanted, shown), named, photo.name)
     return "film"
 
-# %% ../../nbs/6_apps/09_cli.ipynb #a51f6d4d
-@contextmanager
-def _one_thread():
-    "PyTorch on one thread: networks this small only lose time between two, on a busy machine most of it."
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
 # %% ../../nbs/6_apps/09_cli.ipynb #2252cb1a
 def _film_frames(generator, film: Path, wanted: dict, shown: dict, face: str | None, progress: bool):
     "Iterate over the edited frames of a film; NoFaceError after the last, if none showed a face."
@@ -667,6 +654,7 @@ def synthesize_command(
 ):
     "Give a face in PHOTO other AU intensities: the whole photograph or film (ratio), or a frontal view; marked so."
     from aufacs_nb.databases import VIDEO_SUFFIXES
+    from aufacs_nb.estimation.personalization import one_thread
     from aufacs_nb.generation.ratio import RatioFlow
 
     film = photo.suffix.lower() in VIDEO_SUFFIXES
@@ -677,7 +665,7 @@ def synthesize_command(
     if film and not whole:
         raise ValueError(f"{photo}: films are edited by the ratio generator alone; leave --arch and --model out.")
     what = (generator if whole else generator.to(_device(device)), photo, out, au, shows, face, named)
-    with _notes(), _one_thread():
+    with _notes(), one_thread():
         made = _write_film(*what, not quiet) if film else (_write_photograph if whole else _write_frontal)(*what)
     typer.echo(f"Synthetic {made} → {out}")
 
