@@ -346,3 +346,16 @@ def test_faint_pairs_and_the_skin_that_is_asked_for_weigh_more(training):
     region = (whole / whole[:, :, 26:27, 15:16])[:, 0, 6, 15] / (plain / plain[:, :, 26:27, 15:16])[:, 0, 6, 15]
     assert region.tolist() == pytest.approx([1.6, 2.8], rel=1e-3), "1 + 3 times the change of the label"
     assert whole[0, 0, 26, 15] > whole[1, 0, 26, 15]
+
+
+def test_a_set_is_edited_by_the_difference_to_what_its_sources_show():
+    from aufacs_nb.databases import sample_data
+    from aufacs_nb.experiments.protocol import _edited, _with_meshes
+    from aufacs_nb.facs import au_columns, intensity_to_unit
+    from aufacs_nb.registration.collections import open_registered
+
+    part = _with_meshes(open_registered(sample_data("registered")), None, 128, True)
+    levels = part.manifest[au_columns()].to_numpy(float)
+    rows = np.argsort(levels.sum(1))[-4:]  # those that show most
+    change = lambda labels: np.abs(_edited(load_ratio(), part, rows, labels) - part.frames[rows].astype(float)).mean((1, 2, 3))
+    assert (change(intensity_to_unit(levels[rows])) < 0.6 * change(np.zeros((4, 7)))).all()
