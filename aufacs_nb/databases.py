@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['MANIFEST_COLUMNS', 'PICTURE_SUFFIXES', 'LARGEST_PICTURE', 'UNREADABLE', 'VIDEO_SUFFIXES', 'CRF', 'NOT_CODED',
            'ON_ERROR', 'FROM_0', 'FERA_PARTITIONS', 'EXPRESSIONS', 'READERS', 'SIGNATURES', 'DatabaseError',
-           'check_manifest', 'read_image', 'timed_frames', 'read_video', 'count_frames', 'write_video', 'read_coding',
-           'read_intensity_file', 'read_occurrence', 'Recording', 'find_fera17', 'fera17_manifest', 'find_bp4d',
-           'bp4d_manifest', 'find_disfa', 'disfa_manifest', 'pspi', 'read_facs_file', 'find_unbc', 'unbc_manifest',
-           'multipie_manifest', 'file_manifest', 'folder_manifest', 'detect_database', 'manifest', 'read_frames',
-           'sample_data', 'sample_database', 'clip_names', 'neutral_rows']
+           'check_manifest', 'read_image', 'timed_frames', 'read_video', 'count_frames', 'frame_rate', 'write_video',
+           'read_coding', 'read_intensity_file', 'read_occurrence', 'Recording', 'find_fera17', 'fera17_manifest',
+           'find_bp4d', 'bp4d_manifest', 'find_disfa', 'disfa_manifest', 'pspi', 'read_facs_file', 'find_unbc',
+           'unbc_manifest', 'multipie_manifest', 'file_manifest', 'folder_manifest', 'detect_database', 'manifest',
+           'read_frames', 'sample_data', 'sample_database', 'clip_names', 'neutral_rows']
 
 # %% ../nbs/0_start/02_databases.ipynb #ba81cb5e
 import inspect
@@ -135,6 +135,12 @@ def count_frames(path):
             return stream.frames or sum(packet.size > 0 for packet in container.demux(stream))
         except UNREADABLE as e:
             raise DatabaseError(f'{path}: the video breaks off while counting ({e}); copy it again') from e
+
+
+def frame_rate(path):
+    "Frames per second of the video at `path`, 25 where it does not say."
+    with _open_video(path) as container:
+        return float(container.streams.video[0].average_rate or 25)
 
 # %% ../nbs/0_start/02_databases.ipynb #48bf892d
 CRF = '18'

@@ -150,3 +150,10 @@ def test_partitions_never_mix():
         semantic_pairs(manifest, 12, 4, seed=0)
     people = sample_registered().manifest.groupby("partition").subject.agg(set)
     assert not people["Train"] & people["Test"]
+
+
+def test_a_film_that_was_cut_off_is_named_with_the_way_out(aufacs, tmp_path):
+    (tmp_path / "cut.mp4").write_bytes(next(sample_database().rglob("*.mp4")).read_bytes()[:3000])
+    for words in (("synthesize", "--au", "AU12=4", "--out", tmp_path / "o.mp4"), ("predict", "--out", tmp_path / "o.csv")):
+        check(aufacs(words[0], tmp_path / "cut.mp4", *words[1:]), "cut.mp4: not a readable video", "copy it again")
+        assert not (tmp_path / "o.mp4").exists()

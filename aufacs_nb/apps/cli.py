@@ -106,7 +106,8 @@ def _keep_part(tables: list, out: Path) -> None:
 # %% ../../nbs/6_apps/09_cli.ipynb #3edd60ec
 def _write_tables(batches, source: Path, out: Path, model: str, overlay: Path | None) -> list:
     "Write table and overlay as batches come; the tables. What there is is kept when the user or the disk stops it."
-    from aufacs_nb.apps.overlay import frame_rate, save_overlay
+    from aufacs_nb.apps.overlay import save_overlay
+    from aufacs_nb.databases import frame_rate
     from aufacs_nb.estimation.estimator import checked_tables, to_openface_csv
 
     kept = []
@@ -608,7 +609,7 @@ def _film_frames(generator, film: Path, wanted: dict, shown: dict, face: str | N
 # %% ../../nbs/6_apps/09_cli.ipynb #eba67b38
 def _write_film(generator, film: Path, out: Path, au: list, shows: list, face, named: str, progress: bool) -> str:
     "A film in which every frame of one face is edited; what was written."
-    from aufacs_nb.apps.overlay import frame_rate
+    from aufacs_nb.databases import frame_rate
     from aufacs_nb.generation.synthesis import save_animation
 
     wanted, shown = _wishes(generator, au, shows)
