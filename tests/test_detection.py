@@ -9,8 +9,12 @@ import pytest
 import torch
 from skimage import data, transform
 
+from PIL import Image
+
 from aufacs_nb.registration.planar import align_face
-from aufacs_nb.registration.detection import FaceLandmarker, NoFaceError, PictureError
+from aufacs_nb.registration.detection import FaceLandmarker, NoFaceError, PictureError, overlap
+from aufacs_nb.simulation.appearance import sample_person
+from aufacs_nb.simulation.camera import render_person
 
 ROOT = Path(__file__).parent.parent
 
@@ -52,6 +56,67 @@ def test_a_face_in_a_large_photograph(landmarker):
     face = landmarker.find_one(large, "large")
     centre = face.landmarks[:, :2].mean(0)
     assert 2700 < centre[0] < 3000 and 1900 < centre[1] < 2200
+
+
+SHARES = {11: (.20, .02, .05), 12: (.10, .40, .55), 13: (.07, .40, .05), 14: (.05, .62, .1), 15: (.03, .8, .6)}  # width, left, top
+
+
+@pytest.fixture(scope="module")
+def people(landmarker):
+    "Five virtual people as pictures of one size, and the boxes of their faces."
+    heads = [render_person(sample_person(seed), {12: 2}, yaw=3 * seed - 39, size=240) for seed in SHARES]
+    return heads, [landmarker.find_one(head).box for head in heads]
+
+
+def group(people, width, height):
+    "Five people, whose faces take these shares of the width, on a photograph of coffee; and their boxes."
+    picture, boxes = np.asarray(Image.fromarray(data.coffee()).resize((width, height))).copy(), []
+    for (share, left, top), head, box in zip(SHARES.values(), *people):
+        side = round(240 * share * width / (box[2] - box[0]))
+        x, y = round(left * width), round(top * height)
+        picture[y:y + side, x:x + side] = Image.fromarray(head).resize((side, side))
+        boxes.append(box * side / 240 + [x, y, x, y])
+    return picture, boxes
+
+
+@pytest.mark.parametrize("size", [(1280, 720), (640, 480)])
+def test_everybody_in_a_group_is_found_once_the_largest_first(landmarker, people, size):
+    picture, boxes = group(people, *size)
+    faces = landmarker.find_all([picture])[0]
+    assert [int(overlap(box, np.array([face.box for face in faces])).argmax()) for box in boxes] == [0, 1, 2, 3, 4]
+    assert len(faces) == 5 and all(overlap(box, face.box[None])[0] > .7 for box, face in zip(boxes, faces))
+
+
+def test_whoever_asks_gets_the_same_face_to_the_bit(landmarker, people):
+    picture, _ = group(people, 640, 480)
+    faces = landmarker.find_all([people[0][0], picture, data.coffee()])[1]
+    others = (landmarker.find(picture)[0], landmarker.find_one(picture), landmarker.find_batch([picture])[0],
+              landmarker.find_all([picture], .05)[0][0])
+    assert all((other.landmarks == faces[0].landmarks).all() and other.score == faces[0].score for other in others)
+    alone = landmarker.find_all([picture])[0]
+    assert all((one.landmarks == other.landmarks).all() for one, other in zip(alone, faces))
+
+
+def test_the_largest_of_many_small_faces_is_the_one_that_is_returned(landmarker, people):
+    "At the limit of the first look it is chance who is seen, here the third; so the looks go on."
+    picture, boxes = np.full((720, 1280, 3), 120, np.uint8), []
+    for k, (head, box) in enumerate(zip(*people)):
+        side = round(240 * (112 + 10 * (k == 1)) / (box[2] - box[0]))
+        x, y = 10 + 250 * k, 100 + 70 * k
+        picture[y:y + side, x:x + side] = Image.fromarray(head).resize((side, side))
+        boxes.append(box * side / 240 + [x, y, x, y])
+    for face in (landmarker.find_one(picture), landmarker.find_batch([picture])[0], landmarker.find(picture)[0]):
+        assert overlap(boxes[1], face.box[None])[0] > .7
+
+
+def test_a_portrait_is_done_after_the_first_look(landmarker, people, monkeypatch):
+    seen, detector = [], landmarker.detector
+    monkeypatch.setattr(landmarker, "detector", type("Counted", (), {
+        "parameters": detector.parameters, "__call__": lambda self, images: seen.append(len(images)) or detector(images)})())
+    landmarker.find_one(people[0][0])
+    assert seen == [1]
+    landmarker.find(people[0][0])
+    assert sum(seen) > 10
 
 
 def test_no_pictures_give_no_faces(landmarker):
