@@ -244,6 +244,78 @@ def test_memory_does_not_grow_with_the_film(tmp_path, talk):
     assert peak[320] < peak[64] + 30_000, f"{peak} kB; 256 frames more are 38 MB of registered pixels"
 
 
+# everybody
+
+@pytest.fixture(scope="module")
+def company(tmp_path_factory):
+    "Manifest of a film of two people, a photograph of three, an empty picture and a portrait."
+    folder = tmp_path_factory.mktemp("company")
+    faces = [render_person(sample_person(seed), {12: 3}, size=160) for seed in (21, 22, 23)]
+    film = [np.concatenate([np.roll(faces[0], k % 9, 1), faces[1]], 1) for k in range(40)]
+    write_film(folder / "a.mp4", film)
+    three = np.full((320, 480, 3), 90, np.uint8)
+    three[:160, :160], three[160:, 320:], three[20:100, 300:380] = faces[0], faces[1], faces[2][::2, ::2]
+    for name, picture in {"b": three, "c": three * 0, "d": faces[2]}.items():
+        Image.fromarray(picture).save(folder / f"{name}.png")
+    return folder_manifest(folder)
+
+
+def folder_bytes(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_everybody_has_rows_of_their_own_with_the_bits_of_one(tmp_path, company):
+    everyone = register_manifest(company, tmp_path / "all", size=48, faces="all", progress=False)
+    with pytest.warns(UserWarning, match="1 of 3 photographs show several people"):
+        main = register_manifest(company, tmp_path / "main", size=48, progress=False)
+    table = everyone.manifest.assign(name=everyone.manifest.path.map(lambda path: os.path.basename(path)))
+    assert table.groupby("name").size().to_dict() == {"a.mp4": 80, "b.png": 3, "c.png": 1, "d.png": 1}
+    assert table[table.name == "a.mp4"].groupby("face_id").size().to_dict() == {0: 40, 1: 40}
+    assert table[table.name == "b.png"].face_id.tolist() == [0, 1, 2] and table.valid.sum() == 84
+    largest = table[table.name == "b.png"]
+    areas = ((largest.right - largest.left) * (largest.bottom - largest.top)).tolist()
+    assert areas == sorted(areas, reverse=True)
+    one = table.face_id.isin([0, -1]).to_numpy()
+    assert (everyone.frames[one] == main.frames).all() and (everyone.vertices[one] == main.vertices).all()
+    assert len(everyone.frames) == len(everyone.vertices) == len(table)
+    pd.testing.assert_frame_equal(everyone.manifest[one].reset_index(drop=True).drop(columns="faces"),
+                                  main.manifest.drop(columns="faces"))
+
+
+def test_everybody_is_registered_to_the_same_bytes_after_a_stop(tmp_path, company, monkeypatch):
+    register_manifest(company, tmp_path / "whole", size=48, faces="all", uv=16, progress=False)
+    whole = folder_bytes(tmp_path / "whole")
+    for stops in range(3):
+        out, add_line, written = tmp_path / f"{stops}", collections._add_line, []
+
+        def stop(path, line, most=stops):
+            if len(written) == most:
+                raise KeyboardInterrupt
+            written.append(line)
+            add_line(path, line)
+
+        monkeypatch.setattr(collections, "_add_line", stop)
+        with pytest.raises(KeyboardInterrupt):
+            register_manifest(company, out, size=48, faces="all", uv=16, progress=False)
+        monkeypatch.setattr(collections, "_add_line", add_line)
+        register_manifest(company, out, size=48, faces="all", uv=16, n_jobs=2, progress=False)
+        assert folder_bytes(out) == whole, f"stopped after {stops} lines"
+
+
+def test_a_folder_keeps_to_one_person_or_to_everybody(tmp_path, company):
+    one = company[-1:]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        register_manifest(one, tmp_path / "main", size=48, progress=False)
+    assert set(json.loads((tmp_path / "main" / "registration.json").read_text())) == {
+        "fingerprint", "size", "method", "fill", "uv"}
+    with pytest.raises(ValueError, match="faces usual instead of all"):
+        register_manifest(one, tmp_path / "main", size=48, faces="all", progress=False)
+    with pytest.raises(ValueError, match="choose 'main', one person, or 'all'"):
+        register_manifest(one, tmp_path / "new", faces="both", progress=False)
+    assert not (tmp_path / "new").exists()
+
+
 def test_the_read_picture_is_bounded(tmp_path):
     Image.new("L", (12_000, 9_000), 80).save(tmp_path / "wide.png")
     with warnings.catch_warnings():

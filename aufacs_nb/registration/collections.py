@@ -16,6 +16,7 @@ import warnings
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from numpy.lib.format import open_memmap
+from numpy.lib import format as npy
 from tqdm.auto import tqdm
 
 from .planar import DlibLandmarker, align_and_mask, find_dlib_model
@@ -227,12 +228,15 @@ def stretches(manifest: pd.DataFrame, done: np.ndarray, faults):
     yield from _cut_up(None, _pictures(still, manifest["path"].to_numpy()[still], faults))
 
 # %% ../../nbs/1_registration/07_collections.ipynb #0ba613c0
-def find_stretch(landmarker, stretch: Stretch) -> list:
-    "A list of `Face`s for each image: followed through a film, the largest one of a picture."
+def find_stretch(landmarker, stretch: Stretch, everybody: bool = False) -> list:
+    """A list of `Face`s for each image: followed through a film; in a picture, largest first.
+
+    everybody: whether small faces are looked for in a picture that shows a large one; films are searched in one way.
+    """
     readable = [k for k, image in enumerate(stretch.images) if image is not None]
     images, found = [stretch.images[k] for k in readable], [[] for _ in stretch.images]
     if stretch.clip is None:
-        faces = [[face] if face else [] for face in landmarker.find_batch(images)]
+        faces = landmarker.find_all(images, everybody or None)
     else:
         faces = track_stretch(landmarker, images)
     for k, each in zip(readable, faces):
@@ -274,6 +278,49 @@ class FaceChoice:
         times = [time for time in stretch.times if not math.isnan(time)]
         linked = self.linker.link(found[:len(times)], times) if times else []
         return [self._choose(faces, time) for faces, time in zip(linked, times)] + [None] * (len(found) - len(times))
+
+# %% ../../nbs/1_registration/07_collections.ipynb #c337e1b8
+class _Everybody:
+    "Names all faces, film by film, in order, as `FaceChoice` chooses one. state: what to keep to go on later."
+
+    def __init__(self, state=None):
+        self.clip, linker = state or (None, None)
+        self.linker = FaceLinker(state=linker)
+
+    @property
+    def state(self) -> list:
+        "[clip, state of the linker]."
+        return [self.clip, self.linker.state]
+
+    def choose(self, stretch: Stretch, found: list) -> list:
+        "A list of `Face`s for each image of the stretch."
+        if stretch.clip is None:
+            return [[replace(face, face_id=k) for k, face in enumerate(faces)] for faces in found]
+        if stretch.clip != self.clip:
+            self.__init__([stretch.clip, None])
+        times = [time for time in stretch.times if not math.isnan(time)]
+        linked = self.linker.link(found[:len(times)], times) if times else []
+        return linked + [[]] * (len(found) - len(times))
+
+# %% ../../nbs/1_registration/07_collections.ipynb #34787a09
+def _rows_of(stretch: Stretch, found: list, chosen: list, some) -> tuple:
+    "Stretch, found and chosen of the images `some` (numbers): one row for each chosen face, None if there is none."
+    rows = [(k, face) for k in some for face in chosen[k] or [None]]
+    repeated = [[values[k] for k, _ in rows] for values in (*stretch[1:], found)]
+    return Stretch(stretch.clip, *repeated[:3]), repeated[3], [face for _, face in rows]
+
+
+def _parts(stretch: Stretch, found: list, chosen: list):
+    "Iterate over (stretch, found, chosen) to paint and to keep together: one row for each image, or for each face."
+    if not isinstance(chosen[0], list):
+        yield stretch, found, chosen
+        return
+    start = rows = 0
+    for k, faces in enumerate(chosen, 1):
+        rows += max(1, len(faces))
+        if k == len(chosen) or rows >= STRETCH and stretch.clip is None:
+            yield _rows_of(stretch, found, chosen, range(start, k))
+            start, rows = k, 0
 
 # %% ../../nbs/1_registration/07_collections.ipynb #d6f59cb9
 MEASURES = ["timestamp", "face_id", "faces", "left", "top", "right", "bottom", "score", "yaw", "pitch", "roll",
@@ -374,15 +421,17 @@ def _fingerprint(manifest: pd.DataFrame, settings: dict) -> str:
     rows = pd.util.hash_pandas_object(manifest, index=False).to_numpy()
     return hashlib.sha256(rows.tobytes() + json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
-
+# %% ../../nbs/1_registration/07_collections.ipynb #5b4d3d59
 class _RowFile:
-    "An .npy file of `count` rows like those of `example`, written row by row."
+    "An .npy file of `count` rows like those of `example`, written row by row; it grows with rows beyond them."
 
     def __init__(self, path: Path, count: int, example: np.ndarray):
         if not path.is_file():
-            write_atomically(path, lambda new: open_memmap(new, "w+", example.dtype, (count, *example.shape[1:])))
-        self.path, self.row = path, example[0].nbytes
-        self.start = path.stat().st_size - count * self.row
+            write_atomically(path, lambda new: npy.open_memmap(new, "w+", example.dtype, (count, *example.shape[1:])))
+        self.path, self.row, self.example = path, example[0].nbytes, example
+        with open(path, "rb") as file:
+            npy.read_magic(file), npy.read_array_header_1_0(file)
+            self.start = file.tell()
 
     def write(self, rows, values: np.ndarray) -> None:
         "Put values (n, …) into rows."
@@ -390,6 +439,13 @@ class _RowFile:
             for row, value in zip(rows, values):
                 file.seek(self.start + int(row) * self.row)
                 file.write(np.ascontiguousarray(value).data)
+
+    def end(self, count: int) -> None:
+        "Cut the file after `count` rows; its header, in which NumPy leaves room for the number, says so."
+        header = {"descr": self.example.dtype.str, "fortran_order": False, "shape": (count, *self.example.shape[1:])}
+        with open(self.path, "r+b") as file:
+            npy.write_array_header_1_0(file, header)
+            file.truncate(self.start + count * self.row)
 
 # %% ../../nbs/1_registration/07_collections.ipynb #967ef490
 def _claim(state: Path, wanted: dict) -> None:
@@ -411,6 +467,12 @@ def _whole_lines(progress: Path) -> list:
         os.truncate(progress, len(whole))
     return [json.loads(line) for line in whole.splitlines()]
 
+
+def _add_line(progress: Path, line: dict) -> None:
+    "Add a line to a progress file."
+    with open(progress, "a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
 # %% ../../nbs/1_registration/07_collections.ipynb #7fa0700a
 def _prepare(out: Path, manifest: pd.DataFrame, settings: dict) -> dict:
     "Make the folder and {name: `_RowFile`} of its arrays; OSError says that it cannot be written and what to do."
@@ -418,47 +480,56 @@ def _prepare(out: Path, manifest: pd.DataFrame, settings: dict) -> dict:
         out.mkdir(parents=True, exist_ok=True)
         _claim(out / "registration.json", {"fingerprint": _fingerprint(manifest, settings), **settings})
         examples = _empty_arrays(1, settings["size"], settings["uv"])
-        return {name: _RowFile(out / f"{name}.npy", len(manifest), one) for name, one in examples.items()}
+        count = 0 if "faces" in settings else len(manifest)
+        return {name: _RowFile(out / f"{name}.npy", count, one) for name, one in examples.items()}
     except OSError as error:
         raise OSError(f"{out}: cannot write there ({error}): choose an --out you may write to, on a disk with "
                       "room") from error
 
-
-def _with_measures(manifest: pd.DataFrame, lines: list) -> pd.DataFrame:
-    "The manifest with the `MEASURES` that the lines of a progress file hold, in the manifest's order."
+# %% ../../nbs/1_registration/07_collections.ipynb #6eb94aa3
+def _with_measures(manifest: pd.DataFrame, lines: list, everybody: bool = False) -> pd.DataFrame:
+    "The manifest with the `MEASURES` of the lines of a progress file; everybody: one row for each face, as they come."
     rows = [row for line in lines for row in line["rows"]]
     measures = pd.DataFrame([row for line in lines for row in line["measures"]], rows, MEASURES)
-    measures = measures[~measures.index.duplicated()].sort_index().astype({"valid": bool, "face_id": int})
-    return manifest.drop(columns=MEASURES, errors="ignore").join(measures)
+    manifest, kinds = manifest.drop(columns=MEASURES, errors="ignore"), {"valid": bool, "face_id": int}
+    if everybody:
+        return pd.concat([manifest.loc[rows], measures.astype(kinds)], axis=1).reset_index(drop=True)
+    return manifest.join(measures[~measures.index.duplicated()].sort_index().astype(kinds))
+
+
+def _say_groups(manifest: pd.DataFrame) -> None:
+    "Warn of photographs that show several people, of whom one was registered."
+    photographs = manifest[~manifest["path"].str.lower().str.endswith(VIDEO_SUFFIXES)]
+    if several := int((photographs["faces"] > 1).sum()):
+        warnings.warn(f"{several} of {len(photographs)} photographs show several people; the largest face of each was "
+                      "registered. Register everybody with faces='all' (--faces all).", stacklevel=5)
 
 # %% ../../nbs/1_registration/07_collections.ipynb #bc9a868a
 class _Work:
     "The folder of a registration that is under way."
-
     def __init__(self, out: Path, manifest: pd.DataFrame, settings: dict):
         self.out, self.manifest, self.progress = out, manifest, out / "progress.jsonl"
         self.files, lines = _prepare(out, manifest, settings), _whole_lines(self.progress)
         self.state, self.done = lines[-1]["state"] if lines else None, np.zeros(len(manifest), bool)
-        self.done[[row for line in lines for row in line["rows"]]] = True
-
+        self.done[rows := [row for line in lines for row in line["rows"]]] = True
+        self.everybody, self.count = "faces" in settings, len(rows)
+        self.finished = (out / "manifest.parquet").is_file()  # which comes last
     def write(self, stretch: Stretch, painted: Painted, state: list) -> None:
         "Keep a stretch: its rows first, then its line."
+        places = range(self.count, self.count + len(stretch.rows)) if self.everybody else stretch.rows
         for name, values in painted.arrays.items():
-            self.files[name].write(stretch.rows, values)
-        line = {"rows": [int(row) for row in stretch.rows], "measures": painted.measures, "state": state}
-        with open(self.progress, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-
-    @property
-    def finished(self) -> bool:
-        "Whether the manifest, which comes last, is there."
-        return (self.out / "manifest.parquet").is_file()
-
+            self.files[name].write(places, values)
+        self.count += len(rows := [int(row) for row in stretch.rows])
+        _add_line(self.progress, {"rows": rows, "measures": painted.measures, "state": state})
     def finish(self) -> None:
         "Write the manifest with its measures; the progress file has served."
-        complete = _with_measures(self.manifest, _whole_lines(self.progress))
+        complete = _with_measures(self.manifest, _whole_lines(self.progress), self.everybody)
+        for file in self.files.values():
+            file.end(len(complete))
         write_atomically(self.out / "manifest.parquet", lambda path: complete.to_parquet(path, index=False))
         self.progress.unlink(missing_ok=True)
+        if not self.everybody:
+            _say_groups(complete)
 
 # %% ../../nbs/1_registration/07_collections.ipynb #0281159c
 @contextmanager
@@ -489,23 +560,24 @@ def _finished(painting, allowed: int):
         yield _Done(stretch, work.result(), state)
 
 # %% ../../nbs/1_registration/07_collections.ipynb #8e7535e1
-def _in_order(pool, ahead: int, source, find, choice: FaceChoice, paint):
-    "A `_Done` for each stretch of `source`, in order, `ahead` of each step under way."
+def _in_order(pool, ahead: int, source, find, choice, paint):
+    "A `_Done` for each part of each stretch of `source`, in order, `ahead` of each step under way."
     searching, painting = deque(), deque()
 
     def step(allowed: int):
-        "Bring finished searches to the painters until `allowed` are left."
+        "Bring finished searches to the painters until `allowed` are left: what is painted meanwhile."
         while len(searching) > allowed:
             stretch, search = searching.popleft()
             found = search.result()
-            chosen = choice.choose(stretch, found)
-            painting.append((stretch, pool.submit(paint, stretch, found, chosen), choice.state))
+            for part in _parts(stretch, found, choice.choose(stretch, found)):
+                painting.append((part[0], pool.submit(paint, *part), choice.state))
+                yield from _finished(painting, ahead)
 
     for stretch in source:
         searching.append((stretch, pool.submit(find, stretch)))
-        step(ahead)
+        yield from step(ahead)
         yield from _finished(painting, ahead)
-    step(0)
+    yield from step(0)
     yield from _finished(painting, 0)
 
 # %% ../../nbs/1_registration/07_collections.ipynb #5c6eae70
@@ -515,12 +587,20 @@ def _register_rest(work: _Work, find, paint, faults: _Faults, n_jobs: int, progr
                disable=not progress)
     source = stretches(work.manifest, work.done, faults)
     with _workers(n_jobs) as pool, bar:
-        for done in _in_order(pool, n_jobs, source, find, FaceChoice(work.state), paint):
+        choice = (_Everybody if work.everybody else FaceChoice)(work.state)
+        for done in _in_order(pool, n_jobs, source, find, choice, paint):
             work.write(done.stretch, done.painted, done.state)
-            bar.update(len(done.stretch.rows))
+            bar.update(len(set(done.stretch.rows)))
     if faults.first:
         raise DatabaseError(f"{faults.first}. What came before it is kept in {work.out}.")
     work.finish()
+
+# %% ../../nbs/1_registration/07_collections.ipynb #503eda2d
+def _wants_everybody(faces: str) -> bool:
+    "Whether `faces` is 'all' and not 'main'; ValueError for another word."
+    if faces not in ("main", "all"):
+        raise ValueError(f"faces={faces!r} is unknown: choose 'main', one person, or 'all' (--faces all).")
+    return faces == "all"
 
 # %% ../../nbs/1_registration/07_collections.ipynb #b562581a
 def register_manifest(
@@ -537,12 +617,14 @@ def register_manifest(
     progress: bool = True,    # show a progress bar
     landmarks="facemesh",     # for "procrustes": or "dlib", or the file of dlib's model
     prnet=None,               # for "prnet": other weights than the shipped ones, see `open_prnet`
+    faces: str = "main",      # or "all": a row for each face of each frame, in the order in which they are found
 ) -> RegisteredFrames:
     "Register every frame of a manifest; resumes an interrupted run, constant memory, same bytes for any `n_jobs`."
     faults, models = _Faults(on_error), load_models(method, landmarks, prnet, device)
-    values = {"size": size, "method": method, "fill": fill, "uv": uv}
-    work = _Work(Path(out), check_manifest(manifest).reset_index(drop=True), values | models.settings)
+    values, everybody = {"size": size, "method": method, "fill": fill, "uv": uv}, _wants_everybody(faces)
+    settings = values | models.settings | ({"faces": faces} if everybody else {})
+    work = _Work(Path(out), check_manifest(manifest).reset_index(drop=True), settings)
     if not work.finished:
-        find = partial(find_stretch, landmarker or FaceLandmarker.from_pretrained(device=device))
+        find = partial(find_stretch, landmarker or FaceLandmarker.from_pretrained(device=device), everybody=everybody)
         _register_rest(work, find, partial(paint_stretch, **values, models=models), faults, n_jobs, progress)
     return open_registered(work.out)

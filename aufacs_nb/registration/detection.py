@@ -580,11 +580,8 @@ def _no_face(image, source):
 
 # %% ../../nbs/1_registration/01_detection.ipynb #01db07e1
 class FaceLandmarker:
-    """Finds faces and their 478 landmarks in photographs; make one with `FaceLandmarker.from_pretrained()`.
-
-    small_faces: True = every look; None = until the largest face is certain; a share of the picture's longer side =
-    until faces of that size are; False = the whole picture only.
-    """
+    """Finds faces and their 478 landmarks; make one with `FaceLandmarker.from_pretrained()`. small_faces: True = every
+    look; None = until the largest face is certain, a number = until this share of the longer side is; False = first."""
     def __init__(self, detector, mesh):
         self.detector, self.mesh = detector, mesh
     @classmethod
