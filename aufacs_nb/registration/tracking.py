@@ -4,9 +4,11 @@
 
 # %% auto #0
 __all__ = ['DRIFT', 'TURN', 'AHEAD', 'LOOK_AGAIN', 'FILM_FACES', 'STRETCH', 'drifted', 'follow_face', 'track_stretch',
-           'FaceLinker', 'TrackedFrame', 'track']
+           'FaceLinker', 'ahead', 'TrackedFrame', 'track']
 
 # %% ../../nbs/1_registration/03_tracking.ipynb #0bd9bc6e
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
 from typing import NamedTuple
@@ -159,6 +161,19 @@ class FaceLinker:
         self.last = {name: seen for name, seen in self.last.items() if times[-1] - seen.time <= self.gap}
         return linked
 
+# %% ../../nbs/1_registration/03_tracking.ipynb #5fabb297
+def ahead(items, count: int = 16):
+    "Iterate over items that a thread of its own makes, up to `count` of them in advance; closing it stops the thread."
+    source, end = iter(items), object()
+    pool = ThreadPoolExecutor(1)
+    try:
+        waiting = deque(pool.submit(next, source, end) for _ in range(count))
+        while (item := waiting.popleft().result()) is not end:
+            waiting.append(pool.submit(next, source, end))
+            yield item
+    finally:
+        pool.shutdown(cancel_futures=True)
+
 # %% ../../nbs/1_registration/03_tracking.ipynb #a164fd3b
 STRETCH = 32  # frames
 
@@ -176,7 +191,7 @@ def track(frames, landmarker=None, gap=.5):
 
     frames: such as `databases.timed_frames(path)`. A person keeps their face_id through `gap` seconds out of sight.
     """
-    landmarker, linker, frames = landmarker or FaceLandmarker.from_pretrained(), FaceLinker(gap), iter(frames)
+    landmarker, linker, frames = landmarker or FaceLandmarker.from_pretrained(), FaceLinker(gap), ahead(frames)
     while stretch := list(islice(frames, STRETCH)):
         times, images = zip(*stretch)
         yield from map(TrackedFrame, times, images, linker.link(track_stretch(landmarker, images), times))
