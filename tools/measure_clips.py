@@ -30,7 +30,8 @@ from aufacs_nb.estimation.mesh import MeshReader
 from aufacs_nb.estimation.storage import AUClassifiers
 from aufacs_nb.databases import VIDEO_SUFFIXES
 from aufacs_nb.registration.detection import FaceLandmarker
-from aufacs_nb.estimation.estimator import AUEstimator, choose_faces, frame_stream, meshes_of, registered_by
+from aufacs_nb.estimation.estimator import AUEstimator, meshes_of, registered_by
+from aufacs_nb.estimation.sources import choose_faces, frame_stream
 from aufacs_nb.facs import AUS
 from aufacs_nb.estimation.personalization import personal_generator, personalize
 from aufacs_nb.estimation.zero import calm_zero, for_aus, photo_zero, said_by

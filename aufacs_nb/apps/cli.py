@@ -59,7 +59,8 @@ def _notes():
     "Warnings as yellow lines on standard error, while the block runs."
     def tell(message, *where, **more):
         "Print a warning as a note; what a function calls `face=` is `--face` here."
-        typer.secho(f"note: {str(message).replace('face=', '--face ')}", err=True, fg="yellow")
+        words = str(message).replace("faces='all'", "--faces all").replace("face=", "--face ")
+        typer.secho(f"note: {words}", err=True, fg="yellow")
 
     with warnings.catch_warnings():
         warnings.showwarning = tell
@@ -73,53 +74,61 @@ def _check_photographs(source: Path) -> None:
                          "or their manifest.parquet.")
 
 # %% ../../nbs/6_apps/09_cli.ipynb #c62a3114
-def _check_pictures(source: Path, plot, overlay) -> None:
-    "ValueError for a plot or overlay that cannot be, before hours are spent on the film."
+def _check_predict(sources: list, out: Path, plot: Path | None, overlay: Path | None) -> None:
+    "ValueError for a source, table, plot or overlay that cannot be, before hours are spent on the film."
     from aufacs_nb.databases import VIDEO_SUFFIXES
+    from aufacs_nb.estimation.tables import check_table_path
 
-    _check_photographs(source)
+    check_table_path(out)
+    for source in sources:
+        _check_photographs(source)
     if plot and plot.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise ValueError(f"--plot {plot}: its name must end in .png, .svg or .pdf.")
-    if overlay and source.suffix.lower() not in VIDEO_SUFFIXES:
-        raise ValueError(f"--overlay: {source} is no film; use --plot.")
+    if overlay and len(sources) > 1:
+        raise ValueError(f"--overlay: is for one film, not for {len(sources)} sources; give them one after the other.")
+    if overlay and sources[0].suffix.lower() not in VIDEO_SUFFIXES:
+        raise ValueError(f"--overlay: {sources[0]} is no film; use --plot.")
     if overlay and overlay.suffix.lower() != ".mp4":
         raise ValueError(f"--overlay {overlay}: its name must end in .mp4.")
 
-# %% ../../nbs/6_apps/09_cli.ipynb #3169290e
-def _noted(batches, kept: list):
-    "The batches as they are; their tables are kept for file and plot."
+# %% ../../nbs/6_apps/09_cli.ipynb #3857a11f
+def _written(batches, check, file, kept: list | None):
+    "The batches as they are; their tables go to a `TableFile`, and what a plot needs to `kept`, if it is a list."
     for batch in batches:
-        kept.append(batch.table)
+        table = check(batch.table)
+        file.write(table)
+        if kept is not None:
+            kept.append(table.filter(regex=r"^(frame|face_id|timestamp|success|file|AU.*_r)$"))
         yield batch
+    check.finish()
 
 
-def _keep_part(tables: list, out: Path) -> None:
-    "Write what there is of an interrupted table beside the place of the whole one."
-    import pandas as pd
-
-    from aufacs_nb.estimation.estimator import to_openface_csv
-
-    if tables:
-        path = to_openface_csv(pd.concat(tables, ignore_index=True), out.with_suffix(".part.csv"))
-        typer.echo(f"interrupted; the first {sum(map(len, tables))} rows are in {path}", err=True)
-
-# %% ../../nbs/6_apps/09_cli.ipynb #3edd60ec
-def _write_tables(batches, source: Path, out: Path, model: str, overlay: Path | None) -> list:
-    "Write table and overlay as batches come; the tables. What there is is kept when the user or the disk stops it."
+def _save_film(batches, source: Path, overlay: Path, model: str) -> None:
+    "The film with boxes and bars, from batches as they come."
     from aufacs_nb.apps.overlay import save_overlay
     from aufacs_nb.databases import frame_rate
-    from aufacs_nb.estimation.estimator import checked_tables, to_openface_csv
 
-    kept = []
-    batches = _noted(batches, kept)
+    save_overlay(batches, overlay, frame_rate(source), f"aufacs_nb, {Path(model).name}")
+
+# %% ../../nbs/6_apps/09_cli.ipynb #3169290e
+def _write_tables(batches, source, out: Path, model: str, overlay: Path | None, kept: list | None):
+    "Write table and overlay as batches come; a `TableCheck`. What there is is kept when the user or the disk stops it."
+    from aufacs_nb.estimation.estimator import TableCheck
+    from aufacs_nb.estimation.tables import TableFile
+
+    check, file = TableCheck(source), TableFile(out, keep_part=True)
     try:
-        if overlay:
-            save_overlay(batches, overlay, frame_rate(source), f"aufacs_nb, {Path(model).name}")
-        to_openface_csv(checked_tables(list(kept) if overlay else (batch.table for batch in batches), source), out)
+        with file:
+            written = _written(batches, check, file, kept)
+            if overlay:
+                _save_film(written, source, overlay, model)
+            for _ in written:
+                pass
     except (KeyboardInterrupt, OSError):
-        _keep_part(kept, out)
+        if file.part.is_file():
+            typer.echo(f"interrupted; the first {check.rows} rows are in {file.part}", err=True)
         raise
-    return kept
+    return check
 
 # %% ../../nbs/6_apps/09_cli.ipynb #d3126e59
 def _beside(folder: Path, card: dict) -> str:
@@ -131,7 +140,6 @@ def _beside(folder: Path, card: dict) -> str:
 def _estimator(model: str, device: str):
     "The estimator of a shipped name or folder; ValueError if its classifiers read differences, not photographs."
     from aufacs_nb.estimation.estimator import AUEstimator
-    from aufacs_nb.estimation.storage import AUClassifiers
     from aufacs_nb.presets import WeightsError, read_card, weights_folder
 
     try:
@@ -144,32 +152,43 @@ def _estimator(model: str, device: str):
                          "`aufacs evaluate` on a folder of `aufacs normalize`.")
     if folder != Path(model):
         return AUEstimator.from_pretrained(model, device)
+    from aufacs_nb.estimation.storage import AUClassifiers
     return AUEstimator(AUClassifiers.from_pretrained(model), _beside(folder, card), device=device)
 
 # %% ../../nbs/6_apps/09_cli.ipynb #cfb570b4
+def _save_plot(tables: list, plot: Path) -> None:
+    "The figure of all AUs over time."
+    import pandas as pd
+
+    from aufacs_nb.apps.overlay import plot_intensities
+
+    plot_intensities(pd.concat(tables, ignore_index=True)).savefig(plot)
+
+# %% ../../nbs/6_apps/09_cli.ipynb #2ce419a5
 @app.command("predict")
 def predict_command(
-    source: Path, out: Out = Path("au.csv"), model: Model = "small", quiet: Quiet = False,
+    sources: Annotated[list[Path], typer.Argument(metavar="SOURCE...", help="Photographs, folders, films.")],
+    out: Annotated[Path, typer.Option(help="Table: .csv, .parquet, .json or .jsonl; - prints CSV.")] = Path("au.csv"),
+    model: Model = "small", quiet: Quiet = False,
     faces: Annotated[str, typer.Option(help="main: one person; all: one row for every face.")] = "main",
+    landmarks: Annotated[int | None, typer.Option(help="Columns of 68 landmarks as OpenFace's, or of 478.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Figure of every AU over time, .png.")] = None,
     overlay: Annotated[Path | None, typer.Option(help="The film with boxes and bars, .mp4.")] = None,
     device: Device = "auto",
     neutral: Annotated[str, typer.Option(help="Zero of mesh18: a neutral photo, clip (the film), none.")] = "none",
 ):
-    "AU intensities of a photograph, folder or video as a CSV with OpenFace's columns, a batch at a time."
-    import pandas as pd
-
-    from aufacs_nb.apps.overlay import plot_intensities
-
-    _check_pictures(source, plot, overlay)
-    estimator = _estimator(model, _device(device))
-    estimator = estimator if neutral == "none" else estimator.neutral(neutral)
-    batches = estimator.batches(source, faces=faces, progress=not quiet)
-    table = pd.concat(_write_tables(batches, source, out, model, overlay), ignore_index=True)
-    if plot:
-        plot_intensities(table).savefig(plot)
-    typer.echo(f"{int(table.success.sum())} of {len(table)} rows with a face → "
-               + ", ".join(str(path) for path in (out, plot, overlay) if path))
+    "AU intensities, head pose and gaze of photographs, folders and films, as one table with OpenFace's columns."
+    source, kept = sources[0] if len(sources) == 1 else sources, [] if plot else None
+    with _notes():
+        _check_predict(sources, out, plot, overlay)
+        estimator = _estimator(model, _device(device))
+        estimator = estimator if neutral == "none" else estimator.neutral(neutral)
+        batches = estimator.batches(source, faces=faces, progress=not quiet, landmarks=landmarks)
+        check = _write_tables(batches, source, out, model, overlay, kept)
+        if plot:
+            _save_plot(kept, plot)
+    typer.echo(f"{check.found} of {check.rows} rows with a face → "
+               + ", ".join(str(path) for path in (out, plot, overlay) if path), err=str(out) == "-")
 
 # %% ../../nbs/6_apps/09_cli.ipynb #5b1e0c7d
 @app.command("personalize")
@@ -186,12 +205,14 @@ def personalize_command(
 
 @app.command("actions")
 def actions_command(source: Path, out: Out = Path("actions.csv"), quiet: Quiet = False):
-    "52 facial actions, 0 to 1, of a photograph, folder or video as a CSV; no FACS codes, and no classifier of ours."
-    from aufacs_nb.estimation.estimator import actions_table, to_openface_csv
+    "52 facial actions, 0 to 1, of a photograph, folder or video as a table; no FACS codes, no classifier of ours."
+    from aufacs_nb.estimation.estimator import actions_table
+    from aufacs_nb.estimation.tables import check_table_path, save_table
 
+    check_table_path(out)
     _check_photographs(source)
     table = actions_table(source, progress=not quiet)
-    to_openface_csv(table, out)
+    save_table(table, out)
     typer.echo(f"{int(table.success.sum())} of {len(table)} rows with a face → {out}")
 
 # %% ../../nbs/6_apps/09_cli.ipynb #4002a89b
@@ -462,7 +483,7 @@ def parse_targets(entries: list[str], known=AUS, option: str = "--au") -> dict:
 # %% ../../nbs/6_apps/09_cli.ipynb #dd8697b8
 def _pick(faces: list, face: str | None, source: str):
     "The face that `--face` means: a number from the left, a place 'x,y' in pixels, or None, the largest."
-    from aufacs_nb.estimation.estimator import pick_face
+    from aufacs_nb.estimation.sources import pick_face
     from aufacs_nb.generation.photographs import face_at
 
     meaning = "a number from the left, such as 2, or a place in pixels, such as 310,120"
@@ -977,6 +998,8 @@ def main(words: list[str] | None = None):
     "Entry point of `aufacs`: user errors are one line on standard error and exit code 2; Ctrl-C exits with 130."
     try:
         app(words)
+    except BrokenPipeError:  # whoever reads what we print has seen enough, as in `aufacs predict … --out - | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError, ImportError) as error:
         if isinstance(error, ImportError) and "pip install" not in str(error):
             raise

@@ -22,7 +22,8 @@ from tqdm.auto import tqdm
 # %% ../../nbs/6_apps/01_demo.ipynb #0d14d712
 from ..databases import DatabaseError, fera17_manifest, read_image, sample_database
 from ..registration.detection import Face, FaceLandmarker
-from ..estimation.estimator import AUEstimator, to_openface_csv
+from ..estimation.estimator import AUEstimator
+from ..estimation.tables import to_openface_csv
 from ..facs import AUS, LEVELS, au_column, au_columns
 from ..geometry.meshes import canonical_face
 from ..evaluation.intervals import icc_table

@@ -19,7 +19,8 @@ from matplotlib.figure import Figure
 
 # %% ../../nbs/6_apps/07_personalization_demo.ipynb #7f73a2c1
 from .widgets import on_change, on_upload, picture, redraw, reporting, say, titled
-from ..estimation.estimator import choose_faces, frame_stream, registered_by
+from ..estimation.estimator import registered_by
+from ..estimation.sources import choose_faces, frame_stream
 from ..estimation.personalization import personal_generator, personalize
 from ..estimation.storage import AUClassifiers
 from ..evaluation.features import embed

@@ -18,7 +18,8 @@ import torch
 from PIL import Image
 
 from aufacs_nb.databases import fera17_manifest, read_video, sample_database
-from aufacs_nb.estimation.estimator import AUEstimator, choose_faces, frame_stream, registered_by
+from aufacs_nb.estimation.estimator import AUEstimator, registered_by
+from aufacs_nb.estimation.sources import choose_faces, frame_stream
 from aufacs_nb.registration.collections import FaceChoice
 from aufacs_nb.databases import write_video
 
