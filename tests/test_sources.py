@@ -116,6 +116,18 @@ def test_the_largest_of_a_group_is_taken_and_said(landmarker, group):
     assert np.array_equal(main.landmarks, everybody[0].landmarks)
 
 
+def test_a_small_face_behind_a_large_one_is_seen_by_everybody_alone(landmarker):
+    picture = np.full((900, 900, 3), 128, np.uint8)
+    head = Image.fromarray(astronaut()[20:260, 110:350])
+    picture[150:850, :700], picture[20:130, 760:870] = np.asarray(head.resize((700, 700))), np.asarray(head.resize((110, 110)))
+    item = StreamItem(1, 0., "two.png", picture)
+    with warnings.catch_warnings(action="error"):
+        [main] = choose_faces([item], landmarker)
+    [everybody] = every_face([item], landmarker, EveryFace())
+    assert len(everybody) == 2 and np.array_equal(main.landmarks, everybody[0].landmarks)
+    assert everybody[0].area > 10 * everybody[1].area
+
+
 def test_where_batches_begin_changes_no_face(landmarker, clip):
     "A film of which more than one stretch is read: the same faces to the bit in batches of any size."
     frames = [item.image for item in frame_stream(clip)]

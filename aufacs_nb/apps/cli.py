@@ -12,6 +12,7 @@ __all__ = ['app', 'Out', 'Seed', 'PresetName', 'Quiet', 'Model', 'Data', 'OnErro
            'train_classifiers_command', 'train_command', 'evaluate_command', 'reproduce_command', 'main']
 
 # %% ../../nbs/6_apps/09_cli.ipynb #3c0c7c9d
+import gc
 import os
 import sys
 import warnings
@@ -996,6 +997,7 @@ def reproduce_command(
 # %% ../../nbs/6_apps/09_cli.ipynb #pred0001
 def main(words: list[str] | None = None):
     "Entry point of `aufacs`: user errors are one line on standard error and exit code 2; Ctrl-C exits with 130."
+    gc.set_threshold(100_000, 50, 50)
     try:
         app(words)
     except BrokenPipeError:  # whoever reads what we print has seen enough, as in `aufacs predict … --out - | head`
@@ -1009,3 +1011,5 @@ def main(words: list[str] | None = None):
         if end.code == 130:
             typer.secho("aufacs: interrupted; run the same command again to go on.", err=True)
         raise
+    finally:
+        gc.freeze()
