@@ -4,8 +4,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from aufacs_nb.registration.detection import BlazeFace, FaceMesh, load_networks
+from aufacs_nb.registration.detection import BlazeFace, FaceLandmarker, FaceMesh, load_networks
 from aufacs_nb.registration.fast_facemesh import FastFace, FastMesh
+from aufacs_nb.registration.tracking import track
+from aufacs_nb.simulation.appearance import sample_person
+from aufacs_nb.simulation.camera import render_person
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +60,20 @@ def test_batch_layout_and_threads_change_nothing(shipped, name):
         for parts in ([fast(image[None]) for image in images], list(pool.map(fast, images.split(4)))):
             others.append([torch.cat(tensors) for tensors in zip(*parts)])
     assert all(torch.equal(a, b) for other in others for a, b in zip(whole, other))
+
+
+def test_a_film_is_followed_to_the_same_bits_on_any_number_of_threads():
+    landmarker, person = FaceLandmarker.from_pretrained(), sample_person(21)
+    frames = [(k / 25, render_person(person, {26: k % 3}, yaw=3 * k, size=160)) for k in range(12)]
+
+    def followed():
+        return [face.landmarks for frame in track(frames, landmarker) for face in frame.faces]
+
+    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        alone = pool.submit(followed).result()
+    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(3,)) as pool:
+        together = pool.submit(followed).result()
+    assert len(alone) == len(together) == 12 and all((a == b).all() for a, b in zip(alone, together))
 
 
 @both

@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
-from .fast_facemesh import FastFace, FastMesh, side_by_side
+from .fast_facemesh import FastFace, FastMesh, at_once
 
 # %% ../../nbs/1_registration/01_detection.ipynb #57864ca4
 class SameConv(nn.Conv2d):
@@ -253,7 +253,7 @@ def cut_all(images, squares, size):
     Black outside the photograph; squares much larger than `size` are averaged first.
     """
     out = np.zeros((len(squares), 3, size, size), np.float32)
-    side_by_side(lambda job: _cut_into(*job), list(zip(images, squares, out)))
+    at_once(lambda job: _cut_into(*job), list(zip(images, squares, out)))
     return torch.from_numpy(out)
 
 

@@ -162,7 +162,7 @@ class FaceLinker:
         return linked
 
 # %% ../../nbs/1_registration/03_tracking.ipynb #5fabb297
-def ahead(items, count: int = 16):
+def ahead(items, count: int = 32):
     "Iterate over items that a thread of its own makes, up to `count` of them in advance; closing it stops the thread."
     source, end = iter(items), object()
     pool = ThreadPoolExecutor(1)
@@ -191,7 +191,7 @@ def track(frames, landmarker=None, gap=.5):
 
     frames: such as `databases.timed_frames(path)`. A person keeps their face_id through `gap` seconds out of sight.
     """
-    landmarker, linker, frames = landmarker or FaceLandmarker.from_pretrained(), FaceLinker(gap), ahead(frames)
+    landmarker, linker, frames = landmarker or FaceLandmarker.from_pretrained(), FaceLinker(gap), ahead(frames, STRETCH)
     while stretch := list(islice(frames, STRETCH)):
         times, images = zip(*stretch)
         yield from map(TrackedFrame, times, images, linker.link(track_stretch(landmarker, images), times))
