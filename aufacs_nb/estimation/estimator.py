@@ -121,8 +121,9 @@ def _method_of(classifiers) -> str:
 # %% ../../nbs/3_estimation/13_estimator.ipynb #0d8a73ee
 def _searched(reader, source, batch: int, faces: str, progress: bool, name: str = "frames"):
     "Batches of a source: `StreamItem`s, and the `Face`s of each (lists)."
+    found = found_faces(source, reader.landmarker, faces)
     with tqdm(desc=name, unit="", disable=not progress) as bar:
-        for pairs in in_batches(found_faces(source, reader.landmarker, faces), batch):
+        for pairs in in_batches(found, batch):
             yield tuple(map(list, zip(*pairs)))
             bar.update(len(pairs))
 

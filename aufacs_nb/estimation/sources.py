@@ -7,6 +7,7 @@ __all__ = ['in_memory', 'StreamItem', 'holds_many', 'is_photo', 'read_photo', 's
            'EveryFace', 'choose_faces', 'every_face', 'found_faces', 'in_batches']
 
 # %% ../../nbs/3_estimation/11_sources.ipynb #7b2de8f0
+import os
 import warnings
 from collections import Counter
 from dataclasses import replace
@@ -148,7 +149,7 @@ def _kind(source) -> str:
 
 def _opened(source, name: str, prefix: str = ""):
     "The stream of one source that is no list; prefix: before the names of a folder's files."
-    if isinstance(source, (str, Path)):
+    if isinstance(source, (str, os.PathLike)):
         path = Path(source)
         return _folder_stream(path, prefix) if path.is_dir() else _file_stream(path, name)
     if (pixels := in_memory(source, name)) is None:
@@ -159,7 +160,7 @@ def _opened(source, name: str, prefix: str = ""):
 # %% ../../nbs/3_estimation/11_sources.ipynb #eb5df054
 def _list_stream(sources):
     "The streams of many sources one after the other, each under a name of its own."
-    names, said = [str(one) if isinstance(one, (str, Path)) else f"{_kind(one)} {number}"
+    names, said = [str(one) if isinstance(one, (str, os.PathLike)) else f"{_kind(one)} {number}"
                    for number, one in enumerate(sources, 1)], Counter()
     for source, name in zip(sources, names):
         said[name] += 1
@@ -169,12 +170,12 @@ def _list_stream(sources):
 # %% ../../nbs/3_estimation/11_sources.ipynb #e1faaa6f
 def holds_many(source) -> bool:
     "Whether a source is a folder or a list, whose rows are told apart by their `file`."
-    return isinstance(source, (list, tuple)) or isinstance(source, (str, Path)) and Path(source).is_dir()
+    return isinstance(source, (list, tuple)) or isinstance(source, (str, os.PathLike)) and Path(source).is_dir()
 
 
 def is_photo(source) -> bool:
     "Whether a source is one photograph, not a list, a folder, a video or a stack of frames."
-    if isinstance(source, (str, Path)):
+    if isinstance(source, (str, os.PathLike)):
         return Path(source).suffix.lower() not in VIDEO_SUFFIXES and not Path(source).is_dir()
     return isinstance(source, Image.Image) or not isinstance(source, (list, tuple)) and np.ndim(source) < 4
 
@@ -193,14 +194,14 @@ def source_name(source) -> str:
     "What messages call a source."
     if isinstance(source, (list, tuple)):
         return f"{len(source)} source" + "s" * (len(source) != 1)
-    return str(source) if isinstance(source, (str, Path)) else _kind(source)
+    return str(source) if isinstance(source, (str, os.PathLike)) else _kind(source)
 
 
 def frame_stream(source):
     "Iterate over the `StreamItem`s of a path (picture, folder, video), array, tensor, Pillow picture, or list of them."
     if isinstance(source, (list, tuple)):
         return _list_stream(source)
-    name = Path(source).name if isinstance(source, (str, Path)) else _kind(source)
+    name = Path(source).name if isinstance(source, (str, os.PathLike)) else _kind(source)
     return _opened(source, name)
 
 # %% ../../nbs/3_estimation/11_sources.ipynb #d89c4fa9
@@ -281,16 +282,21 @@ def _pieces(stream):
             yield some
 
 
+def _found(stream, landmarker, everybody: bool):
+    "Pairs of `StreamItem` and its `Face`s, piece by piece."
+    choice, everyone = FaceChoice(), EveryFace()
+    for some in _pieces(stream):
+        if everybody:
+            yield from zip(some, every_face(some, landmarker, everyone))
+        else:
+            yield from zip(some, ([face] if face else [] for face in choose_faces(some, landmarker, choice)))
+
+
 def found_faces(source, landmarker, faces: str = "main"):
     "Iterate over (`StreamItem`, its `Face`s) of a source; 'main': one person at most, or 'all'."
     if faces not in ("main", "all"):
         raise ValueError(f"faces={faces!r}: choose 'main', one person, or 'all'.")
-    choice, everyone = FaceChoice(), EveryFace()
-    for some in _pieces(frame_stream(source)):
-        if faces == "all":
-            yield from zip(some, every_face(some, landmarker, everyone))
-        else:
-            yield from zip(some, ([face] if face else [] for face in choose_faces(some, landmarker, choice)))
+    return _found(frame_stream(source), landmarker, faces == "all")
 
 # %% ../../nbs/3_estimation/11_sources.ipynb #5617b6e3
 def in_batches(pairs, size: int):
