@@ -538,7 +538,7 @@ def _unknown(points, scores, known, threshold=.6):
 
 def _go_on(image, faces, look, small_faces):
     """Whether a picture must be looked at again whose looks up to number `look` have shown faces, largest first."""
-    if small_faces is True:
+    if small_faces is True or small_faces is not None and len(faces) > 1:
         return True
     largest = np.sqrt(faces[0].area) / max(image.shape[:2])
     return SEEN * SIDES[look] > min(largest, 1 if small_faces is None else small_faces)
@@ -580,8 +580,8 @@ def _no_face(image, source):
 
 # %% ../../nbs/1_registration/01_detection.ipynb #01db07e1
 class FaceLandmarker:
-    """Finds faces and their 478 landmarks; make one with `FaceLandmarker.from_pretrained()`. small_faces: True = every
-    look; None = until the largest face is certain, a number = until this share of the longer side is; False = first."""
+    """Finds faces and their 478 landmarks; make one with `FaceLandmarker.from_pretrained()`. small_faces: True = all
+    looks; None = until the largest face is certain; share of the side = until such are, for several all tiles."""
     def __init__(self, detector, mesh):
         self.detector, self.mesh = detector, mesh
     @classmethod
