@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.spatial import cKDTree
 
 from ..evaluation.scores import icc_3_1
 from ..geometry.meshes import canonical_face
@@ -25,6 +24,7 @@ from ..simulation.time_courses import ALL_AUS
 @lru_cache(1)
 def mirror_order() -> np.ndarray:
     "For each of the 468 vertices the one on the other side of the face, (468,); in the middle the same."
+    from scipy.spatial import cKDTree
     points = canonical_face().vertices
     return cKDTree(points).query(points * [-1, 1, 1])[1]
 
@@ -157,11 +157,15 @@ class MeshReader:
     zero: np.ndarray | None = None
     source: str | None = None
     device = torch.device("cpu")  # two products of matrices gain nothing elsewhere
+    part, picture_size = "mesh", 0  # the folder of its weights, and pixels of the registered picture that it wants
 
     def to(self, device) -> "MeshReader":
         "Itself: it stays on the CPU, wherever the landmarks are found."
         return self
-    def predict(self, vertices, size: int = 224, zero=None) -> np.ndarray:
+    def said(self, vertices, size: int = 224, pictures=None) -> np.ndarray:
+        "What `difference` says of meshes (N, 468, 3) before a zero is taken off: (N, n_aus). It needs no pictures."
+        return mesh_features(vertices, size) @ self.difference.weights
+    def predict(self, vertices, size: int = 224, zero=None, pictures=None) -> np.ndarray:
         "Meshes (N, 468, 3) → intensities (N, n_aus) float32, 0–5. zero: instead of its own, (n_aus,) or (N, n_aus)."
         return _read(self, mesh_features(vertices, size), self.zero if zero is None else np.asarray(zero))
     def save(self, folder, **card) -> Path:
