@@ -379,6 +379,7 @@ def register_command(
     fill: Annotated[str, typer.Option(help="Hidden parts: black, mirror (invents symmetry) or keep.")] = "black",
     uv: Annotated[bool, typer.Option("--uv", help="Write UV textures and position maps too, 256 × 256.")] = False,
     jobs: Annotated[int, typer.Option(help="Threads.")] = 2,
+    faces: Annotated[str, typer.Option(help="main: one person; all: a row for every face.")] = "main",
     device: Device = "cpu",
     on_error: OnError = "raise", quiet: Quiet = False,
 ):
@@ -387,7 +388,7 @@ def register_command(
 
     result = register_manifest(_input_manifest(source, on_error), out, size=size, method=method, fill=fill,
                                uv=256 if uv else None, n_jobs=jobs, device=_device(device), on_error=on_error,
-                               progress=not quiet, landmarks=landmarks, prnet=prnet)
+                               progress=not quiet, landmarks=landmarks, prnet=prnet, faces=faces)
     _sheet(result, out, source)
     typer.echo(f"{int(result.manifest.valid.sum())} of {len(result.manifest)} frames with a face → {out}")
 
@@ -677,7 +678,7 @@ def synthesize_command(
 ):
     "Give a face in PHOTO other AU intensities: the whole photograph or film (ratio), or a frontal view; marked so."
     from aufacs_nb.databases import VIDEO_SUFFIXES
-    from aufacs_nb.estimation.personalization import one_thread
+    from aufacs_nb.tensors import one_thread
     from aufacs_nb.generation.ratio import RatioFlow
 
     film = photo.suffix.lower() in VIDEO_SUFFIXES

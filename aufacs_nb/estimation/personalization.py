@@ -4,11 +4,9 @@
 
 # %% auto #0
 __all__ = ['PersonalizationError', 'personal_targets', 'personal_images', 'personal_generator', 'fingerprint', 'read_pictures',
-           'calibrated', 'first_trained', 'fine_tune', 'one_thread', 'personalize', 'personalize_all',
-           'subtract_neutral']
+           'calibrated', 'first_trained', 'fine_tune', 'personalize', 'personalize_all', 'subtract_neutral']
 
 # %% ../../nbs/3_estimation/07_personalization.ipynb #143ddfad
-from contextlib import contextmanager
 from copy import deepcopy
 from hashlib import sha256
 from pathlib import Path
@@ -21,7 +19,7 @@ from tqdm.auto import tqdm
 
 from .storage import AUClassifiers, layers
 from .trunk import Blocks, N_CLASSES, seeded
-from ..tensors import standardise
+from ..tensors import one_thread, standardise
 from .vgg16 import third_convolution
 from ..facs import AUS, au_column
 from ..presets import WeightsError, get_preset
@@ -121,17 +119,6 @@ def fine_tune(
         optimiser.step()
         after_epoch()
     return model.eval()
-
-# %% ../../nbs/3_estimation/07_personalization.ipynb #888975d1
-@contextmanager
-def one_thread():
-    "Within this block torch uses one thread; afterwards as many as before."
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 # %% ../../nbs/3_estimation/07_personalization.ipynb #b919dc49
 def _reporter(progress, total: int):

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ..databases import manifest
-from ..estimation.personalization import one_thread, personalize
+from ..estimation.personalization import personalize
 from ..estimation.resampling import ResampledSet, real_set, semantic_pairs, semantic_resample
 from ..estimation.storage import AUClassifiers
 from ..estimation.trunk import SlimVGG, build_classifier, seeded, train_classifier
@@ -33,8 +33,8 @@ from ..presets import ClassifierValues, GeneratorValues, get_preset
 from ..registration.collections import RegisteredFrames, open_registered, register_manifest, register_photo
 from ..simulation.simulate import SIMULATORS, clip_truth, read_plan, render_truth
 from ..simulation.time_courses import ALL_AUS
-from ..tensors import (Rows, frame_store, frames_to_tensor, join_frames, pick_device, resize_frames,
-                               standardise, tensor_to_frames)
+from ..tensors import (Rows, frame_store, frames_to_tensor, join_frames, one_thread, pick_device,
+                               resize_frames, standardise, tensor_to_frames)
 
 # %% ../../nbs/experiments/04_protocol.ipynb #2bdc87ee
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from sklearn.metrics import silhouette_samples
 
 # %% ../../nbs/experiments/05_variants.ipynb #edc6b98e
 from ..databases import neutral_rows
-from ..estimation.personalization import one_thread, personalize
+from ..estimation.personalization import personalize
 from ..estimation.resampling import ResampledSet
 from ..estimation.trunk import SlimVGG
 from ..evaluation.features import embed, silhouette
@@ -39,7 +39,7 @@ from ..registration.collections import RegisteredFrames, open_registered
 from ..registration.frontal import rotate, turn_mesh
 from ..registration.planar import align_face
 from ..registration.references import difference, encode, make_reference
-from ..tensors import Rows, frame_store, pick_device, standardise
+from ..tensors import Rows, frame_store, one_thread, pick_device, standardise
 
 # %% ../../nbs/experiments/05_variants.ipynb #41512d74
 def _keep(part: RegisteredFrames, folder: Path, like: Path) -> None:
