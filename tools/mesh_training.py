@@ -17,7 +17,9 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # one core for each worker; set before NumPy is loaded
 
+import multiprocessing
 import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -25,7 +27,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
 from aufacs_nb.estimation.mesh import ALL_AUS, MeshReader, fit_mesh_reader
@@ -86,11 +87,13 @@ def make_person(folder: Path, seed: int, number: int) -> None:
 
 def render(folder: Path, seed: int, people: int, workers: int) -> list:
     "The shards of all people, those that are missing made first."
+    folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{seed}_{number:05d}.npz" for number in range(people)]
     missing = [number for number, path in enumerate(paths) if not path.is_file()]
-    work = Parallel(workers, return_as="generator")(delayed(make_person)(folder, seed, number) for number in missing)
-    for _ in tqdm(work, total=len(missing), desc="people", unit=""):
-        pass
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        work = [pool.submit(make_person, folder, seed, number) for number in missing]
+        for done in tqdm(as_completed(work), total=len(work), desc="people", unit=""):
+            done.result()
     return paths
 
 
