@@ -8,8 +8,9 @@ from PIL import Image
 from skimage.data import astronaut
 
 from aufacs_nb.databases import DatabaseError, fera17_manifest, sample_database
-from aufacs_nb.estimation.sources import (EveryFace, StreamItem, choose_faces, every_face, found_faces, frame_stream,
+from aufacs_nb.estimation.sources import (StreamItem, choose_faces, every_face, found_faces, frame_stream,
                                           in_batches, is_photo, read_photo)
+from aufacs_nb.registration.collections import EveryFace
 from aufacs_nb.registration.detection import FaceLandmarker, PictureError
 
 

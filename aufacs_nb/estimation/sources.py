@@ -4,13 +4,12 @@
 
 # %% auto #0
 __all__ = ['AHEAD', 'in_memory', 'StreamItem', 'holds_many', 'is_photo', 'read_photo', 'source_name', 'frame_stream', 'pick_face',
-           'EveryFace', 'choose_faces', 'every_face', 'found_faces', 'in_batches']
+           'choose_faces', 'every_face', 'found_faces', 'in_batches']
 
 # %% ../../nbs/3_estimation/11_sources.ipynb #7b2de8f0
 import os
 import warnings
 from collections import Counter
-from dataclasses import replace
 from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
@@ -22,9 +21,9 @@ from PIL import Image, ImageOps
 
 from ..databases import (PICTURE_SUFFIXES, VIDEO_SUFFIXES, DatabaseError, _files, read_image,
                                  timed_frames)
-from ..registration.collections import STRETCH_BYTES, FaceChoice, Stretch, find_stretch
+from ..registration.collections import STRETCH_BYTES, EveryFace, FaceChoice, Stretch, find_stretch
 from ..registration.detection import NoFaceError, PictureError
-from ..registration.tracking import STRETCH, FaceLinker, ahead
+from ..registration.tracking import STRETCH, ahead
 
 # %% ../../nbs/3_estimation/11_sources.ipynb #4ae4539b
 def _to_bytes(pixels: np.ndarray, name: str) -> np.ndarray:
@@ -229,21 +228,6 @@ def pick_face(faces: list, number: int | None, source: str):
     return sorted(faces, key=lambda face: face.box[0])[number - 1]
 
 # %% ../../nbs/3_estimation/11_sources.ipynb #cc46b627
-class EveryFace:
-    "Follows everybody in a film, stretch by stretch, as `FaceChoice` follows one person."
-
-    def __init__(self):
-        self.clip, self.linker = None, FaceLinker()
-
-    def choose(self, stretch, found: list) -> list:
-        "The `Face`s of each image, lists; in films with one number for one person."
-        if stretch.clip is None:
-            return found
-        if stretch.clip != self.clip:
-            self.clip, self.linker = stretch.clip, FaceLinker()
-        return self.linker.link(found, stretch.times)
-
-
 def _stretches(items):
     "A `Stretch` for each run of items from one film, or of pictures."
     for clip, run in groupby(items, lambda item: item.clip):
@@ -259,7 +243,7 @@ def _search(landmarker, stretch, files, everybody: bool) -> list:
     looks = True if everybody else None  # None: until no larger face can have been missed
     found = [landmarker.find_all([image], looks)[0] if image is not None else [] for image in stretch.images]
     if everybody:
-        return [[replace(face, face_id=k) for k, face in enumerate(faces)] for faces in found]
+        return found
     way = "Read everybody with faces='all'."
     return [[_the_largest(faces, way, file, frame == 1)] if faces else []  # of a stack of frames the first is enough
             for faces, file, frame in zip(found, files, stretch.rows)]

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['METHODS', 'STRETCH_BYTES', 'MEASURES', 'check_method', 'dense_landmarks', 'register_faces', 'register_photo',
            'RegisteredFrames', 'registration_of', 'open_registered', 'sample_registered', 'Stretch', 'stretches',
-           'find_stretch', 'FaceChoice', 'Painted', 'Models', 'load_models', 'paint_stretch', 'register_manifest']
+           'find_stretch', 'FaceChoice', 'EveryFace', 'Painted', 'Models', 'load_models', 'paint_stretch',
+           'register_manifest']
 
 # %% ../../nbs/1_registration/07_collections.ipynb #1dc8d600
 import hashlib
@@ -280,7 +281,7 @@ class FaceChoice:
         return [self._choose(faces, time) for faces, time in zip(linked, times)] + [None] * (len(found) - len(times))
 
 # %% ../../nbs/1_registration/07_collections.ipynb #c337e1b8
-class _Everybody:
+class EveryFace:
     "Names all faces, film by film, in order, as `FaceChoice` chooses one. state: what to keep to go on later."
 
     def __init__(self, state=None):
@@ -587,7 +588,7 @@ def _register_rest(work: _Work, find, paint, faults: _Faults, n_jobs: int, progr
                disable=not progress)
     source = stretches(work.manifest, work.done, faults)
     with _workers(n_jobs) as pool, bar:
-        choice = (_Everybody if work.everybody else FaceChoice)(work.state)
+        choice = (EveryFace if work.everybody else FaceChoice)(work.state)
         for done in _in_order(pool, n_jobs, source, find, choice, paint):
             work.write(done.stretch, done.painted, done.state)
             bar.update(len(set(done.stretch.rows)))
