@@ -76,26 +76,27 @@ LEVEL_WEIGHT = .1                              # what a mean squared error of on
 REST_MOST = .5                                 # levels that frames without an AU may read on average
 
 
-def _worth(read, truth) -> float:
+def _worth(read, truth, level_weight: float) -> float:
     "How good readings (N,) of one AU are: ICC, less what levels cost whose mean is off."
     levels = np.unique(np.rint(truth))
     off = np.array([read[np.rint(truth) == level].mean() for level in levels]) - levels
-    return icc_3_1(truth, read) - LEVEL_WEIGHT * (off**2).mean() - 100 * max(0, off[0] - REST_MOST)
+    return icc_3_1(truth, read) - level_weight * (off**2).mean() - 100 * max(0, off[0] - REST_MOST)
 
 
-def _calibrate_one(said, truth) -> tuple:
+def _calibrate_one(said, truth, level_weight: float) -> tuple:
     "(rest, gain) of one AU: said and truth (N,)."
     slope = max(np.polyfit(truth, said, 1)[0], 1e-3)
     tried = [(rest, step / slope) for rest in np.quantile(said[truth == 0], REST_SHARES) for step in GAIN_STEPS]
-    return max(tried, key=lambda pair: _worth(as_intensity(said, *pair), truth))
+    return max(tried, key=lambda pair: _worth(as_intensity(said, *pair), truth, level_weight))
 
 
-def calibrate(said, labels) -> tuple:
+def calibrate(said, labels, level_weight: float = LEVEL_WEIGHT) -> tuple:
     "Rest and gain (n_aus,) of each AU, the best of a grid; said: what regressions say of people left out."
     absent = [k for k, truth in enumerate(labels.T) if not (truth == 0).any() or not (truth > 0).any()]
     if absent:
         raise ValueError(f"column {absent[0]} of the labels: an AU must be absent in some frames and there in others.")
-    return tuple(np.array(pair) for pair in zip(*[_calibrate_one(*each) for each in zip(said.T, labels.T)]))
+    pairs = [_calibrate_one(*each, level_weight) for each in zip(said.T, labels.T)]
+    return tuple(np.array(pair) for pair in zip(*pairs))
 
 # %% ../../nbs/3_estimation/08_mesh.ipynb #4c30d3d4
 class MeshRegression(NamedTuple):
