@@ -13,6 +13,7 @@ import os
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
+import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
@@ -162,6 +163,7 @@ def save_weights(
     "Store tensors and their card in `folder`, each file atomically; returns the folder."
     folder = Path(folder)
     arrays = {k: v.detach().cpu().contiguous().numpy() if hasattr(v, "detach") else v for k, v in tensors.items()}
+    arrays = {k: np.ascontiguousarray(v) for k, v in arrays.items()}  # others would be stored in the wrong order
     write_atomically(folder / "weights.safetensors", lambda path: save_file(arrays, path))
     text = json.dumps({"preset": asdict(preset), **card}, indent=2)
     write_atomically(folder / "card.json", lambda path: path.write_text(text + "\n", encoding="utf-8"))

@@ -44,14 +44,14 @@ import torch
 from PIL import Image
 
 from aufacs_nb.databases import timed_frames, write_video
-from aufacs_nb.estimation.estimator import AUEstimator
+from aufacs_nb.estimation.estimator import AUEstimator, meshes_of, pictures_of, registered_by
 from aufacs_nb.estimation.mesh import MeshReader
-from aufacs_nb.registration.collections import FaceChoice, Stretch, find_stretch, register_faces
+from aufacs_nb.registration.collections import FaceChoice, Stretch, find_stretch
 from aufacs_nb.registration.detection import FaceMesh, cut_all, square_from_landmarks
-from aufacs_nb.registration.frontal import frontal_pixels
 from aufacs_nb.registration.tracking import STRETCH
 from aufacs_nb.simulation.appearance import sample_person
 from aufacs_nb.simulation.camera import render_person
+from aufacs_nb.tensors import one_thread
 
 SIZE = 640, 360
 
@@ -82,11 +82,19 @@ def followed(landmarker, images, times, film) -> list:
     return faces
 
 
-def registered(reader, images, faces) -> np.ndarray:
-    "What the reader reads: frontal meshes, or registered frames."
+def registered(reader, images, faces) -> list:
+    "What the reader reads of each face: its frontal mesh, with its registered picture if that is wanted, or that alone."
     if isinstance(reader, MeshReader):
-        return np.array([frontal_pixels(face.landmarks, 224) for face in faces], np.float32)
-    return np.array([one.image for one in register_faces(images, [face.landmarks for face in faces])])
+        return [(meshes_of([face]), pictures_of(reader, [image], [face])) for image, face in zip(images, faces)]
+    return [registered_by("mesh", [image], [face]) for image, face in zip(images, faces)]
+
+
+def read(reader, turned) -> list:
+    "The AUs of what was registered, face by face, as the estimator reads them."
+    with one_thread():
+        if isinstance(reader, MeshReader):
+            return [reader.predict(mesh, pictures=picture) for mesh, picture in turned]
+        return [reader.predict(picture) for picture in turned]
 
 
 def one_round(estimator, film) -> dict:
@@ -101,7 +109,7 @@ def one_round(estimator, film) -> dict:
     cuts, took["· cut"] = clocked(lambda: [cut_all(images[k], squares[k], FaceMesh.SIZE) for k in parts])
     _, took["· FaceMesh"] = clocked(lambda: [mesh(some) for some in cuts])
     turned, took["register"] = clocked(lambda: registered(reader, images, faces))
-    _, took["read"] = clocked(lambda: [reader.predict(turned[k:k + 32]) for k in range(0, len(turned), 32)])
+    _, took["read"] = clocked(lambda: read(reader, turned))
     _, took["whole"] = clocked(lambda: list(estimator.stream(film)))
     rest = np.subtract(took["whole"], np.sum([took[name] for name in ("decode", "find", "register", "read")], 0))
     took = {name: np.array(seconds) / len(frames) for name, seconds in (took | {"table": rest}).items()}

@@ -65,9 +65,13 @@ def left_out(features, labels, people, alpha: float, folds: int = 5) -> np.ndarr
     return said
 
 # %% ../../nbs/3_estimation/08_mesh.ipynb #c160077a
-def as_intensity(said, rest, gain) -> np.ndarray:
-    "What regressions say, (N, n_aus) or (N,), as intensities 0–5: `rest` is read as 0, and a step is `gain` levels."
-    return np.clip((np.asarray(said) - rest) * gain, 0, 5)
+def as_intensity(said, rest, gain, soft: float = 0.) -> np.ndarray:
+    """What regressions say, (N, n_aus) or (N,), as intensities 0–5: `rest` is read as 0, and a step is `gain` levels.
+
+    soft: levels over which the floor at 0 is rounded (softplus); 0 cuts. A rounded floor lets small movements through.
+    """
+    steps = (np.asarray(said) - rest) * gain
+    return np.clip(soft * np.logaddexp(0, steps / soft) if soft else steps, 0, 5)
 
 # %% ../../nbs/3_estimation/08_mesh.ipynb #4e402acc
 REST_SHARES = (.3, .4, .5, .6, .7, .8, .9)     # of the frames without an AU that may be read as 0
@@ -83,19 +87,19 @@ def _worth(read, truth, level_weight: float) -> float:
     return icc_3_1(truth, read) - level_weight * (off**2).mean() - 100 * max(0, off[0] - REST_MOST)
 
 
-def _calibrate_one(said, truth, level_weight: float) -> tuple:
+def _calibrate_one(said, truth, level_weight: float, soft: float) -> tuple:
     "(rest, gain) of one AU: said and truth (N,)."
     slope = max(np.polyfit(truth, said, 1)[0], 1e-3)
     tried = [(rest, step / slope) for rest in np.quantile(said[truth == 0], REST_SHARES) for step in GAIN_STEPS]
-    return max(tried, key=lambda pair: _worth(as_intensity(said, *pair), truth, level_weight))
+    return max(tried, key=lambda pair: _worth(as_intensity(said, *pair, soft), truth, level_weight))
 
-
-def calibrate(said, labels, level_weight: float = LEVEL_WEIGHT) -> tuple:
+# %% ../../nbs/3_estimation/08_mesh.ipynb #cf1ba1a4
+def calibrate(said, labels, level_weight: float = LEVEL_WEIGHT, soft: float = 0.) -> tuple:
     "Rest and gain (n_aus,) of each AU, the best of a grid; said: what regressions say of people left out."
     absent = [k for k, truth in enumerate(labels.T) if not (truth == 0).any() or not (truth > 0).any()]
     if absent:
         raise ValueError(f"column {absent[0]} of the labels: an AU must be absent in some frames and there in others.")
-    pairs = [_calibrate_one(*each, level_weight) for each in zip(said.T, labels.T)]
+    pairs = [_calibrate_one(*each, level_weight, soft) for each in zip(said.T, labels.T)]
     return tuple(np.array(pair) for pair in zip(*pairs))
 
 # %% ../../nbs/3_estimation/08_mesh.ipynb #4c30d3d4

@@ -1,0 +1,124 @@
+"""Readers of meshes and pictures: their zeros, their weights, and the company a face is in."""
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from aufacs_nb.databases import write_video
+from aufacs_nb.estimation.estimator import AUEstimator, meshes_of, pictures_of
+from aufacs_nb.estimation.mesh import MeshReader, mesh_features
+from aufacs_nb.estimation.pixels import FaceReader, PixelNetwork, degraded, found_in, least_weight, seen_by
+from aufacs_nb.estimation.zero import calm_zero, for_aus, photo_zero
+from aufacs_nb.presets import WeightsError
+from aufacs_nb.simulation.appearance import sample_person
+from aufacs_nb.simulation.camera import render_person
+
+
+def rounded(said, regression):
+    "Said values as intensities, the floor rounded over half a level."
+    return np.clip(.5 * np.log1p(np.exp((said - regression.rest) * regression.gain / .5)), 0, 5)
+
+
+@pytest.fixture(scope="module")
+def reader():
+    "A reader whose network was never trained, with the ridges of the shipped reader of meshes."
+    mesh = MeshReader.from_pretrained("mesh18")
+    torch.manual_seed(0)
+    network = PixelNetwork(18).eval().requires_grad_(False)
+    network.head[2].weight *= 30
+    return FaceReader(mesh.plain, mesh.difference, network=network, weight=.4, clip_aus=(1, 12))
+
+
+@pytest.fixture(scope="module")
+def frames():
+    "Twelve frames of a person: at rest in the first four, then raised brows and a smile."
+    person = sample_person(31)
+    return np.stack([render_person(person, {1: level, 12: level} if level else {}, yaw=k - 6, size=200, seed=k)
+                     for k, level in enumerate([0] * 4 + [1, 2, 3, 4, 5, 5, 4, 3])])
+
+
+@pytest.fixture(scope="module")
+def seen(reader, frames):
+    "Meshes and pictures of the frames."
+    faces = AUEstimator(reader).landmarker.find_batch(list(frames))
+    return meshes_of(faces), pictures_of(reader, frames, faces)
+
+
+def test_what_is_said_is_the_mean_of_ridge_and_network_by_weight(reader, seen):
+    vertices, pictures = seen
+    found = found_in(reader.network, pictures)
+    for weight in (0., .4, 1.):
+        said = (1 - weight) * mesh_features(vertices) @ reader.plain.weights + weight * seen_by(reader.network, found)
+        by_both = replace(reader, weight=weight).predict(vertices, pictures=pictures)
+        np.testing.assert_allclose(by_both, rounded(said, reader.plain), atol=1e-4)
+    assert np.abs(reader.predict(vertices, pictures=pictures) - by_both).max() > .05
+
+
+def test_a_photograph_is_subtracted_in_the_middle_and_from_the_mesh(reader, seen):
+    vertices, pictures = seen
+    zero = photo_zero(reader, vertices[:1], pictures=pictures[:1])
+    assert zero.shape == (18 + 64 * 12 * 12,)
+    read = reader.predict(vertices, zero=zero, pictures=pictures)
+    found = found_in(reader.network, pictures)
+    by_mesh = (reader.said(vertices, pictures=pictures) - zero)[:, :18]
+    said = .6 * by_mesh + .4 * seen_by(reader.network, found, found[0])
+    np.testing.assert_allclose(read, rounded(said, reader.difference), atol=1e-3)
+    assert not np.allclose(seen_by(reader.network, found, found[0])[8], seen_by(reader.network, found)[8], atol=1e-3)
+
+
+def test_the_zero_of_a_film_is_of_its_calm_frames_for_the_aus_that_gain(reader, seen, frames, tmp_path):
+    write_video(tmp_path / "film.mkv", np.concatenate([frames] * 2), 10)
+    table = AUEstimator(reader).neutral("clip").predict(tmp_path / "film.mkv")
+    plain = AUEstimator(reader).predict(tmp_path / "film.mkv")
+    changed = [au for au in reader.aus if not np.allclose(table[f"AU{au:02}_r"], plain[f"AU{au:02}_r"])]
+    assert set(changed) <= {1, 12} and changed
+    vertices, pictures = seen
+    zero = calm_zero(reader.predict(vertices, pictures=pictures), reader.said(vertices, pictures=pictures))
+    masked = for_aus(zero, reader.aus, (1, 12))
+    assert np.isfinite(masked[:18]).sum() == 2 and np.isfinite(masked[18:]).all()
+
+
+def test_a_face_reads_the_same_alone_in_a_list_and_beside_another(reader, frames):
+    estimator = AUEstimator(reader)
+    double = np.concatenate([frames[8], render_person(sample_person(32), {4: 3}, size=200)], 1)
+    every = estimator.predict([double, frames[8]], faces="all")
+    again = estimator.predict([double, frames[8]], faces="all", batch=1)
+    assert every.equals(again) and len(every) == 3
+    alone = estimator.predict(frames[8]).filter(regex="_r$").iloc[0]
+    assert (every.filter(regex="_r$").iloc[2] == alone).all()
+
+
+def test_saved_with_its_zero_it_is_the_reader_of_one_person(reader, seen, tmp_path):
+    vertices, pictures = seen
+    own = replace(reader, zero=photo_zero(reader, vertices[:1], pictures=pictures[:1]))
+    folder = AUEstimator(own).save(tmp_path / "me")
+    kept = AUEstimator.from_pretrained(folder).classifiers
+    assert isinstance(kept, FaceReader) and kept.clip_aus == (1, 12) and kept.weight == .4
+    assert np.array_equal(kept.predict(vertices, pictures=pictures), own.predict(vertices, pictures=pictures))
+
+
+def test_weights_of_something_else_are_refused_by_name(reader, seen, tmp_path):
+    with pytest.raises(WeightsError, match="face"):
+        FaceReader.from_pretrained(tmp_path)
+    from safetensors.numpy import load_file, save_file
+    path = reader.save(tmp_path / "face") / "weights.safetensors"
+    tensors = load_file(path)
+    save_file({name: value for name, value in tensors.items() if name != "network.early.0.0.weight"}, path)
+    with pytest.raises(WeightsError, match="not the weights of a reader of faces"):
+        FaceReader.from_pretrained(tmp_path / "face")
+    with pytest.raises(ValueError, match="12 meshes, 0 pictures"):
+        reader.predict(seen[0])
+
+
+def test_worse_pictures_keep_their_mask_and_follow_the_generator(seen):
+    pictures = torch.tensor(seen[1])
+    made = [degraded(pictures, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
+    assert torch.equal(made[0], made[1]) and not torch.equal(made[0], made[2])
+    assert torch.equal((made[0] > 0).any(-1), (pictures > 0).any(-1))
+
+
+def test_the_least_weight_that_is_enough():
+    assert least_weight({0.: .5, .5: .69, 1.: .7}) == .5
+    assert least_weight({0.: .5, .5: .67, 1.: .7}) == 1.
+    assert least_weight({0.: .5, 1.: .4}) == 0.
