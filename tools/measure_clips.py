@@ -11,11 +11,19 @@ a share of its scale: where it hardly moved, r says little. Nothing of the pictu
 `--compare`, every model of a folder is asked instead, each about frames registered as its own training frames were,
 and none is personalised; models named NAME, seed K make rows of one condition.
 
-With `--readers` several shipped ones are asked about the same frames, readers of meshes without a zero, with the film's
-calmest frame as a photograph, and with the zero of the film. A second judge shares nothing with FaceMesh: dlib finds
-the face and 68 points by itself (the extra `[dlib]`), and distances between them stand for AUs. Besides r a row says
-what a reader says of calm frames (`calm`: mean over the tenth with the smallest sum of actions) and how far it moves
-(`low`, `high`: its 5th and 95th percentile). The end prints the mean r of each reader and judge.
+With `--readers` several shipped ones are asked about the same frames, readers of meshes and faces without a zero, with
+the film's calmest frame as a photograph, and with the zero of the film. Two judges that share nothing answer:
+FaceMesh's actions, and distances of dlib's 68 points (`tools/judges.py`, the extra `[dlib]`). How much each itself
+knows of an AU, its `validity`, was measured with true levels by
+
+    python tools/measure_clips.py --check-judges 60 --dlib MODEL.dat
+
+and r of a judge that knows too little stands in a column of its own, `r unsure`. Besides, a row says what a reader says
+of calm frames (`calm`: mean over the tenth with the smallest sum of actions) and how far it moves (`low`, `high`: its
+5th and 95th percentile) and how the two judges correlate (`agree`). Faces that are too small or turned too far do not
+count; of several people the one who is there most does. `--people` names the person and package of each file, and means
+are over people. `--weights` asks the last reader with other weights of its pixels, before gains and floor. `--posed`
+asks all of them about photographs.
 """
 import argparse
 from itertools import islice
@@ -25,31 +33,28 @@ import numpy as np
 import pandas as pd
 import torch
 
-from aufacs_nb.registration.blendshapes import ACTIONS, actions, au_evidence, load_actions
+from aufacs_nb.registration.blendshapes import ACTIONS, ACTIONS_OF_AU, actions, au_evidence, load_actions
 from aufacs_nb.estimation.mesh import MeshReader
+from aufacs_nb.estimation.pixels import PICTURE, WEIGHTS, FaceReader, seen_by
 from aufacs_nb.estimation.storage import AUClassifiers
 from aufacs_nb.databases import VIDEO_SUFFIXES
 from aufacs_nb.registration.detection import FaceLandmarker
+from aufacs_nb.registration.frontal import register_face
 from aufacs_nb.estimation.estimator import AUEstimator, meshes_of, registered_by
-from aufacs_nb.estimation.sources import choose_faces, frame_stream
+from aufacs_nb.estimation.sources import StreamItem, choose_faces, frame_stream, read_photo
 from aufacs_nb.facs import AUS
 from aufacs_nb.estimation.personalization import personal_generator, personalize
-from aufacs_nb.estimation.zero import calm_zero, for_aus, photo_zero, said_by
+from aufacs_nb.estimation.zero import ClipZeros, photo_zero
+from aufacs_nb.presets import WeightsError
 from aufacs_nb.registration.collections import FaceChoice
-from aufacs_nb.registration.planar import DlibLandmarker
+from judges import (DISTANCES, KNOWS, MEASURES, SecondJudge, check_judges, correlation, distance, dlib_measure,
+                    known_correlation)
 
 torch.set_num_threads(1)
-# pairs of landmarks whose distance, as a share of that between the outer eye corners, grows (+) or shrinks (−)
-DISTANCES = {1: (+1, ((107, 133), (336, 362))), 4: (-1, ((55, 285),)), 10: (-1, ((0, 2),)), 12: (+1, ((61, 291),)),
-             17: (-1, ((17, 152),))}
-
-# the same among dlib's 68 points, for all AUs that move one of them alone
-BROWS = {1: (+1, ((21, 39), (22, 42))), 2: (+1, ((18, 36), (25, 45))), 4: (-1, ((21, 22),))}
-LIDS = ((37, 41), (38, 40), (43, 47), (44, 46))
-DLIB_DISTANCES = BROWS | {5: (+1, LIDS), 10: (-1, ((33, 51),)), 12: (+1, ((48, 54),)), 17: (-1, ((57, 8),)),
-                          25: (+1, ((61, 67), (62, 66), (63, 65))), 26: (+1, ((33, 8),)), 43: (-1, LIDS)}
+RESULTS = Path("data_samples/results")
 ASKED = (1, 4, 10, 12, 17)   # the AUs of the mean that the end prints first
-SEARCHED = 300               # height of the pictures that dlib searches, pixels; its least face is 80, then 40
+LEAST, TURNED = 50, 30       # pixels between the sides of a face that counts; degrees of yaw beyond which it does not
+FEW = 30                     # frames; a film with fewer is left out
 
 FACIAL = [i for i, name in enumerate(ACTIONS) if name != "_neutral" and "Look" not in name and "Blink" not in name]
 
@@ -72,18 +77,6 @@ def seen_all(photos, landmarker, methods=("mesh",)):
     found = [pair for pair in (seen(photo, landmarker, 1, methods) for photo in photos) if len(pair[1])]
     return ({method: np.concatenate([faces[method] for faces, _ in found]) for method in methods},
             np.concatenate([points for _, points in found]))
-
-
-def distance(points, au: int) -> np.ndarray:
-    "The landmark measure of an AU, (n,); rises with the AU."
-    sign, pairs = DISTANCES[au]
-    scale = np.linalg.norm(points[:, 33] - points[:, 263], axis=1)
-    return sign * sum(np.linalg.norm(points[:, a] - points[:, b], axis=1) for a, b in pairs) / scale
-
-
-def correlation(a, b) -> float:
-    "Pearson's r; NaN where one of them never varies."
-    return float(np.corrcoef(a, b)[0, 1]) if np.ptp(a) > 0 and np.ptp(b) > 0 else np.nan
 
 
 def judge(name, points, acts, estimates: dict) -> list:
@@ -136,130 +129,243 @@ def compare(clips, photos, folder, step: int = 1) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-class SecondJudge:
-    "dlib by itself: its own search, in pictures of about SEARCHED pixels in height, and its 68 points."
-
-    def __init__(self, model_68):
-        self.landmarker = DlibLandmarker(model_68)
-        self.detector = self.landmarker.dlib.get_frontal_face_detector()
-
-    def __call__(self, image, face) -> np.ndarray:
-        "The points (68, 2) of the face nearest to `face`; NaN where dlib finds none there."
-        factor = max(1, round(image.shape[0] / SEARCHED))
-        small = np.ascontiguousarray(image[::factor, ::factor])
-        found = self.detector(small, 0) or self.detector(small, 1)   # the second try finds faces of half that size
-        boxes = factor * np.array([(box.left(), box.top(), box.right(), box.bottom()) for box in found]).reshape(-1, 4)
-        away = np.abs(boxes.reshape(-1, 2, 2).mean(1) - face.landmarks[:, :2].mean(0)).max(1)
-        if not len(away) or away.min() > np.ptp(face.landmarks[:, 0]) / 2:
-            return np.full((68, 2), np.nan)
-        return self.landmarker.find(image, boxes[[away.argmin()]])[0]
+def looked_at(item, face, second, turned: float = TURNED) -> dict | None:
+    "What readers and judges need of a frame; None for a face that is too small, or turned by more than `turned`."
+    seen = register_face(item.image, face.landmarks, PICTURE)
+    if abs(seen.yaw) > turned or np.ptp(face.landmarks[:, 0]) < LEAST:
+        return None
+    points = second(item.image, face) if second else np.full((68, 2), np.nan)
+    return {"faces": registered_by("mesh", [item.image], [face])[0], "pictures": seen.image, "yaw": seen.yaw,
+            "meshes": meshes_of([face])[0], "points": face.landmarks, "dlib": points, "person": face.face_id}
 
 
-def seen_by_both(source, landmarker, second, step: int) -> dict:
-    "Registered faces, meshes, landmarks and dlib's points of every `step`th frame with a face."
-    stream, choice, kept = islice(frame_stream(source), 0, None, step), FaceChoice(), []
+def main_person(rows: list) -> dict:
+    "Rows of `looked_at` as arrays, of the person who is in most of them; empty without any."
+    numbers = [row["person"] for row in rows]
+    chosen = max(numbers, key=numbers.count, default=None)
+    kept = [row for row in rows if row["person"] == chosen]
+    return {name: np.array([row[name] for row in kept]) for name in kept[0]} if kept else {}
+
+
+def seen_by_both(source, landmarker, second, step: int | None = None, most: int | None = None) -> dict:
+    """Arrays `faces`, `pictures`, `meshes`, `points`, `dlib` of the frames of a film that count; empty without any.
+
+    At most `most` frames are looked at, every `step`th; None: every one of a short film, every second of a longer one.
+    """
+    longer = most and sum(1 for _ in islice(frame_stream(source), most + 1)) > most
+    step = step or (2 if longer else 1)
+    stream, choice, rows = islice(frame_stream(source), 0, most and most * step, step), FaceChoice(), []
     while items := list(islice(stream, 32)):
-        found = [(item.image, face) for item, face in zip(items, choose_faces(items, landmarker, choice)) if face]
-        if found:
-            images, faces = map(list, zip(*found))
-            points = [second(image, face) if second else np.full((68, 2), np.nan) for image, face in found]
-            kept += zip(registered_by("mesh", images, faces), meshes_of(faces), [f.landmarks for f in faces], points)
-    return dict(zip(("faces", "meshes", "points", "dlib"), map(np.array, zip(*kept))))
+        rows += [looked_at(item, face, second)
+                 for item, face in zip(items, choose_faces(items, landmarker, choice)) if face]
+    return main_person([row for row in rows if row])
 
 
-def dlib_distance(points, au: int) -> np.ndarray:
-    "As `distance`, of dlib's points (n, 68, 2)."
-    sign, pairs = DLIB_DISTANCES[au]
-    scale = np.linalg.norm(points[:, 36] - points[:, 45], axis=1)
-    return sign * sum(np.linalg.norm(points[:, a] - points[:, b], axis=1) for a, b in pairs) / scale
+def load_reader(name: str):
+    "A shipped reader or one in a folder: of faces, of meshes, or classifiers of pixels."
+    try:
+        return FaceReader.from_pretrained(name)
+    except WeightsError:
+        return AUEstimator.from_pretrained(name, device="cpu").classifiers
 
 
-def answers(name: str, film: dict, calmest: int, still: bool) -> dict:
-    "{reader: (aus, estimates (n, n_aus))} of one shipped model; three of a reader of meshes, one of photographs."
-    model = AUEstimator.from_pretrained(name, device="cpu").classifiers
-    if not isinstance(model, MeshReader):
-        return {name: (model.aus, model.predict(film["faces"]))}
-    plain, said = model.predict(film["meshes"]), said_by(model, film["meshes"])
-    zeros = {} if still else {"photo": photo_zero(model, film["meshes"][calmest]),
-                              "clip": for_aus(calm_zero(plain, said), model.aus, model.clip_aus)}
-    return {name: (model.aus, plain)} | {f"{name} {way}": (model.aus, model.predict(film["meshes"], zero=zero))
-                                         for way, zero in zeros.items()}
+def ask(reader, film: dict, zero=None) -> np.ndarray:
+    "Intensities (n, n_aus) of a film's frames."
+    if not isinstance(reader, MeshReader):
+        return reader.predict(film["faces"])
+    return reader.predict(film["meshes"], zero=zero, pictures=film["pictures"])
 
 
-def known_correlation(a, b) -> float:
-    "Of a judge and a reader, over frames that both know; 0 where only the judge moves, NaN where frames are few."
-    known = np.isfinite(a) & np.isfinite(b)
-    if known.sum() < 10 or np.ptp(a[known]) == 0:
-        return np.nan
-    return correlation(a[known], b[known]) if np.ptp(b[known]) > 0 else 0.0
+def zero_of_frame(reader, film: dict, frame: int) -> np.ndarray:
+    "The zero of a `MeshReader` from one frame."
+    return photo_zero(reader, film["meshes"][[frame]], pictures=film["pictures"][[frame]])
 
 
-def judge_readers(name: str, film: dict, readers, network, still: bool = False) -> list:
+def zeros_of(reader, film: dict, calmest: int) -> dict:
+    "{way: zero} of a film: of its calmest frame as a photograph, and of its own calm frames."
+    clip = ClipZeros(reader)
+    clip.add(["film"] * len(film["meshes"]), film["meshes"], film["pictures"])
+    return {"photo": zero_of_frame(reader, film, calmest)} | {"clip": zero for zero in clip.zeros().values()}
+
+
+def answers(name: str, reader, film: dict, calmest: int, still: bool) -> dict:
+    "{name and way: estimates (n, n_aus)} of a reader; three of a reader of meshes, one of photographs."
+    zeros = {} if still or not isinstance(reader, MeshReader) else zeros_of(reader, film, calmest)
+    return {name: ask(reader, film)} | {f"{name} {way}": ask(reader, film, zero) for way, zero in zeros.items()}
+
+
+def judged(film: dict, acts) -> dict:
+    "{judge: {AU: its measure (n,)}} of a film's frames."
+    return {"action": {au: au_evidence(acts, au) for au in ACTIONS_OF_AU},
+            "distance": {au: distance(film["points"], au) for au in DISTANCES},
+            "dlib": {au: dlib_measure(film["dlib"], au) for au in MEASURES}}
+
+
+def row_of(kind: str, au: int, values, estimate, calm, validity: dict) -> dict:
+    "Numbers of one AU by one judge; r of a judge that does not know the AU stands in a column of its own."
+    low, high = np.quantile(estimate, (.05, .95))
+    known, r = np.isfinite(values), known_correlation(values, estimate)
+    knows = validity.get((kind, au), 1) >= KNOWS
+    return {"AU": au, "judge": kind, "frames": len(estimate), "range": np.ptp(values[known]) if known.any() else np.nan,
+            "r": r if knows else np.nan, "calm": estimate[calm].mean(), "low": low, "high": high,
+            "r unsure": np.nan if knows else r, "validity": validity.get((kind, au), np.nan)}
+
+
+def judge_readers(film: dict, readers: dict, network, validity: dict, still: bool = False) -> list:
     "Rows of the table of `--readers` for one film."
-    acts, rows = actions(network, film["points"]), []
-    total = acts[:, FACIAL].sum(1)
-    calm = total <= np.quantile(total, .1)
-    answered = [pair for each in readers for pair in answers(each, film, total.argmin(), still).items()]
-    for reader, (aus, found) in answered:
-        for au, estimate in zip(aus, found.T):
-            judges = {"action": au_evidence(acts, au)}
-            judges |= {"distance": distance(film["points"], au)} if au in DISTANCES else {}
-            judges |= {"dlib": dlib_distance(film["dlib"], au)} if au in DLIB_DISTANCES else {}
-            low, high = np.quantile(estimate, (.05, .95))
-            rows += [{"film": name, "reader": reader, "AU": au, "judge": kind, "frames": len(found),
-                      "range": np.ptp(values[np.isfinite(values)]) if np.isfinite(values).any() else np.nan,
-                      "r": known_correlation(values, estimate), "calm": estimate[calm].mean(), "low": low, "high": high}
-                     for kind, values in judges.items()]
+    acts = actions(network, film["points"])
+    total, judges, rows = acts[:, FACIAL].sum(1), judged(film, acts), []
+    calm, agree = total <= np.quantile(total, .1), {au: known_correlation(judges["action"][au], values)
+                                                    for au, values in judges["dlib"].items()}
+    for name, reader in readers.items():
+        for way, found in answers(name, reader, film, int(total.argmin()), still).items():
+            estimates = dict(zip(reader.aus, found.T))
+            rows += [{"reader": way} | row_of(kind, au, values, estimates[au], calm, validity) | {"agree": agree[au]}
+                     for kind, by_au in judges.items() for au, values in by_au.items() if au in estimates]
     return rows
 
 
-def measure_readers(clips, photos, readers, model_68, step: int) -> pd.DataFrame:
-    "The table of `--readers`."
-    landmarker, network = FaceLandmarker.from_pretrained(), load_actions()
-    second, rows = SecondJudge(model_68) if model_68 else None, []
-    for number, clip in enumerate(clips, 1):
-        film = seen_by_both(clip, landmarker, second, step)
-        by_dlib = np.isfinite(film["dlib"]).all((1, 2)).sum() if film else 0
-        if len(film.get("points", ())) < 10 or second and by_dlib < 10:
-            print(f"{clip.name}: a face in fewer than 10 frames, or none that dlib sees (a globe?), left out")
+def said_apart(reader: FaceReader, film: dict, zero) -> tuple:
+    "What the mesh says of a film's frames and what the pixels say, both (n, n_aus), before gain and floor."
+    n, said = len(reader.aus), reader.said(film["meshes"], pictures=film["pictures"])
+    return said[:, :n] - zero[:n], seen_by(reader.network, said[:, n:], zero[n:])
+
+
+def judge_weights(film: dict, reader: FaceReader, network, validity: dict) -> list:
+    "Rows of weight, AU, judge and r for one film, its calmest frame being the zero; of judges that know the AU."
+    acts, rows = actions(network, film["points"]), []
+    zero, judges = zero_of_frame(reader, film, int(acts[:, FACIAL].sum(1).argmin())), judged(film, acts)
+    by_mesh, seen = said_apart(reader, film, zero)
+    for weight in WEIGHTS:
+        estimates = dict(zip(reader.aus, ((1 - weight) * by_mesh + weight * seen).T))
+        rows += [{"weight": weight, "AU": au, "judge": kind, "r": known_correlation(values, estimates[au])}
+                 for kind in ("action", "dlib") for au, values in judges[kind].items()
+                 if validity.get((kind, au), 1) >= KNOWS]
+    return rows
+
+
+def by_weight(rows: list, reader: FaceReader) -> pd.DataFrame:
+    "Mean r over people by weight, judge and AU; ICC on virtual people; `shipped`: the own weight of the reader."
+    table = over_people(pd.DataFrame(rows), ["weight", "judge", "AU"]).reset_index()
+    icc = [reader.card["icc_by_weight"][str(weight)] for weight in table.weight]
+    return table.assign(icc=icc, shipped=np.isclose(table.weight, reader.weight))
+
+
+def films_of(clips, second, step, most, people: dict):
+    "(columns film, person and package, what was seen) of each film with enough frames that count."
+    landmarker, number = FaceLandmarker.from_pretrained(), 0
+    for clip in clips:
+        film = seen_by_both(clip, landmarker, second, step, most)
+        frames = len(film.get("points", ()))
+        by_dlib = int(np.isfinite(film["dlib"]).all((1, 2)).sum()) if film else 0
+        if frames < FEW or second and by_dlib < FEW:
+            print(f"{clip.name}: {frames} frames that count, dlib sees {by_dlib}: left out")
             continue
-        rows += judge_readers(f"film {number}", film, readers, network)
-        print(f"film {number}: {clip.name}, {len(film['points'])} frames, by dlib {by_dlib}", flush=True)
-    stills = [film for film in (seen_by_both(photo, landmarker, second, 1) for photo in photos) if film]
-    if stills:
-        together = {key: np.concatenate([film[key] for film in stills]) for key in stills[0]}
-        rows += judge_readers("photographs", together, readers, network, still=True)
-    return pd.DataFrame(rows)
+        number += 1
+        print(f"film {number}: {clip.name}, {frames} frames, by dlib {by_dlib}", flush=True)
+        yield {"film": f"film {number}"} | people.get(clip.name, {"person": clip.stem, "package": ""}), film
+
+
+def measure_readers(clips, readers: dict, model_68, validity: dict, weighed=None, **options) -> tuple:
+    "The table of `--readers`, and that of `--weights` for the reader `weighed`, else None."
+    network, rows, weights = load_actions(), [], []
+    for name, film in films_of(clips, SecondJudge(model_68) if model_68 else None, **options):
+        rows += [name | row for row in judge_readers(film, readers, network, validity)]
+        weights += [name | row for row in judge_weights(film, weighed, network, validity)] if weighed else []
+    return pd.DataFrame(rows), by_weight(weights, weighed) if weights else None
+
+
+def over_people(table: pd.DataFrame, by: list) -> pd.DataFrame:
+    "Mean r of each film, then of a person's films, then of the people: by `by`, columns r and people."
+    films = table.dropna(subset="r").groupby([*by, "person", "film"]).r.mean()
+    people = films.groupby([*by, "person"]).mean()
+    return people.groupby(by).agg(r="mean", people="size")
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    "Mean r over films of each reader, by judge: over the AUs of `ASKED`, and for each AU over all judges."
-    films = table[table.film != "photographs"]
-    asked = films[films.AU.isin(ASKED)].pivot_table(index="reader", columns="judge", values="r")
-    both = films[films.judge != "distance"]
-    means = both[both.AU.isin(ASKED)].groupby("reader").r.mean().rename("both judges")
-    by_au = both.pivot_table(index="reader", columns="AU", values="r").rename(columns="AU{}".format)
-    return pd.concat([asked, means, by_au], axis=1)
+    "Mean r over people of each reader, by judge: over the AUs of `ASKED`, and for each AU over all judges."
+    both = table[table.judge != "distance"]
+    asked = both[both.AU.isin(ASKED)]
+    parts = {"both judges": asked, "dlib": asked[asked.judge == "dlib"], "all AUs": both}
+    parts |= {f"AU{au}": both[both.AU == au] for au in sorted(both.AU.unique())}
+    return pd.concat({name: over_people(part, ["reader"]).r for name, part in parts.items()}, axis=1)
+
+
+def measure_posed(photos, readers: dict, people: dict) -> pd.DataFrame:
+    "What each reader says of photographs, without a zero: photo, `people`'s columns, yaw, reader, AU, level."
+    landmarker, rows = FaceLandmarker.from_pretrained(), []
+    for photo in photos:
+        image = read_photo(photo)
+        row = looked_at(StreamItem(1, 0., photo.name, image), landmarker.find_all([image])[0][0], None, 90)
+        film, own = main_person([row]), {"photo": photo.stem} | people.get(photo.name, {}) | {"yaw": row["yaw"]}
+        rows += [own | {"reader": name, "AU": au, "level": level}
+                 for name, reader in readers.items() for au, level in zip(reader.aus, ask(reader, film)[0])]
+    return pd.DataFrame(rows)
+
+
+def said_about(path) -> dict:
+    "{file name: columns person, package …} of a CSV with a column `file`, or nothing."
+    table = pd.read_csv(path, dtype=str).fillna("") if path else pd.DataFrame({"file": []})
+    return table.set_index("file").to_dict("index")
+
+
+def known_validity(path) -> dict:
+    "{(judge, AU): validity} of a table of `--check-judges`; everything is believed where there is none."
+    if not Path(path).is_file():
+        print(f"{path}: not there, so every judge is believed; make it with --check-judges")
+        return {}
+    table = pd.read_csv(path).query("used")
+    return {(row.judge, row.AU): row.validity for row in table.itertuples()}
+
+
+def check(a) -> None:
+    "`--check-judges`: write and print what the judges know of true levels."
+    table, points = check_judges(a.check_judges, a.dlib)
+    table.round(3).to_csv(a.judges, index=False)
+    points.round(1).to_csv(a.judges.with_name(f"{a.judges.stem}_points.csv"), index=False)
+    print(table.round(2).to_string(index=False))
+
+
+def ask_readers(a, clips, photos) -> None:
+    "`--readers`: films, and photographs if `--posed` is given."
+    readers, people = {Path(name).name: load_reader(name) for name in a.readers}, said_about(a.people)
+    if clips:
+        weighed = list(readers.values())[-1] if a.weights else None
+        table, weights = measure_readers(clips, readers, a.dlib, known_validity(a.judges), weighed, step=a.step,
+                                         most=a.most, people=people)
+        table.round(3).to_csv(a.out, index=False)
+        print(summary(table).round(2).to_string())
+        if a.weights:
+            weights.round(3).to_csv(a.weights, index=False)
+    if a.posed:
+        measure_posed(photos, readers, people).round(3).to_csv(a.posed, index=False)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sources", type=Path, nargs="+")
+    parser.add_argument("sources", type=Path, nargs="*")
     parser.add_argument("--model", default="small")
     parser.add_argument("--compare", type=Path, help="Folder of models, instead of --model.")
     parser.add_argument("--readers", nargs="+", help="Shipped models to ask about the same frames, with two judges.")
     parser.add_argument("--dlib", type=Path, help="dlib's 68-point model, the second judge of --readers.")
-    parser.add_argument("--step", type=int, default=1, help="Take every nth frame.")
-    parser.add_argument("--out", type=Path, default=Path("data_samples/results/real_clips.csv"))
+    parser.add_argument("--step", type=int, help="Take every nth frame.")
+    parser.add_argument("--most", type=int, help="Frames of a film that --readers looks at.")
+    parser.add_argument("--people", type=Path, help="CSV with columns file, person, package and emotion.")
+    parser.add_argument("--weights", type=Path, help="CSV; ask the last of --readers with other weights of pixels.")
+    parser.add_argument("--posed", type=Path, help="CSV; what --readers say of the photographs among the sources.")
+    parser.add_argument("--check-judges", type=int, metavar="PEOPLE", help="Ask virtual people what judges know.")
+    parser.add_argument("--judges", type=Path, default=RESULTS / "real_judges.csv", help="Table of --check-judges.")
+    parser.add_argument("--out", type=Path, default=RESULTS / "real_clips.csv")
     a = parser.parse_args()
+    if a.check_judges:
+        return check(a)
     paths = [path for source in a.sources for path in (sorted(source.iterdir()) if source.is_dir() else [source])]
     clips = [path for path in paths if path.suffix.lower() in VIDEO_SUFFIXES]
     photos = [path for path in paths if path.suffix.lower() in (".jpg", ".jpeg", ".png")]
     if a.readers:
-        table = measure_readers(clips, photos, a.readers, a.dlib, a.step)
-        table.round(3).to_csv(a.out, index=False)
-        return print(summary(table).round(2).to_string())
-    table = compare(clips, photos, a.compare, a.step) if a.compare else measure(clips, photos, a.model, a.step)
+        return ask_readers(a, clips, photos)
+    step = a.step or 1
+    table = compare(clips, photos, a.compare, step) if a.compare else measure(clips, photos, a.model, step)
     table.round(3).to_csv(a.out, index=False)
     print(table.round(2).to_string(index=False))
 
