@@ -8,13 +8,13 @@ which is the zero of all frames in other light. No person is one of those that `
 
 - alone: every AU at A to E; company: every AU with those it is seen with; rest: nothing at all
 - moments: the same five rich moments of a person, once straight and even, then turned, in other light, with something
-  before the face; ages, sexes and skins are compared over all of them
+  before the face
 - emotions: six prototypes at C to E
 - layouts: virtual DISFA and UNBC Pain, as `aufacs simulate --script rich` writes them, read from their files
 
-What the reader says of them goes into `levels.csv` and `levels_*.csv`, which nbs/experiments/intensities.ipynb shows.
-Intervals are drawn over people. Photographs are kept in --shards, one file for each person, so that a run that was
-stopped goes on and another --model reads the same frames.
+Skins, ages and sexes are compared over all frames but those at rest. What the reader says goes into `levels.csv` and
+`levels_*.csv`, which nbs/experiments/intensities.ipynb shows. Intervals are drawn over people. Photographs are kept in
+--shards, one file for each person, so that a run that was stopped goes on and another --model reads the same frames.
 """
 import argparse
 import os
@@ -71,8 +71,9 @@ STRAIGHT = "straight, nothing before it"
 CONDITIONS = [("pose", STRAIGHT), *(("yaw", name) for name in list(BINS)[1:]),
               *(("pitch", name) for name in list(BINS)[1:]), *(("light", name) for name in list(LIGHTS)[1:]),
               *(("before the face", name) for name in [*BEFORE, "smear"])]
-EMOTIONS = {"surprise": (1, 2, 5, 26), "joy": (6, 12), "anger": (4, 5, 7, 23), "disgust": (9, 15),
-            "sadness": (1, 4, 15), "fear": (1, 2, 4, 5, 20, 26)}    # as EMFACS has them, less AU16, which we lack
+# As EMFACS has them, less AU16, which we lack, and with AU25 where the jaw parts the lips.
+EMOTIONS = {"surprise": (1, 2, 5, 25, 26), "joy": (6, 12), "anger": (4, 5, 7, 23), "disgust": (9, 15),
+            "sadness": (1, 4, 15), "fear": (1, 2, 4, 5, 20, 25, 26)}
 SKINS = {"light": (0, .4), "medium": (.4, .6), "dark": (.6, 1.01)}  # `Palette.melanin`
 AGES = {"18-35": (0, 35), "35-55": (35, 55), "55-80": (55, 81)}     # `Identity.years`
 TRAITS = ("melanin", "age", "sex")
@@ -359,14 +360,14 @@ def bins_of(rows: pd.DataFrame) -> dict:
 
 def failure_table(rows: pd.DataFrame) -> pd.DataFrame:
     "ICC and mean absolute error by circumstances and people, and by how much they differ from the first bin."
-    moments, table = rows[rows.kind == "moments"], []
-    people = np.unique(moments.person)
+    moving, table = rows[rows.kind.isin(["alone", "company", "moments"])], []
+    people = np.unique(moving.person)
     counts = draw_counts(len(people))
-    for factor, bins in bins_of(moments).items():
+    for factor, bins in bins_of(moving).items():
         for way in WAYS:
             first = None
             for name, mask in bins.items():
-                own = moments[mask]
+                own = moving[mask]
                 drawn = {metric: drawn_scores(own, way, metric, people, counts) for metric in ("icc", "mae")}
                 first = first or drawn
                 for k, au in enumerate([*au_columns(ALL_AUS), "mean"]):
