@@ -6,9 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-sys.path.insert(0, str(__import__("pathlib").Path(__file__).parents[1] / "tools"))
-judges = pytest.importorskip("judges")
-clips = pytest.importorskip("measure_clips")
+from test_style import ROOT
+
+sys.path.insert(0, str(ROOT))  # tools/ is no package of the project
+from tools import judges  # noqa: E402
+from tools import measure_clips as clips  # noqa: E402
 
 
 @pytest.fixture

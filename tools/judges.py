@@ -121,7 +121,7 @@ def within(values, levels, people) -> float:
 
 def virtual_frames(number: int, second) -> list:
     "(levels, landmarks, dlib's points) of the frames of virtual person `number`; nothing is held before the face."
-    from rich_people import frames_of, landmarker
+    from tools.rich_people import frames_of, landmarker
     shots = list(frames_of(sample_person(SEED * 1_000_003 + number), np.random.default_rng([SEED, number, 18])))
     faces = landmarker().find_batch([picture for picture, _, _ in shots])
     return [(list(shown["levels"].values()), face.landmarks, second(picture, face))
@@ -146,7 +146,7 @@ def validity_table(measures: dict, levels, people, aus) -> pd.DataFrame:
 
 def example_points(second) -> pd.DataFrame:
     "dlib's points on a virtual face at rest and on one that moves: columns face, point, x, y, in pixels of 256."
-    from rich_people import landmarker
+    from tools.rich_people import landmarker
     rows = []
     for name, aus in EXAMPLES.items():
         picture = render_person(sample_person(EXAMPLE), aus, size=256)

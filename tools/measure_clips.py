@@ -26,12 +26,17 @@ are over people. `--weights` asks the last reader with other weights of its pixe
 asks all of them about photographs.
 """
 import argparse
+import sys
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
 
 from aufacs_nb.registration.blendshapes import ACTIONS, ACTIONS_OF_AU, actions, au_evidence, load_actions
 from aufacs_nb.estimation.mesh import MeshReader
@@ -47,8 +52,8 @@ from aufacs_nb.estimation.personalization import personal_generator, personalize
 from aufacs_nb.estimation.zero import ClipZeros, photo_zero
 from aufacs_nb.presets import WeightsError
 from aufacs_nb.registration.collections import FaceChoice
-from judges import (DISTANCES, KNOWS, MEASURES, SecondJudge, check_judges, correlation, distance, dlib_measure,
-                    known_correlation)
+from tools.judges import (DISTANCES, KNOWS, MEASURES, SecondJudge, check_judges, correlation, distance, dlib_measure,
+                          known_correlation)
 
 torch.set_num_threads(1)
 RESULTS = Path("data_samples/results")
