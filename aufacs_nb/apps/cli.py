@@ -176,7 +176,7 @@ def predict_command(
     plot: Annotated[Path | None, typer.Option(help="Figure of every AU over time, .png.")] = None,
     overlay: Annotated[Path | None, typer.Option(help="The film with boxes and bars, .mp4.")] = None,
     device: Device = "auto",
-    neutral: Annotated[str, typer.Option(help="Zero of face18 and mesh18: a neutral photo, clip (the film), none.")] = "none",
+    neutral: Annotated[str, typer.Option(help="Zero of a person: a neutral photo, clip (the film), none.")] = "none",
 ):
     "AU intensities, head pose and gaze of photographs, folders and films, as one table with OpenFace's columns."
     source, kept = sources[0] if len(sources) == 1 else sources, [] if plot else None

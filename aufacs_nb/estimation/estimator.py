@@ -55,13 +55,15 @@ def pictures_of(reader, images, faces):
 
 # %% ../../nbs/3_estimation/13_estimator.ipynb #64f84e20
 def _read_together(classifiers, method: str, pairs, zeros=None) -> np.ndarray:
-    "Intensities (n, n_aus) of pairs of `StreamItem` and `Face`; zeros: of a `MeshReader`, by file and face."
-    if not isinstance(classifiers, MeshReader):
-        return classifiers.predict(registered_by(method, *zip(*[(item.image, face) for item, face in pairs])))
-    (images, faces), zero = zip(*[(item.image, face) for item, face in pairs]), None
-    if zeros:
+    "Intensities (n, n_aus) of pairs of `StreamItem` and `Face`; zeros: {(file, face): zero}, or one zero for all."
+    (images, faces), zero = zip(*[(item.image, face) for item, face in pairs]), zeros
+    if isinstance(zeros, dict) and zeros:
         unknown = np.full(len(next(iter(zeros.values()))), np.nan)
         zero = np.array([zeros.get((item.file, face.face_id), unknown) for item, face in pairs])
+    if not isinstance(classifiers, MeshReader):
+        read = classifiers.predict(registered_by(method, images, faces))
+        return read if zero is None or not len(zero) else np.clip(read - np.nan_to_num(zero), 0, 5).astype(np.float32)
+    zero = None if zero is None or not len(zero) else zero
     return classifiers.predict(meshes_of(faces), REGISTERED, zero, pictures_of(classifiers, images, faces))
 
 
@@ -137,14 +139,24 @@ def _searched(reader, source, batch: int, faces: str, progress: bool, name: str 
             yield tuple(map(list, zip(*pairs)))
             bar.update(len(pairs))
 
+# %% ../../nbs/3_estimation/13_estimator.ipynb #f2e63c1b
+class _Said:
+    "Classifiers of pixels as `ClipZeros` asks a reader: what they say are intensities of registered frames."
+
+    def __init__(self, classifiers):
+        self.aus = self.clip_aus = tuple(classifiers.aus)
+        self.said = self.predict = lambda frames, size=REGISTERED, pictures=None: classifiers.predict(frames)
+
 
 def _clip_zeros(reader, searched, source) -> dict:
     "The zero of each face of each film, from a first reading of all batches; a warning if there is none."
-    collected = ClipZeros(reader.classifiers)
+    asked, by_mesh = reader.classifiers, isinstance(reader.classifiers, MeshReader)
+    collected = ClipZeros(asked if by_mesh else _Said(asked))
     for items, faces in searched:
         for item, face in ((item, face) for item, own in zip(items, faces) for face in own):
-            pictures = pictures_of(reader.classifiers, [item.image], [face])
-            collected.add([(item.file, face.face_id)], meshes_of([face]), pictures)
+            seen = meshes_of([face]) if by_mesh else registered_by(reader.method, [item.image], [face])
+            pictures = pictures_of(asked, [item.image], [face]) if by_mesh else None
+            collected.add([(item.file, face.face_id)], seen, pictures)
     if not (zeros := collected.zeros()):
         warnings.warn(f"{source_name(source)}: no film with enough frames of a face to find calm ones; read without a "
                       "zero. Give a neutral photograph.", stacklevel=2)
@@ -153,7 +165,7 @@ def _clip_zeros(reader, searched, source) -> dict:
 # %% ../../nbs/3_estimation/13_estimator.ipynb #494279f6
 class AUReader:
     "AU intensities of photographs, folders and videos, as given classifiers or a `MeshReader` read them."
-    clip = False  # whether the calm frames of a film are its zero, which takes a first reading
+    clip, zero = False, None  # are a film's calm frames its zero (two readings)? what classifiers say of a neutral face
     def __init__(self, classifiers, landmarker=None):
         self.classifiers, self.method = classifiers, _method_of(classifiers)
         self.landmarker = landmarker or FaceLandmarker.from_pretrained(device=classifiers.device.type)
@@ -162,7 +174,7 @@ class AUReader:
         "Iterate over `Batch`es, little more than one in memory. faces: 'main' or 'all'; landmarks: None, 68 or 478."
         landmark_columns(landmarks)  # refused before anything is read
         search = partial(_searched, self, source, batch, faces, progress)
-        zeros = _clip_zeros(self, search("first reading"), source) if self.clip else None
+        zeros = _clip_zeros(self, search("first reading"), source) if self.clip else self.zero
         for items, found in search():
             yield Batch(items, found, batch_table(items, found, self.classifiers, self.method, zeros, landmarks))
 
@@ -233,18 +245,23 @@ def _personal(estimator, photo, face: int | None, **options):
     return personalize(estimator.classifiers, generator, estimator.face(photo, face), **options)
 
 # %% ../../nbs/3_estimation/13_estimator.ipynb #16694be4
+def _zero_of(estimator, photos, face: int | None) -> np.ndarray:
+    "What the reader or the classifiers of an estimator say of neutral photographs of one person, their mean."
+    reader, (images, faces) = estimator.classifiers, zip(*[_chosen(estimator, photo, face) for photo in photos])
+    if isinstance(reader, MeshReader):
+        return photo_zero(reader, meshes_of(faces), REGISTERED, pictures_of(reader, images, faces))
+    said = [reader.predict(registered_by(estimator.method, [image], [one])) for image, one in zip(images, faces)]
+    return np.concatenate(said).mean(0)
+
+
 def _with_zero(estimator, photo, face: int | None) -> "AUEstimator":
     "See `AUEstimator.neutral`."
-    reader, word = estimator.classifiers, photo if isinstance(photo, str) else ""
-    if not isinstance(reader, MeshReader):
-        raise ValueError("neutral is for readers of meshes, such as 'face18'; these classifiers read pixels alone: "
-                         "personalize(photo) adapts them.")
-    zero = None
+    reader, word, zero = estimator.classifiers, photo if isinstance(photo, str) else "", None
     if photo is not None and word not in ("clip", "none"):
-        photos = photo if isinstance(photo, (list, tuple)) else [photo]
-        images, faces = zip(*[_chosen(estimator, one, face) for one in photos])
-        zero = photo_zero(reader, meshes_of(faces), REGISTERED, pictures_of(reader, images, faces))
-    return AUEstimator(replace(reader, zero=zero), estimator.generator, estimator.landmarker, clip=word == "clip")
+        zero = _zero_of(estimator, photo if isinstance(photo, (list, tuple)) else [photo], face)
+    by_mesh = isinstance(reader, MeshReader)
+    reader, own = (replace(reader, zero=zero), None) if by_mesh else (reader, zero)
+    return AUEstimator(reader, estimator.generator, estimator.landmarker, clip=word == "clip", zero=own)
 
 
 def _save(estimator, folder: Path) -> Path:
@@ -252,26 +269,28 @@ def _save(estimator, folder: Path) -> Path:
     if isinstance(estimator.classifiers, MeshReader):
         estimator.classifiers.save(folder / estimator.classifiers.part)
     else:
-        estimator.classifiers.save(folder / "classifiers", generator=_noted(estimator.generator))
+        zero = {} if estimator.zero is None else {"zero": [float(value) for value in estimator.zero]}
+        estimator.classifiers.save(folder / "classifiers", generator=_noted(estimator.generator), **zero)
     return folder
 
 # %% ../../nbs/3_estimation/13_estimator.ipynb #85ce6522
 class AUEstimator(AUReader):
     "AU intensities of photographs, folders, videos. generator: one, or its name or folder. device: None, as it was."
-    def __init__(self, classifiers, generator="small", landmarker=None, device=None, clip=False):
+    def __init__(self, classifiers, generator="small", landmarker=None, device=None, clip=False, zero=None):
         super().__init__(classifiers.to(device or classifiers.device), landmarker)
-        self.generator, self.clip = generator, clip
+        self.generator, self.clip, self.zero = generator, clip, zero
     @classmethod
     def from_pretrained(cls, name_or_folder="small", device=None) -> "AUEstimator":
         "Shipped ('small', 'mesh18', 'face18'), or a folder of `train` or `save`; or WeightsError. device: see `pick_device`."
         classifiers, device = _load(name_or_folder), pick_device(device)
-        return cls(classifiers, _generator_name(name_or_folder, classifiers.card), device=device)
+        generator, zero = _generator_name(name_or_folder, classifiers.card), classifiers.card.get("zero")
+        return cls(classifiers, generator, device=device, zero=None if zero is None else np.float32(zero))
     def face(self, photo, face: int | None = None) -> np.ndarray:
         "Face number `face` from the left (None: the largest) of a photo, registered (224, 224, 3); or NoFaceError."
         image, chosen = _chosen(self, photo, face)
         return registered_by(self.method, [image], [chosen])[0]
     def neutral(self, photo=None, face: int | None = None) -> "AUEstimator":
-        "A new estimator with the zero of a neutral photo or list of them, of each film ('clip'), or None; meshes only."
+        "A new estimator with the zero of a neutral photo or list of them, of each film ('clip'), or None."
         return _with_zero(self, photo, face)
     def personalize(self, photo, seed: int = 0, progress=None, face: int | None = None, **options) -> "AUEstimator":
         "A new estimator for a person in `photo` (as for `predict`, best neutral); options: see `personalize` (§3.4)."

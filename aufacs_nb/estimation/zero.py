@@ -58,7 +58,7 @@ def _keep_calm(kept: list, total: float, number: int, row) -> None:
     if len(kept) > CALM_MOST:
         heapq.heappop(kept)
 
-
+# %% ../../nbs/3_estimation/09_zero.ipynb #75dce50f
 class ClipZeros:
     "Collects a first reading, batch by batch, and knows the zero of every face of every film afterwards."
 
