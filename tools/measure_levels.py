@@ -294,10 +294,10 @@ def ends(drawn, name: str) -> dict:
 
 
 def level_table(rows: pd.DataFrame) -> pd.DataFrame:
-    "Mean estimates at every true level: alone, in company, and both, with and without a photograph."
+    "Mean estimates at every true level: alone, in company, both, and in moments of all conditions."
     straight = (rows.kind == "moments") & (rows["name"] == STRAIGHT)
     sets = {"alone": rows.kind == "alone", "company": (rows.kind == "company") | straight}
-    sets["both"] = sets["alone"] | sets["company"]
+    sets |= {"both": sets["alone"] | sets["company"], "moments": rows.kind == "moments"}
     counts, table = draw_counts(rows.person.nunique()), []
     code = np.unique(rows.person, return_inverse=True)[1]
     for context, mask in sets.items():
