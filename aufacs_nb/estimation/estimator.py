@@ -281,7 +281,7 @@ class AUEstimator(AUReader):
         self.generator, self.clip, self.zero = generator, clip, zero
     @classmethod
     def from_pretrained(cls, name_or_folder="small", device=None) -> "AUEstimator":
-        "Shipped ('small', 'mesh18', 'face18'), or a folder of `train` or `save`; or WeightsError. device: see `pick_device`."
+        "Shipped ('small', 'mesh18', 'face18'), or a folder of `save`; or WeightsError. device: see `pick_device`."
         classifiers, device = _load(name_or_folder), pick_device(device)
         generator, zero = _generator_name(name_or_folder, classifiers.card), classifiers.card.get("zero")
         return cls(classifiers, generator, device=device, zero=None if zero is None else np.float32(zero))

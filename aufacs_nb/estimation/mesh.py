@@ -86,14 +86,14 @@ def _worth(read, truth, level_weight: float) -> float:
     off = np.array([read[np.rint(truth) == level].mean() for level in levels]) - levels
     return icc_3_1(truth, read) - level_weight * (off**2).mean() - 100 * max(0, off[0] - REST_MOST)
 
-
+# %% ../../nbs/3_estimation/08_mesh.ipynb #cf1ba1a4
 def _calibrate_one(said, truth, level_weight: float, soft: float) -> tuple:
     "(rest, gain) of one AU: said and truth (N,)."
     slope = max(np.polyfit(truth, said, 1)[0], 1e-3)
     tried = [(rest, step / slope) for rest in np.quantile(said[truth == 0], REST_SHARES) for step in GAIN_STEPS]
     return max(tried, key=lambda pair: _worth(as_intensity(said, *pair, soft), truth, level_weight))
 
-# %% ../../nbs/3_estimation/08_mesh.ipynb #cf1ba1a4
+
 def calibrate(said, labels, level_weight: float = LEVEL_WEIGHT, soft: float = 0.) -> tuple:
     "Rest and gain (n_aus,) of each AU, the best of a grid; said: what regressions say of people left out."
     absent = [k for k, truth in enumerate(labels.T) if not (truth == 0).any() or not (truth > 0).any()]
@@ -150,9 +150,18 @@ def _load_reader(name_or_folder) -> dict:
     return parts | {"aus": tuple(values.aus), "card": made, "clip_aus": tuple(card["clip_aus"]),
                     "zero": tensors.get("zero"), "source": str(name_or_folder)}
 
+# %% ../../nbs/3_estimation/08_mesh.ipynb #1ca478d8
+class _OnCPU:
+    "A reader that stays on the CPU, wherever landmarks are found: a few products of matrices gain nothing elsewhere."
+    device = torch.device("cpu")
+
+    def to(self, device):
+        "Itself."
+        return self
+
 # %% ../../nbs/3_estimation/08_mesh.ipynb #de59a6ce
 @dataclass(frozen=True)
-class MeshReader:
+class MeshReader(_OnCPU):
     "AU intensities from registered meshes. zero: what `difference` says of a neutral face, (n_aus,); NaN: not known."
     plain: MeshRegression
     difference: MeshRegression
@@ -161,12 +170,8 @@ class MeshReader:
     clip_aus: tuple = ()          # AUs that gain by the zero of a clip, see `zero`
     zero: np.ndarray | None = None
     source: str | None = None
-    device = torch.device("cpu")  # two products of matrices gain nothing elsewhere
     part, picture_size = "mesh", 0  # the folder of its weights, and pixels of the registered picture that it wants
 
-    def to(self, device) -> "MeshReader":
-        "Itself: it stays on the CPU, wherever the landmarks are found."
-        return self
     def said(self, vertices, size: int = 224, pictures=None) -> np.ndarray:
         "What `difference` says of meshes (N, 468, 3) before a zero is taken off: (N, n_aus). It needs no pictures."
         return mesh_features(vertices, size) @ self.difference.weights

@@ -298,7 +298,8 @@ def _chosen_weight(by_mesh, seen, labels, weight=None) -> tuple:
     scores = {}
     for each in WEIGHTS:
         said = (1 - each) * by_mesh + each * seen
-        scores[each] = round(float(mean_icc(labels, as_intensity(said, *calibrate(said, labels, LEVELS, SOFT), SOFT))), 3)
+        read = as_intensity(said, *calibrate(said, labels, LEVELS, SOFT), SOFT)
+        scores[each] = round(float(mean_icc(labels, read)), 3)
     return least_weight(scores) if weight is None else weight, scores
 
 
