@@ -8,7 +8,7 @@ import torch
 from aufacs_nb.databases import write_video
 from aufacs_nb.estimation.estimator import AUEstimator, meshes_of, pictures_of
 from aufacs_nb.estimation.mesh import MeshReader, mesh_features
-from aufacs_nb.estimation.pixels import FaceReader, PixelNetwork, degraded, found_in, least_weight, seen_by
+from aufacs_nb.estimation.pixels import FaceReader, PixelNetwork, changed, degraded, found_in, least_weight, seen_by
 from aufacs_nb.estimation.zero import calm_zero, for_aus, photo_zero
 from aufacs_nb.presets import WeightsError
 from aufacs_nb.simulation.appearance import sample_person
@@ -62,9 +62,18 @@ def test_a_photograph_is_subtracted_in_the_middle_and_from_the_mesh(reader, seen
     read = reader.predict(vertices, zero=zero, pictures=pictures)
     found = found_in(reader.network, pictures)
     by_mesh = (reader.said(vertices, pictures=pictures) - zero)[:, :18]
-    said = .6 * by_mesh + .4 * seen_by(reader.network, found, found[0])
+    own = seen_by(reader.network, found[:1], found[0])
+    said = .6 * by_mesh + .4 * (seen_by(reader.network, found, found[0]) - own)
     np.testing.assert_allclose(read, rounded(said, reader.difference), atol=1e-3)
     assert not np.allclose(seen_by(reader.network, found, found[0])[8], seen_by(reader.network, found)[8], atol=1e-3)
+
+
+def test_a_photograph_less_itself_is_a_face_at_rest_whatever_it_shows(reader, seen):
+    vertices, pictures = (values[8:9] for values in seen)
+    zero = photo_zero(reader, vertices, pictures=pictures)
+    at_rest = rounded(np.zeros((1, 18)), reader.difference)
+    np.testing.assert_allclose(reader.predict(vertices, zero=zero, pictures=pictures), at_rest, atol=1e-3)
+    assert not changed(reader.network, found_in(reader.network, pictures), found_in(reader.network, pictures)[0]).any()
 
 
 def test_the_zero_of_a_film_is_of_its_calm_frames_for_the_aus_that_gain(reader, seen, frames, tmp_path):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PICTURE', 'SIDE', 'RATE', 'BATCH', 'WITHHELD', 'WEIGHTS', 'ENOUGH', 'LEVEL_COST', 'SOFT', 'degraded', 'PixelNetwork',
-           'train_pixels', 'found_in', 'seen_by', 'least_weight', 'FaceReader', 'fit_face_reader']
+           'train_pixels', 'found_in', 'seen_by', 'changed', 'least_weight', 'FaceReader', 'fit_face_reader']
 
 # %% ../../nbs/3_estimation/10_pixels.ipynb #59583086
 import warnings
@@ -195,6 +195,12 @@ def seen_by(network, found, at_rest=None, batch: int = 128) -> np.ndarray:
         parts.append(network(some, rest, torch.full((len(some),), float(at_rest is not None))).numpy())
     return np.concatenate([np.zeros((0, network.head[-1].out_features), np.float32), *parts])
 
+# %% ../../nbs/3_estimation/10_pixels.ipynb #9956bc7b
+def changed(network, found, at_rest) -> np.ndarray:
+    "Levels (N, n_aus) as `seen_by`, less what is seen in the face at rest compared with itself; at_rest: as there."
+    rest = np.atleast_2d(at_rest)
+    return seen_by(network, found, at_rest) - seen_by(network, rest, rest)
+
 # %% ../../nbs/3_estimation/10_pixels.ipynb #5e98e760
 WEIGHTS = tuple(np.linspace(0, 1, 11).round(1).tolist())   # of the picture, tried
 ENOUGH = .9                                                # share of the gain in mean ICC that a weight must bring
@@ -224,8 +230,8 @@ def _read_face(reader, meshes, found, zero) -> np.ndarray:
     read = as_intensity(said, reader.plain.rest, reader.plain.gain, SOFT)
     if zero is not None and np.isfinite(zero[..., :n]).any():
         off = np.nan_to_num(zero)
-        by_mesh, seen = meshes @ reader.difference.weights - off[..., :n], seen_by(reader.network, found, off[..., n:])
-        said = (1 - weight) * by_mesh + weight * seen
+        by_mesh = meshes @ reader.difference.weights - off[..., :n]
+        said = (1 - weight) * by_mesh + weight * changed(reader.network, found, off[..., n:])
         less = as_intensity(said, reader.difference.rest, reader.difference.gain, SOFT)
         read = np.where(np.isfinite(zero[..., :n]), less, read)
     return read.astype(np.float32)
@@ -322,7 +328,7 @@ def fit_face_reader(network, known: dict, choosing: dict, alphas=(1., .3), size:
             ridge(meshes - meshes[known["neutral"]], known["labels"], alphas[1])]
     rest = choosing["neutral"]
     said = [others @ fits[0][0] + fits[0][1], (others - others[rest]) @ fits[1][0] + fits[1][1]]
-    seen = [seen_by(network, found), seen_by(network, found, found[rest])]
+    seen = [seen_by(network, found), changed(network, found, found[rest])]
     weight, scores = _chosen_weight(said[1], seen[1], labels, weight)
     plain, difference = (_regression(*each, labels, weight, *fit) for each, fit in zip(zip(said, seen), fits))
     fields["card"] = {"alphas": list(alphas), "icc_by_weight": scores} | fields.get("card", {})
