@@ -40,7 +40,7 @@ if str(ROOT) not in sys.path:
 
 from aufacs_nb.registration.blendshapes import ACTIONS, ACTIONS_OF_AU, actions, au_evidence, load_actions
 from aufacs_nb.estimation.mesh import MeshReader
-from aufacs_nb.estimation.pixels import PICTURE, WEIGHTS, FaceReader, seen_by
+from aufacs_nb.estimation.pixels import PICTURE, WEIGHTS, FaceReader, changed
 from aufacs_nb.estimation.storage import AUClassifiers
 from aufacs_nb.databases import VIDEO_SUFFIXES
 from aufacs_nb.registration.detection import FaceLandmarker
@@ -233,7 +233,7 @@ def judge_readers(film: dict, readers: dict, network, validity: dict, still: boo
 def said_apart(reader: FaceReader, film: dict, zero) -> tuple:
     "What the mesh says of a film's frames and what the pixels say, both (n, n_aus), before gain and floor."
     n, said = len(reader.aus), reader.said(film["meshes"], pictures=film["pictures"])
-    return said[:, :n] - zero[:n], seen_by(reader.network, said[:, n:], zero[n:])
+    return said[:, :n] - zero[:n], changed(reader.network, said[:, n:], zero[n:])
 
 
 def judge_weights(film: dict, reader: FaceReader, network, validity: dict) -> list:
