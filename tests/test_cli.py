@@ -335,7 +335,7 @@ def procrustes(folder, out):
 
 def test_a_folder_of_registered_frames_is_no_folder_of_photographs(work, tmp_path):
     for command, words in {"predict": (), "actions": (), "manifest": (), "register": ()}.items():
-        refuses("holds registered frames and no photographs", command, work / "registered", "--out", tmp_path / "x", *words)
+        refuses("holds registered frames and no photographs", command, work / "registered", "--out", tmp_path / "x.csv", *words)
 
 
 def test_balanced_sets_and_registered_frames_are_told_apart(work, tmp_path):

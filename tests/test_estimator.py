@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from skimage.data import astronaut, chelsea
 
-from aufacs_nb.databases import fera17_manifest, sample_database
-from aufacs_nb.databases import write_video
+from aufacs_nb.databases import fera17_manifest, sample_database, write_video
+from peak import PEAK
 
 
 @pytest.fixture(scope="module")
@@ -210,15 +210,15 @@ def test_the_example_of_the_issue_reads_as_it_is_written(clip):
     assert np.allclose(less, np.clip(said - said.iloc[0], 0, 5), atol=.02) and less.iloc[0].max() < .02
 
 
-MEMORY = """
-import resource, sys
+MEMORY = PEAK + """
+import sys
 import torch
 torch.set_num_threads(1)
 from aufacs_nb.estimation.estimator import AUEstimator
 from aufacs_nb.estimation.tables import to_openface_csv
 estimator = AUEstimator.from_pretrained("small")
 to_openface_csv(estimator.stream(sys.argv[1], batch=8), sys.argv[1] + ".csv")
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(peak())
 """
 
 

@@ -20,6 +20,7 @@ from aufacs_nb.databases import DatabaseError, file_manifest, folder_manifest, r
 from aufacs_nb.registration import collections, planar
 from aufacs_nb.registration.detection import FaceLandmarker, NoFaceError
 from aufacs_nb.registration.collections import open_registered, register_manifest, register_photo
+from peak import PEAK
 
 
 @pytest.fixture(scope="module")
@@ -101,9 +102,8 @@ def test_a_hundred_megapixels_in_bounded_memory(tmp_path):
     giant.paste(head, (5200, 3100))
     giant.save(tmp_path / "giant.jpg", quality=80)
     del giant
-    code = ("import resource, sys; from aufacs_nb.registration.collections import register_photo; start = "
-            "resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; print(register_photo(sys.argv[1]).share, "
-            "resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start)")
+    code = PEAK + ("import sys; from aufacs_nb.registration.collections import register_photo; start = peak(); "
+                   "print(register_photo(sys.argv[1]).share, peak() - start)")
     done = subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", code, tmp_path / "giant.jpg"],
                           capture_output=True, text=True, check=True)
     share, grown = map(float, done.stdout.split())
@@ -232,9 +232,9 @@ def test_flat_registration_does_not_run_the_3d_registration(monkeypatch):
 
 
 def test_memory_does_not_grow_with_the_film(tmp_path, talk):
-    code = ("import resource, sys; from aufacs_nb.registration.collections import register_manifest; from aufacs_nb.databases "
-            "import file_manifest; register_manifest(file_manifest(sys.argv[1]), sys.argv[2], progress=False); "
-            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)")
+    code = PEAK + ("import sys; from aufacs_nb.registration.collections import register_manifest; "
+                   "from aufacs_nb.databases import file_manifest; "
+                   "register_manifest(file_manifest(sys.argv[1]), sys.argv[2], progress=False); print(peak())")
     peak = {}
     for count in (64, 320):
         film = write_film(tmp_path / f"{count}.mp4", (talk * 8)[:count])

@@ -19,6 +19,7 @@ from aufacs_nb.estimation.trunk import train_classifier
 from aufacs_nb.facs import AUS, au_columns
 from aufacs_nb.generation.training import TrainingError
 from aufacs_nb.presets import PAPER, TINY, ClassifierValues, WeightsError
+from peak import PEAK
 
 SLIM = replace(TINY, cls_batch=4, cls_augment=True)
 PLAIN = ClassifierValues(classifier="vgg16", cls_size=32, cls_batch=4)  # Adam at one rate, a frozen prefix
@@ -251,7 +252,7 @@ def test_random_weights_have_no_frozen_prefix(small_vgg16):
 
 # ---------------------------------------------------------------- larger than memory
 
-HUGE = """
+HUGE = PEAK + """
 import json, resource, sys, numpy as np, pandas as pd, torch
 from dataclasses import replace
 from types import SimpleNamespace
@@ -263,19 +264,19 @@ torch.set_num_threads(1)
 resource.setrlimit(resource.RLIMIT_DATA, (6 << 30, 6 << 30))  # a copy fails here, and does not fill the machine
 folder, n, size = sys.argv[1], 210_000, 224
 in_file = lambda: float(dict(line.split(":", 1) for line in open("/proc/self/status"))["RssFile"].split()[0]) / 1e6
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+gigabytes = lambda: peak() / 1e6
 frames = np.lib.format.open_memmap(folder + "/frames.npy", "w+", np.uint8, (n, size, size, 3))  # sparse
 labels = np.random.default_rng(0).integers(0, 6, (n, 7))
 table = pd.DataFrame(labels, columns=au_columns()).assign(valid=True, partition="Train", subject="S1")
-found = {"opened": peak()}
+found = {"opened": gigabytes()}
 real = resampling.real_set(frames, table, per_intensity=5000)             # 210,000 rows, 31.6 GB
 assert len(real.frames) == n and real.frames[:3].shape == (3, size, size, 3)
-found["real set"] = peak()
+found["real set"] = gigabytes()
 written = resampling.real_set(frames, table, per_intensity=5, out=folder + "/real")
-found["real set written"] = peak()
+found["real set written"] = gigabytes()
 generator = build_generator(TINY).eval()
 resampling.semantic_resample(frames, table, generator, per_intensity=3, progress=False, out=folder + "/synthetic")
-found["semantic set written"] = peak()
+found["semantic set written"] = gigabytes()
 preset = replace(TINY, cls_trunk_epochs=0, cls_augment=True, cls_batch=4)
 steps, step = [], trunk._Training.step
 class Enough(Exception): pass
@@ -291,7 +292,7 @@ for train, *what in ((classifiers.train_classifiers, real, None, None, preset),
     try: train(*what, progress=False, device="cpu")
     except Enough: pass
     assert len(steps) == 8
-found["first steps"] = peak()
+found["first steps"] = gigabytes()
 from aufacs_nb.estimation.storage import AUClassifiers
 heads = AUClassifiers({12: trunk.build_classifier(preset).eval()}, preset)
 before = in_file()
