@@ -17,9 +17,7 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # one core for each worker; set before NumPy is loaded
 
-import multiprocessing
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -27,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
+from rich_people import render
 
 from aufacs_nb.estimation.mesh import ALL_AUS, MeshReader, fit_mesh_reader
 from aufacs_nb.estimation.zero import calm_zero, said_by
@@ -62,8 +60,8 @@ def photograph(person, rng, scene, neutral: bool, frame: int) -> tuple:
     return picture, [levels[au] for au in ALL_AUS]
 
 
-def make_person(folder: Path, seed: int, number: int) -> None:
-    "Write <folder>/<seed>_<number>.npz: vertices, labels, light, neutral and pose of the frames with a face."
+def make_person(path: Path, seed: int, number: int) -> None:
+    "Write the shard of a person: vertices, labels, light, neutral and pose of the frames with a face."
     rng, person = np.random.default_rng([seed, number]), sample_person(seed * 1_000_003 + number)
     rows = []
     for light in range(LIGHTS):
@@ -82,19 +80,7 @@ def make_person(folder: Path, seed: int, number: int) -> None:
         with open(path, "wb") as file:
             np.savez(file, **shard)
 
-    write_atomically(folder / f"{seed}_{number:05d}.npz", write)
-
-
-def render(folder: Path, seed: int, people: int, workers: int) -> list:
-    "The shards of all people, those that are missing made first."
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{seed}_{number:05d}.npz" for number in range(people)]
-    missing = [number for number, path in enumerate(paths) if not path.is_file()]
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        work = [pool.submit(make_person, folder, seed, number) for number in missing]
-        for done in tqdm(as_completed(work), total=len(work), desc="people", unit=""):
-            done.result()
-    return paths
+    write_atomically(path, write)
 
 
 def gather(paths) -> dict:
@@ -209,7 +195,7 @@ def main():
     parser.add_argument("--penalties", action="store_true", help="Print what other penalties would bring, too.")
     a = parser.parse_args()
     start = time.time()
-    paths = render(a.shards, a.seed, a.people, a.workers)
+    paths = render(a.shards, a.seed, a.people, a.workers, make_person)
     command = f"python tools/mesh_training.py --people {a.people} --seed {a.seed}"
     command += " --alphas {:g} {:g}".format(*a.alphas)
     reader, table, known, test = train(paths, tuple(a.alphas), command=command, seed=a.seed)

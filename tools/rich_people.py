@@ -99,13 +99,13 @@ def make_person(path: Path, seed: int, number: int) -> None:
     write_atomically(path, write)
 
 
-def render(folder: Path, seed: int, people: int, workers: int) -> list:
-    "The shards of all people, those that are missing made first."
+def render(folder: Path, seed: int, people: int, workers: int, make=make_person) -> list:
+    "The shards of all people, those that are missing made first, by `make(path, seed, number)` in processes."
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{seed}_{number:05d}.npz" for number in range(people)]
     missing = [number for number, path in enumerate(paths) if not path.is_file()]
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        work = [pool.submit(make_person, paths[number], seed, number) for number in missing]
+        work = [pool.submit(make, paths[number], seed, number) for number in missing]
         for done in tqdm(as_completed(work), total=len(work), desc="people", unit=""):
             done.result()
     return paths

@@ -145,7 +145,15 @@ class _Said:
 
     def __init__(self, classifiers):
         self.aus = self.clip_aus = tuple(classifiers.aus)
-        self.said = self.predict = lambda frames, size=REGISTERED, pictures=None: classifiers.predict(frames)
+        self.classifiers, self.frames, self.read = classifiers, None, None
+
+    def predict(self, frames, size: int = REGISTERED, pictures=None) -> np.ndarray:
+        "Intensities (n, n_aus); the same frames are read once, although they are asked about twice."
+        if frames is not self.frames:
+            self.frames, self.read = frames, self.classifiers.predict(frames)
+        return self.read
+
+    said = predict
 
 
 def _clip_zeros(reader, searched, source) -> dict:

@@ -7,6 +7,7 @@ __all__ = ['PICTURE', 'SIDE', 'RATE', 'BATCH', 'WITHHELD', 'WEIGHTS', 'ENOUGH', 
            'train_pixels', 'found_in', 'seen_by', 'changed', 'least_weight', 'FaceReader', 'fit_face_reader']
 
 # %% ../../nbs/3_estimation/10_pixels.ipynb #59583086
+import hashlib
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm.auto import tqdm
@@ -116,27 +118,37 @@ def _course(n_aus: int, epochs: int, steps: int, seed: int) -> tuple:
     return network, optimiser, schedule
 
 # %% ../../nbs/3_estimation/10_pixels.ipynb #548abeb2
-def _save_epoch(path, network, optimiser, done: int) -> None:
+def _facts(data, epochs: int, seed: int) -> str:
+    "What decides a training: a checkpoint of another is no use. A digest of epochs, seed and all frames."
+    digest = hashlib.sha256(f"{epochs} {seed} {RATE} {BATCH} {WITHHELD}".encode())
+    for tensor in data:
+        digest.update(tensor.contiguous().numpy())
+    return digest.hexdigest()
+
+
+def _save_epoch(path, network, optimiser, done: int, facts: str) -> None:
     "Weights and moments after `done` epochs."
     moments = {f"moment.{k}.{name}": value for k, p in enumerate(network.parameters())
                for name, value in optimiser.state[p].items()}
     tensors = {f"weight.{name}": value for name, value in network.state_dict().items()} | moments
     tensors = {name: value.contiguous() for name, value in tensors.items()}
-    write_atomically(path, lambda temporary: save_file(tensors, temporary, {"epochs": str(done)}))
+    write_atomically(path, lambda temporary: save_file(tensors, temporary, {"epochs": str(done), "facts": facts}))
 
-
-def _restore(path, network, optimiser, schedule, steps: int) -> int:
+# %% ../../nbs/3_estimation/10_pixels.ipynb #25bce014
+def _restore(path, network, optimiser, schedule, steps: int, facts: str) -> int:
     "Put back what `_save_epoch` wrote after epochs of so many steps; how many were done, 0 if there is no file."
     if not path.is_file():
         return 0
-    from safetensors import safe_open
+    with safe_open(path, "pt") as file:
+        kept = file.metadata()
+    if kept.get("facts") != facts:
+        raise ValueError(f"{path}: epochs of other frames, another seed or number of epochs; give another folder.")
     tensors = load_file(path)
     network.load_state_dict({name[7:]: value for name, value in tensors.items() if name.startswith("weight.")})
     for k, parameter in enumerate(network.parameters()):
         moments = {name: tensors[f"moment.{k}.{name}"] for name in ("step", "exp_avg", "exp_avg_sq")}
         optimiser.state[parameter] = moments
-    with safe_open(path, "pt") as file:
-        done = int(file.metadata()["epochs"])
+    done = int(kept["epochs"])
     with warnings.catch_warnings(action="ignore"):  # that no step of the optimiser came before
         for _ in range(done * steps):
             schedule.step()
@@ -164,14 +176,15 @@ def train_pixels(pictures, labels, neutral, epochs: int = 10, seed: int = 0, fol
     data = torch.as_tensor(np.asarray(pictures)), torch.tensor(np.float32(labels)), torch.tensor(np.asarray(neutral))
     steps, path = max(1, len(pictures) // BATCH), None if folder is None else Path(folder) / "epoch.safetensors"
     network, optimiser, schedule = _course(data[1].shape[1], epochs, steps, seed)
-    done = 0 if path is None else _restore(path, network, optimiser, schedule, steps)
+    facts = _facts(data, epochs, seed)
+    done = 0 if path is None else _restore(path, network, optimiser, schedule, steps, facts)
     bar = tqdm(total=epochs * steps, initial=done * steps, desc="pixels", disable=not progress)
     for epoch in range(done, epochs):
         with torch.random.fork_rng([]):
             torch.manual_seed(seed * 1000 + epoch)
             _epoch(network, optimiser, schedule, data, torch.Generator().manual_seed(seed * 1000 + epoch), bar.update)
         if path is not None:
-            _save_epoch(path, network, optimiser, epoch + 1)
+            _save_epoch(path, network, optimiser, epoch + 1, facts)
         after_epoch(network.eval(), epoch + 1)
     return network.eval().to(memory_format=torch.contiguous_format)
 
