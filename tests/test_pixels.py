@@ -76,7 +76,8 @@ def test_a_photograph_less_itself_is_a_face_at_rest_whatever_it_shows(reader, se
     assert not changed(reader.network, found_in(reader.network, pictures), found_in(reader.network, pictures)[0]).any()
 
 
-def test_the_zero_of_a_film_is_of_its_calm_frames_for_the_aus_that_gain(reader, frames, tmp_path):
+def test_the_zero_of_a_film_is_of_its_calm_frames_for_the_aus_that_gain(frames, tmp_path):
+    reader = replace(FaceReader.from_pretrained(), clip_aus=(1, 12))
     write_video(tmp_path / "film.mkv", np.concatenate([frames] * 2), 10)
     plain = AUEstimator(reader)
     pairs = [(item.image, face[0]) for batch in plain.batches(tmp_path / "film.mkv")
@@ -89,6 +90,8 @@ def test_the_zero_of_a_film_is_of_its_calm_frames_for_the_aus_that_gain(reader, 
     expected = reader.predict(vertices, zero=zero, pictures=pictures)
     table = plain.neutral("clip").predict(tmp_path / "film.mkv").filter(regex="_r$").to_numpy()
     np.testing.assert_allclose(table, expected, atol=.01)
+    wrong = np.append(zero[:18], reader.said(vertices, pictures=pictures[:, ::-1].copy())[calmest, 18:].mean(0))
+    assert np.abs(reader.predict(vertices, zero=wrong, pictures=pictures) - expected).max() > .05, "the picture counts"
     assert np.abs(table - read).max() > .1 and (np.abs(table - read).max(0) > .01).sum() <= 2
 
 
