@@ -223,14 +223,15 @@ print(peak())
 
 
 def test_memory_does_not_grow_with_the_film(tmp_path):
+    "Both films are long enough for every buffer to be full: below some 90 frames the peak still climbs towards its level."
     peaks = []
-    for repeats in (8, 40):
+    for repeats in (24, 88):
         path = tmp_path / f"{repeats}.mp4"
         write_video(path, (np.roll(astronaut(), k % 8, axis=1) for k in range(4 * repeats)), 25)
         done = subprocess.run([sys.executable, "-c", MEMORY, str(path)], capture_output=True, text=True, check=True)
         peaks.append(int(done.stdout.split()[-1]) / 1024)
         assert len(pd.read_csv(f"{path}.csv")) == 4 * repeats
-    assert peaks[1] < peaks[0] + 40, f"{peaks} MiB: 128 frames of 0.8 MiB more must not stay in memory"
+    assert peaks[1] < peaks[0] + 60, f"{peaks} MiB: 256 frames of 0.8 MiB more must not stay in memory"
 
 
 def test_py_feat_reads_the_table(aufacs, clip, tmp_path):
