@@ -4,21 +4,24 @@
 
 # %% auto #0
 __all__ = ['PAPER', 'SMALL', 'TINY', 'PRESETS', 'ASSETS', 'FrameValues', 'LossValues', 'GeneratorValues', 'ClassifierValues',
-           'SimulationValues', 'Preset', 'get_preset', 'WeightsError', 'write_atomically', 'save_weights',
-           'weights_folder', 'as_made', 'preset_from', 'read_card', 'load_weights']
+           'SimulationValues', 'Preset', 'get_preset', 'write_atomically', 'save_weights', 'weights_folder', 'as_made',
+           'preset_from', 'read_card', 'load_weights']
 
 # %% ../nbs/0_start/03_presets.ipynb #36045553
 import json
 import os
+import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 import aufacs_nb
 from .facs import AUS
+from .weights import WeightsError, checked_card, read_tensors
 
 # %% ../nbs/0_start/03_presets.ipynb #bbf91a9e
 @dataclass(frozen=True)
@@ -128,7 +131,10 @@ TINY = replace(
 PRESETS = {preset.name: preset for preset in (TINY, SMALL, PAPER)}
 
 # %% ../nbs/0_start/03_presets.ipynb #64866ed2
-def get_preset(preset) -> Preset:
+_Part = TypeVar("_Part", bound=FrameValues | SimulationValues)  # whichever part of a preset it is called with
+
+
+def get_preset(preset: _Part | str) -> _Part | Preset:
     "The preset of that name; a `Preset`, or a part of one, passes through. ValueError names the ones there are."
     if isinstance(preset, (FrameValues, SimulationValues)):
         return preset
@@ -137,11 +143,7 @@ def get_preset(preset) -> Preset:
     return PRESETS[preset]
 
 # %% ../nbs/0_start/03_presets.ipynb #48e33b9f
-class WeightsError(ValueError):
-    "Weights that are missing, damaged, or made for another preset."
-
-
-def write_atomically(path: Path, write) -> Path:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
     "Call `write(temporary_path)`, then rename it to `path`: readers see the old file or the new one, never half of it."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -155,10 +157,10 @@ def write_atomically(path: Path, write) -> Path:
 
 # %% ../nbs/0_start/03_presets.ipynb #986d1c53
 def save_weights(
-    folder,          # where `weights.safetensors` and `card.json` go
-    tensors: dict,   # name → NumPy array or torch tensor
-    preset: Preset,  # the configuration that made them
-    **card,          # seed, data, scores, command: whatever a reader needs in order to make them again
+    folder: Path | str,   # where `weights.safetensors` and `card.json` go
+    tensors: dict,        # name → NumPy array or torch tensor
+    preset: FrameValues,  # the configuration that made them
+    **card: Any,          # seed, data, scores, command: whatever a reader needs in order to make them again
 ) -> Path:
     "Store tensors and their card in `folder`, each file atomically; returns the folder."
     folder = Path(folder)
@@ -173,12 +175,23 @@ def save_weights(
 ASSETS = Path(aufacs_nb.__file__).parent / "assets"
 
 
-def weights_folder(name_or_folder, part: str) -> Path:
+def _holds(folder: Path) -> bool:
+    "Does a folder hold weights with a card?"
+    try:
+        return (folder / "card.json").is_file() and (folder / "weights.safetensors").is_file()
+    except OSError:  # a name that is too long, for instance
+        return False
+
+
+def weights_folder(name_or_folder: Path | str, part: str) -> Path:
     "Folder of `part` ('generator', 'classifiers') of shipped weights such as 'small', or of a folder of the user's."
-    shipped = ASSETS / str(name_or_folder) / part
-    candidates = [Path(name_or_folder) / part, Path(name_or_folder), shipped]
-    for folder in candidates:
-        if (folder / "card.json").is_file() and (folder / "weights.safetensors").is_file():
+    name, own = str(name_or_folder), [Path(name_or_folder) / part, Path(name_or_folder)]
+    shipped, bare = ASSETS / name / part, isinstance(name_or_folder, str) and Path(name).name == name != ".."
+    known = bare and (ASSETS / name).is_dir()  # the word for what travels in the package
+    if known and any(map(_holds, own)):
+        warnings.warn(f"{name!r} means the shipped weights; for the folder of that name say ./{name}", stacklevel=2)
+    for folder in [shipped] if known else [*own, shipped]:
+        if _holds(folder):
             return folder
     names = sorted(path.parent.parent.name for path in ASSETS.glob(f"*/{part}/card.json"))
     raise WeightsError(f"No {part} weights at {str(name_or_folder)!r}: give a folder with weights.safetensors and "
@@ -202,36 +215,28 @@ def _part_of(names) -> type:
     return min(fitting, key=lambda part: len(fields(part)), default=Preset)
 
 
-def preset_from(values: dict):
+def preset_from(values: dict) -> Any:
     "The preset, or the part of one, that a file holds as {field: value}; see `as_made` for fields that it lacks."
     known, part = {field.name for field in fields(Preset)}, _part_of(values)
     return part(**{k: tuple(v) if isinstance(v, list) else v for k, v in as_made(values).items() if k in known})
 
 
-def read_card(folder) -> tuple:
+def read_card(folder: Path | str) -> tuple[dict, Any]:
     """The card of a weights folder, and what is written on it: a `Preset`, or the part of one that made the weights.
 
-    Fields that are newer than a card: see `as_made`. WeightsError names the file that cannot be read.
+    Fields that are newer than a card: see `as_made`. WeightsError names file and field that cannot be read.
     """
-    path = Path(folder) / "card.json"
-    try:
-        card = json.loads(path.read_text(encoding="utf-8"))
-        return card, preset_from(card["preset"])
-    except (OSError, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-        raise WeightsError(f"{path}: no readable weights card ({error}); train again or restore the file.") from error
+    card = checked_card(Path(folder) / "card.json")
+    return card, preset_from(card["preset"])
 
 # %% ../nbs/0_start/03_presets.ipynb #a4a47dc6
-def load_weights(folder, preset=None, same=("name", "size")) -> tuple[dict, dict, Preset]:
+def load_weights(folder: Path | str, preset: FrameValues | str | None = None,
+                 same: tuple[str, ...] = ("name", "size")) -> tuple[dict, dict, Any]:
     "Tensors (NumPy), card and preset of a folder; WeightsError if damaged or made for a preset that differs in `same`."
     card, stored = read_card(folder)
     wanted = get_preset(preset) if preset is not None else stored
-    size = same[-1]
-    if any(getattr(wanted, name) != getattr(stored, name) for name in same):
-        raise WeightsError(f"{folder}: weights of preset {stored.name!r} ({getattr(stored, size)} px), but "
-                           f"{wanted.name!r} ({getattr(wanted, size)} px) was asked for; load them with "
-                           f"preset={stored.name!r} or train anew.")
-    path = Path(folder) / "weights.safetensors"
-    try:
-        return load_file(path), card, stored
-    except (OSError, SafetensorError) as error:
-        raise WeightsError(f"{path}: damaged or missing ({error}); restore it or train again.") from error
+    made, asked = (getattr(values, same[-1], "no") for values in (stored, wanted))
+    if any(getattr(wanted, name, None) != getattr(stored, name, None) for name in same):
+        raise WeightsError(f"{folder}: weights of preset {stored.name!r} ({made} px), but {wanted.name!r} ({asked} px) "
+                           f"was asked for; load them with preset={stored.name!r} or train anew.")
+    return read_tensors(Path(folder) / "weights.safetensors"), card, stored
