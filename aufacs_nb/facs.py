@@ -7,7 +7,10 @@ __all__ = ['AUS', 'AU_SETS', 'AU_NAMES', 'FERA_POSES', 'LEVELS', 'au_column', 'a
            'intensity_to_unit', 'unit_to_intensity', 'check_intensities', 'check_targets']
 
 # %% ../nbs/0_start/01_facs.ipynb #a6dc19c0
+from collections.abc import Iterable
+
 import numpy as np
+from numpy.typing import ArrayLike
 
 # %% ../nbs/0_start/01_facs.ipynb #55dd3630
 AUS = (1, 4, 6, 10, 12, 14, 17)
@@ -20,11 +23,11 @@ AU_NAMES = {
     25: 'Lips part', 26: 'Jaw drop', 43: 'Eyes closed'}
 
 # %% ../nbs/0_start/01_facs.ipynb #3ad2d324
-def au_column(au):
+def au_column(au: int) -> str:
     "The name of the table column of action unit number `au`: 1 → 'AU01'."
     return f'AU{int(au):02d}'
 
-def au_columns(aus=AUS):
+def au_columns(aus: Iterable[int] = AUS) -> list[str]:
     "The column names of several AU numbers, in the order given."
     return [au_column(au) for au in aus]
 
@@ -38,22 +41,22 @@ LEVELS = ('0', 'A', 'B', 'C', 'D', 'E')
 class LabelError(ValueError):
     "A label that is not on the scale; the message names where it stands and what is allowed."
 
-def letter_to_intensity(letter):
+def letter_to_intensity(letter: str) -> int:
     "The intensity 0–5 (int) of a FACS level '0', 'A', …, 'E' (either case). Raises `LabelError` for anything else."
     try: return LEVELS.index(str(letter).strip().upper())
     except ValueError: raise LabelError(f'level {letter!r}: not one of {", ".join(LEVELS)}') from None
 
 # %% ../nbs/0_start/01_facs.ipynb #25960085
-def intensity_to_unit(intensity):
+def intensity_to_unit(intensity: ArrayLike) -> np.ndarray:
     "Intensity 0–5 (number or array) → label in [0, 1] for the networks (paper §3.2). NaN stays NaN."
     return np.asarray(intensity, dtype=np.float32) / (len(LEVELS) - 1)
 
-def unit_to_intensity(unit):
+def unit_to_intensity(unit: ArrayLike) -> np.ndarray:
     "Label in [0, 1] (number or array) → intensity 0–5, the inverse of `intensity_to_unit`."
     return np.asarray(unit, dtype=np.float32) * (len(LEVELS) - 1)
 
 # %% ../nbs/0_start/01_facs.ipynb #2c844889
-def check_intensities(values, source='labels', unit='row', start=0):
+def check_intensities(values: ArrayLike, source: str = 'labels', unit: str = 'row', start: int = 0) -> np.ndarray:
     """The intensities as a float32 array, if all lie in 0–5 or are NaN (not coded); else `LabelError`.
 
     `values`: (N,) or (N, n_aus) numbers. The error names `source` and the first wrong `unit`, counted from `start`.
@@ -67,7 +70,7 @@ def check_intensities(values, source='labels', unit='row', start=0):
                      'write 0 (absent) to 5 (level E), or NaN where the AU was not coded')
 
 # %% ../nbs/0_start/01_facs.ipynb #25672b0f
-def check_targets(targets, n_aus=len(AUS)):
+def check_targets(targets: ArrayLike, n_aus: int = len(AUS)) -> np.ndarray:
     """Target labels as a float32 array (N, n_aus) in [0, 1]; one vector (n_aus,) becomes (1, n_aus).
 
     Raises `LabelError` that names the row, for a wrong width, NaN, or a value outside [0, 1].

@@ -10,10 +10,12 @@ __all__ = ['IN_MEMORY', 'frames_to_tensor', 'tensor_to_frames', 'standardise', '
 import math
 import mmap
 import tempfile
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, DTypeLike
 from torch.nn import functional as F
 
 # %% ../nbs/0_start/08_tensors.ipynb #0d4d32f1
@@ -34,7 +36,7 @@ def _resized(images: torch.Tensor, size: int | None) -> torch.Tensor:
     return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
 
 
-def frames_to_tensor(frames, size: int | None = None) -> torch.Tensor:
+def frames_to_tensor(frames: np.ndarray | torch.Tensor, size: int | None = None) -> torch.Tensor:
     """Frames uint8 (N, H, W, 3) → float32 (N, 3, size, size) in [-1, 1]; H × W is kept where `size` is None.
 
     Resizing is bilinear with antialiasing. ValueError for another shape or type.
@@ -48,7 +50,8 @@ def tensor_to_frames(images: torch.Tensor) -> np.ndarray:
     return pixels.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 # %% ../nbs/0_start/08_tensors.ipynb #583c7a69
-def standardise(frames, size: int | None = None, colour: str = "own", device=None) -> torch.Tensor:
+def standardise(frames: np.ndarray | torch.Tensor, size: int | None = None, colour: str = "own",
+                device: torch.device | str | None = None) -> torch.Tensor:
     """uint8 (N, s, s, 3), black outside the face → float32 (N, 3, size, size): mean 0, spread about 1; 0 outside.
 
     `frames`: array or tensor. `colour`: 'own' mean and spread of each frame, or 'fixed' ones for all, which leaves
@@ -67,7 +70,7 @@ def standardise(frames, size: int | None = None, colour: str = "own", device=Non
     return ((images - mean) / spread * face).contiguous(memory_format=torch.channels_last)
 
 # %% ../nbs/0_start/08_tensors.ipynb #ff1d2ded
-def pick_device(device=None) -> torch.device:
+def pick_device(device: torch.device | str | None = None) -> torch.device:
     "Where networks compute: `device` ('cpu', 'cuda'), or for None a GPU if there is one; ValueError if there is none."
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -77,7 +80,7 @@ def pick_device(device=None) -> torch.device:
 
 # %% ../nbs/0_start/08_tensors.ipynb #72167501
 @contextmanager
-def one_thread():
+def one_thread() -> Iterator[None]:
     "Within this block torch uses one thread; afterwards as many as before."
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -101,7 +104,7 @@ class Rows:
     along the first axis gives NumPy arrays; `np.asarray` reads everything. Rows of `Rows` are rows of the same array.
     """
 
-    def __init__(self, array, rows):
+    def __init__(self, array: "np.ndarray | Rows", rows: ArrayLike):
         rows = np.flatnonzero(rows) if np.asarray(rows).dtype == bool else np.asarray(rows, np.int64)
         if len(rows) and not -len(array) <= rows.min() <= rows.max() < len(array):
             raise IndexError(f"rows {rows.min()} to {rows.max()} of an array that has {len(array)}")
@@ -123,13 +126,13 @@ class Rows:
 IN_MEMORY = 1_000_000_000  # bytes of one result that may be held in memory
 
 
-def disk_array(shape, dtype=np.uint8) -> np.memmap:
+def disk_array(shape: Sequence[int], dtype: DTypeLike = np.uint8) -> np.memmap:
     "Zeros as a memory map of a temporary file that is gone when nobody holds the array any more."
     with tempfile.TemporaryFile() as file:
         return np.memmap(file, dtype, "w+", shape=tuple(shape))
 
 
-def frame_store(shape, in_memory: int = IN_MEMORY) -> np.ndarray:
+def frame_store(shape: Sequence[int], in_memory: int = IN_MEMORY) -> np.ndarray:
     "Room for frames uint8 of `shape`: an array, or `disk_array` if it has more than `in_memory` bytes."
     return np.empty(shape, np.uint8) if math.prod(shape) <= in_memory else disk_array(shape)
 
@@ -145,7 +148,8 @@ def _collect(batches, shape, in_memory: int):
     return made if small else Rows(made, np.arange(len(made)))
 
 # %% ../nbs/0_start/08_tensors.ipynb #c20ef14f
-def resize_frames(frames, size: int, in_memory: int = IN_MEMORY, batch: int = 256):
+def resize_frames(frames: np.ndarray | Rows, size: int, in_memory: int = IN_MEMORY,
+                  batch: int = 256) -> np.ndarray | Rows:
     """Frames uint8 (N, s, s, 3), such as `Rows`, at `size` px, `batch` at a time; as they are if they have that size.
 
     The result is an array, or `Rows` of a temporary file if it has more than `in_memory` bytes.
@@ -157,7 +161,7 @@ def resize_frames(frames, size: int, in_memory: int = IN_MEMORY, batch: int = 25
     return _collect(made, (len(frames), size, size, 3), in_memory)
 
 
-def join_frames(parts, in_memory: int = IN_MEMORY, batch: int = 256):
+def join_frames(parts: Sequence[np.ndarray | Rows], in_memory: int = IN_MEMORY, batch: int = 256) -> np.ndarray | Rows:
     "Several sets of frames (N, s, s, 3) one after another: an array, or `Rows` of a file as from `resize_frames`."
     if len(parts) == 1:
         return parts[0]

@@ -8,12 +8,14 @@ __all__ = ['N_CLASSES', 'IMAGENET', 'vgg16_classifier', 'check_init', 'third_con
            'plain_fine_tuning']
 
 # %% ../../nbs/3_estimation/03_vgg16.ipynb #cca97f67
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import ArrayLike
 from safetensors.torch import load_file
 from torch import nn
 from torch.hub import load_state_dict_from_url
@@ -22,7 +24,7 @@ from torchvision.models import VGG16_Weights, vgg16
 
 from ..evaluation.scores import icc_3_1
 from ..facs import LEVELS
-from ..presets import WeightsError, get_preset
+from ..presets import ClassifierValues, WeightsError, get_preset
 
 # %% ../../nbs/3_estimation/03_vgg16.ipynb #a9ba88ab
 N_CLASSES = len(LEVELS)
@@ -74,7 +76,7 @@ def vgg16_classifier(weights: str | None = "imagenet", dropout: float = 0.5, n_o
     return model
 
 # %% ../../nbs/3_estimation/03_vgg16.ipynb #1221a212
-def check_init(init: str, preset) -> None:
+def check_init(init: str, preset: ClassifierValues | str) -> None:
     "Raises WeightsError if a training of `preset` cannot begin with `init`: 'imagenet', 'random', or a file."
     cached, values = Path(torch.hub.get_dir()) / "checkpoints" / IMAGENET, get_preset(preset)
     if values.classifier != "vgg16" and init not in ("imagenet", "random"):
@@ -116,7 +118,7 @@ def class_loss(model_scores: torch.Tensor, classes: torch.Tensor) -> torch.Tenso
     return F.cross_entropy(model_scores.reshape(-1, N_CLASSES), classes.reshape(-1), ignore_index=-1)
 
 
-def expected_intensity(probabilities) -> np.ndarray:
+def expected_intensity(probabilities: ArrayLike) -> np.ndarray:
     "Class probabilities (…, 6) → mean intensity 0–5 (…): finer than the most likely class."
     return np.asarray(probabilities) @ np.arange(N_CLASSES, dtype=np.float32)
 
@@ -137,12 +139,12 @@ def learning_mode(model: nn.Module) -> nn.Module:
 
 # %% ../../nbs/3_estimation/03_vgg16.ipynb #0f2bff15
 def plain_fine_tuning(
-    model: nn.Module,      # network with six outputs; trained in place, except what is frozen
-    images: torch.Tensor,  # (N, 3, S, S) standardised frames
-    classes: torch.Tensor,  # (N,) intensities 0–5, int64
-    valid,                 # (images, intensities) of other people: the best epoch is kept
+    model: nn.Module,                        # network with six outputs; trained in place, except what is frozen
+    images: torch.Tensor,                    # (N, 3, S, S) standardised frames
+    classes: torch.Tensor,                   # (N,) intensities 0–5, int64
+    valid: tuple[torch.Tensor, np.ndarray],  # (images, intensities) of other people: the best epoch is kept
     epochs: int = 10, lr: float = 5e-5, batch: int = 32,  # the paper's rate; it names neither epochs nor batch
-    augment=lambda images: images,                        # how a batch is changed before it is shown
+    augment: Callable[[torch.Tensor], torch.Tensor] = lambda images: images,  # changes a batch before it is shown
 ) -> pd.DataFrame:
     "Fine-tune with Adam and cross-entropy (§4.2.2); the history has one row per epoch: loss, ICC on Valid."
     optimiser = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr)

@@ -8,18 +8,23 @@ __all__ = ['embed', 'plot_embedding', 'silhouette', 'Neighbours', 'neighbours', 
 
 # %% ../../nbs/4_evaluation/04_features.ipynb #8afc5195
 from base64 import b64encode
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.spatial.distance import cdist
 
 from ..facs import LEVELS
 from ..pictures import to_jpeg
 from ..presets import write_atomically
 
+if TYPE_CHECKING:  # matplotlib itself is imported where it draws
+    from matplotlib.axes import Axes
+
 # %% ../../nbs/4_evaluation/04_features.ipynb #5e43b5cc
-def embed(features, perplexity=30, seed=0):
+def embed(features: ArrayLike, perplexity: float = 30, seed: int = 0) -> np.ndarray:
     """Two-dimensional t-SNE of `features` (N, d): an array (N, 2). Same seed, same points.
 
     `perplexity` is lowered to (N − 1) / 3 where there are few rows. Raises ValueError for fewer than 4 rows or NaN.
@@ -34,7 +39,8 @@ def embed(features, perplexity=30, seed=0):
     return np.asarray(tsne.fit(features))
 
 # %% ../../nbs/4_evaluation/04_features.ipynb #1c27fe1c
-def plot_embedding(points, colours, title='', ax=None, legend=True):
+def plot_embedding(points: np.ndarray, colours: ArrayLike, title: str = '', ax: 'Axes | None' = None,
+                   legend: bool = True) -> 'Axes':
     """Scatter plot of `points` (N, 2), coloured by intensity (N numbers 0–5) or group (N names); returns the axes."""
     import matplotlib.pyplot as plt
     ax = ax or plt.subplots(figsize=(3.4, 3.2), dpi=80)[1]
@@ -50,7 +56,7 @@ def plot_embedding(points, colours, title='', ax=None, legend=True):
     return ax
 
 # %% ../../nbs/4_evaluation/04_features.ipynb #fcc55e58
-def silhouette(features, groups):
+def silhouette(features: ArrayLike, groups: ArrayLike) -> float:
     """Mean silhouette (Rousseeuw 1987) of `features` (N, d) in `groups` (N,), −1 to 1; above 0: groups hold together.
 
     Groups of one frame are left out; NaN if fewer than two groups remain.
@@ -74,7 +80,8 @@ def _smallest(distance, k):
     near = np.flatnonzero(distance <= limit)
     return near[np.argsort(distance[near], kind='stable')[:k]]
 
-def neighbours(features, intensities, subjects, k=5, batch=256):
+def neighbours(features: ArrayLike, intensities: ArrayLike, subjects: ArrayLike, k: int = 5,
+               batch: int = 256) -> Neighbours:
     """`Neighbours` of `features` (N, d), with `intensities` (N,) and `subjects` (N,); `k` nearest strangers.
 
     The N × N distances are never held at once, only those of `batch` rows. ValueError for a single subject.
@@ -89,11 +96,11 @@ def neighbours(features, intensities, subjects, k=5, batch=256):
         nearest[rows] = distance.argmin(1)
         distance[subjects[rows, None] == subjects] = np.inf
         foretold[rows] = [intensities[_smallest(row, k)].mean() for row in distance]
-    identity = float((subjects[nearest] == subjects).mean())
-    return Neighbours(float(np.corrcoef(foretold, intensities)[0, 1]), identity)
+    return Neighbours(float(np.corrcoef(foretold, intensities)[0, 1]), float((subjects[nearest] == subjects).mean()))
 
 # %% ../../nbs/4_evaluation/04_features.ipynb #bf0480db
-def mark_faces(ax, points, faces, intensities, rows, side=64):
+def mark_faces(ax: "Axes", points: np.ndarray, faces: np.ndarray, intensities: np.ndarray, rows: Iterable[int],
+               side: int = 64) -> None:
     """Thumbnails of the faces numbered `rows` at their points, framed in the colour of their intensity.
 
     points: (N, 2); faces: (N, s, s, 3) uint8; intensities: (N,) 0–5; side: of a thumbnail, pixels
@@ -118,7 +125,7 @@ class Panel(NamedTuple):
 
 
 # %% ../../nbs/4_evaluation/04_features.ipynb #fa8cac46
-def arrangement(features, intensities, subjects, k=5):
+def arrangement(features: ArrayLike, intensities: ArrayLike, subjects: ArrayLike, k: int = 5) -> str:
     "How `features` (N, d) are arranged, as `Neighbours` and `silhouette` tell it: one line of text."
     numbers = {"silhouette: intensity": silhouette(features, np.rint(intensities))}
     if len(np.unique(subjects)) > 1:
@@ -128,7 +135,8 @@ def arrangement(features, intensities, subjects, k=5):
     return "".join(f"{name.rstrip()} {number:z.2f}" for name, number in numbers.items())
 
 
-def panels_by(features, intensities, subjects, title="", perplexity=30, seed=0):
+def panels_by(features: ArrayLike, intensities: ArrayLike, subjects: ArrayLike, title: str = "", perplexity: float = 30,
+              seed: int = 0) -> list[Panel]:
     """Panels of one t-SNE of `features` (N, d): by intensity (N numbers 0–5) and, with several subjects, by identity.
 
     Below the first stands the `arrangement`. Raises ValueError as `embed` does.
@@ -216,7 +224,9 @@ def _checked(panels, faces, names):
     return panels, names
 
 # %% ../../nbs/4_evaluation/04_features.ipynb #68ab531c
-def interactive_embedding(panels, faces, path, names=None, synthetic=False, side=48, size=320) -> Path:
+def interactive_embedding(panels: Sequence[Panel], faces: np.ndarray, path: Path | str,
+                          names: Sequence[str] | None = None, synthetic: ArrayLike = False, side: int = 48,
+                          size: int = 320) -> Path:
     """Write a page of `panels` side by side to the HTML file `path`: a thumbnail of the face appears at the pointer.
 
     panels: `Panel`s of the same N faces, such as those of `panels_by`, before and after

@@ -10,12 +10,14 @@ __all__ = ['IDENTITY_SIDE', 'CHANGED', 'PREFERENCE_COLUMNS', 'TruePairs', 'asked
 
 # %% ../../nbs/4_evaluation/03_image_quality.ipynb #eb09f793
 import csv
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import ArrayLike
 from safetensors.numpy import load_file
 from scipy.stats import binomtest
 from skimage.metrics import structural_similarity
@@ -25,7 +27,7 @@ from ..facs import AUS, au_columns, intensity_to_unit
 from ..generation.geometric import au_region
 from ..generation.synthesis import synthesize
 from ..pictures import upscale
-from ..presets import save_weights, weights_folder
+from ..presets import FrameValues, save_weights, weights_folder
 from ..registration.blendshapes import actions, au_evidence, load_actions
 from ..registration.collections import RegisteredFrames
 from ..registration.detection import FaceLandmarker
@@ -45,7 +47,7 @@ class TruePairs(NamedTuple):
     vertices: np.ndarray
 
 
-def asked_labels(mixtures: int, rng) -> np.ndarray:
+def asked_labels(mixtures: int, rng: np.random.Generator) -> np.ndarray:
     "(14 + mixtures, 7) in [0, 1]: each AU alone at C, then at E; then mixtures of two to four at any level."
     alone = np.concatenate([np.eye(len(AUS)) * 3, np.eye(len(AUS)) * 5])
     chosen = rng.random((mixtures, len(AUS))).argsort(1) < rng.integers(2, 5, (mixtures, 1))
@@ -86,36 +88,36 @@ def true_pairs(people: int = 16, mixtures: int = 6, size: int = 96, seed: int = 
     return TruePairs(*(np.concatenate(column) for column in zip(*parts)))
 
 # %% ../../nbs/4_evaluation/03_image_quality.ipynb #df2a07ac
-def changed_regions(labels, size: int) -> np.ndarray:
+def changed_regions(labels: ArrayLike, size: int) -> np.ndarray:
     "(N, size, size) bool: the union of `au_region` over the AUs with a label above 0. labels: (N, 7)."
     regions = np.stack([au_region(au, size) for au in AUS])
     return ((np.asarray(labels) > 0)[:, :, None, None] & regions).any(1)
 
 
-def face_regions(frames) -> np.ndarray:
+def face_regions(frames: ArrayLike) -> np.ndarray:
     "(N, S, S) bool: pixels that are not the black surround. frames: uint8 (N, S, S, 3)."
     return np.asarray(frames).max(-1) > 8
 
 
-def absolute_error(made, truth) -> np.ndarray:
+def absolute_error(made: ArrayLike, truth: np.ndarray) -> np.ndarray:
     "(N, S, S): mean over colours of |made − truth|, in grey levels of 255."
     return np.abs(np.asarray(made, np.int16) - truth).mean(-1)
 
 
-def within(values, regions) -> np.ndarray:
+def within(values: np.ndarray, regions: np.ndarray) -> np.ndarray:
     "(N,): mean of values (N, S, S) over regions (N, S, S) bool; NaN where a region is empty."
     area = regions.sum((1, 2))
     return np.where(area > 0, (values * regions).sum((1, 2)) / np.maximum(area, 1), np.nan)
 
 # %% ../../nbs/4_evaluation/03_image_quality.ipynb #ffc16b12
-def ssim_maps(made, truth) -> np.ndarray:
+def ssim_maps(made: np.ndarray, truth: np.ndarray) -> np.ndarray:
     "(N, S, S): SSIM of each pixel's neighbourhood, mean over colours, Gaussian window (Wang et al. 2004); 1 is equal."
     options = dict(channel_axis=-1, data_range=255, gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
                    full=True)
     return np.stack([structural_similarity(a, b, **options)[1].mean(-1) for a, b in zip(made, truth)])
 
 
-def face_ssim(made, truth, batch: int = 64) -> np.ndarray:
+def face_ssim(made: np.ndarray, truth: np.ndarray, batch: int = 64) -> np.ndarray:
     "(N,): mean SSIM over the face, of frames uint8 (N, S, S, 3) that may be memory-mapped; `batch` at a time."
     starts = range(0, len(truth), batch)
     parts = ((np.asarray(made[k:k + batch]), np.asarray(truth[k:k + batch])) for k in starts)
@@ -128,34 +130,35 @@ IDENTITY_SIDE = 32  # pixels: side of the frames from which a face code is compu
 class IdentityCode:
     "Linear face code: mean (d,), matrix (d, k); `card` says how it came about."
 
-    def __init__(self, mean, matrix, card=None):
+    def __init__(self, mean: ArrayLike, matrix: ArrayLike, card: dict | None = None):
         self.mean, self.matrix, self.card = np.float32(mean), np.float32(matrix), dict(card or {})
 
     @staticmethod
-    def pixels(frames) -> np.ndarray:
+    def pixels(frames: np.ndarray) -> np.ndarray:
         "Registered frames uint8 (N, s, s, 3) → (N, d) float32, standardised as for the classifiers."
         starts = range(0, max(1, len(frames)), 256)
         return np.concatenate([standardise(frames[k:k + 256], IDENTITY_SIDE).flatten(1).numpy() for k in starts])
 
-    def __call__(self, frames) -> np.ndarray:
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
         "uint8 (N, s, s, 3) → codes (N, k) of length 1."
         starts = range(0, max(1, len(frames)), 1024)
         codes = np.concatenate([(self.pixels(frames[k:k + 1024]) - self.mean) @ self.matrix for k in starts])
         return codes / np.maximum(np.linalg.norm(codes, axis=1, keepdims=True), 1e-9)
 
-    def similarity(self, frames, others) -> np.ndarray:
+    def similarity(self, frames: np.ndarray, others: np.ndarray) -> np.ndarray:
         "Cosine in [-1, 1] of each pair of faces, (N,)."
         return (self(frames) * self(others)).sum(1)
 
     @classmethod
-    def from_pretrained(cls, name_or_folder="small"):
+    def from_pretrained(cls, name_or_folder: Path | str = "small") -> "IdentityCode":
         "The shipped code, or one from a folder; WeightsError if it is missing."
         folder = weights_folder(name_or_folder, "identity")
         tensors = load_file(folder / "weights.safetensors")
         return cls(tensors["mean"], tensors["matrix"])
 
 # %% ../../nbs/4_evaluation/03_image_quality.ipynb #f7201bd7
-def fit_identity(frames, subjects, preset, out=None, components: int = 200, **card) -> IdentityCode:
+def fit_identity(frames: np.ndarray, subjects: ArrayLike, preset: FrameValues, out: Path | str | None = None,
+                 components: int = 200, **card: Any) -> IdentityCode:
     "Principal components, then discriminants of the people: frames uint8 (N, s, s, 3), subjects (N,); stored in `out`."
     from sklearn.decomposition import PCA
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
@@ -185,7 +188,16 @@ def _compared(pairs: TruePairs, made, rows: slice) -> pd.DataFrame:
     return pd.DataFrame(means | {"left": (error * pixels).sum((1, 2)), "there": (copied * pixels).sum((1, 2))})
 
 # %% ../../nbs/4_evaluation/03_image_quality.ipynb #94f6325a
-def paired_scores(pairs: TruePairs, made: np.ndarray, estimator=None, code=None, batch: int = 64) -> dict:
+class _Estimator(Protocol):
+    "What reads AUs from registered faces, such as `AUClassifiers` of the estimation wing."
+    aus: tuple[int, ...]
+
+    def predict(self, frames: np.ndarray) -> np.ndarray:
+        "Intensities (N, n_aus), 0–5, of frames uint8 (N, S, S, 3)."
+
+
+def paired_scores(pairs: TruePairs, made: np.ndarray, estimator: _Estimator | None = None,
+                  code: IdentityCode | None = None, batch: int = 64) -> dict:
     "Scores of pictures `made` (N, S, S, 3) uint8 for the labels of `pairs`, `batch` at a time: see `paired_table`."
     rows = pd.concat([_compared(pairs, made, slice(k, k + batch)) for k in range(0, len(made), batch)])
     means = {name: np.nanmean(column.to_numpy()) for name, column in rows.items()}
@@ -200,7 +212,8 @@ def paired_scores(pairs: TruePairs, made: np.ndarray, estimator=None, code=None,
     return {name: float(value) for name, value in scores.items()}
 
 # %% ../../nbs/4_evaluation/03_image_quality.ipynb #f40864c2
-def paired_table(pairs: TruePairs, ways: dict, estimator=None, code=None) -> pd.DataFrame:
+def paired_table(pairs: TruePairs, ways: dict, estimator: _Estimator | None = None,
+                 code: IdentityCode | None = None) -> pd.DataFrame:
     """A row for each of `ways` {name: frames (N, S, S, 3) uint8}, after a row that copies and before one that is true.
 
     L1 in grey levels of 255; AU error: mean |estimate − label| on the scale 0–5; identity: cosine with the source.
@@ -209,7 +222,7 @@ def paired_table(pairs: TruePairs, ways: dict, estimator=None, code=None) -> pd.
     return pd.DataFrame({name: paired_scores(pairs, made, estimator, code) for name, made in rows.items()}).T
 
 # %% ../../nbs/4_evaluation/03_image_quality.ipynb #a0a05763
-def paired_error(generator, part: RegisteredFrames, batch: int = 256) -> float:
+def paired_error(generator: torch.nn.Module, part: RegisteredFrames, batch: int = 256) -> float:
     "Share of the copy baseline's L1 error that is left in changed pixels, neutral frame → every frame of its clip."
     aus, left, there = generator.preset.aus, 0, 0
     neutral = neutral_rows(part.manifest, aus)
@@ -240,7 +253,7 @@ def scores_by_au(pairs: TruePairs, ways: dict) -> pd.DataFrame:
     return pd.DataFrame(rows).T
 
 # %% ../../nbs/4_evaluation/03_image_quality.ipynb #f3a2e40a
-def tracker_evidence(frames, landmarker=None) -> np.ndarray:
+def tracker_evidence(frames: Iterable[np.ndarray], landmarker: FaceLandmarker | None = None) -> np.ndarray:
     "What FaceMesh's actions say of each AU in registered frames uint8 (N, s, s, 3): (N, 7), 0–1, NaN if not found."
     photos = []
     for frame in frames:
@@ -257,7 +270,7 @@ def tracker_evidence(frames, landmarker=None) -> np.ndarray:
     return evidence
 
 # %% ../../nbs/4_evaluation/03_image_quality.ipynb #4483f1cc
-def fid(real, made, features, batch: int = 128) -> tuple[float, str]:
+def fid(real: np.ndarray, made: np.ndarray, features: torch.nn.Module | str, batch: int = 128) -> tuple[float, str]:
     """Fréchet distance of two sets of frames, uint8 (N, S, S, 3), and the name of the features.
 
     `features`: 'inception' for the published network (needs the package torch-fidelity and its weights), or a module
@@ -289,7 +302,7 @@ def preference_plan(n_pairs: int, ways: tuple, questions: int = 20, seed: int = 
 PREFERENCE_COLUMNS = ("who", "question", "left", "right", "chosen")
 
 
-def record_preference(path, who: str, question: int, left: str, right: str, chosen: str) -> None:
+def record_preference(path: Path | str, who: str, question: int, left: str, right: str, chosen: str) -> None:
     "Add one answer to the CSV at `path`; `chosen` must be one of the two."
     if chosen not in (left, right):
         raise ValueError(f"the answer {chosen!r} is neither {left!r} nor {right!r}")
@@ -301,7 +314,7 @@ def record_preference(path, who: str, question: int, left: str, right: str, chos
         writer.writerow((who, question, left, right, chosen))
 
 
-def preference_share(path, way: str) -> tuple[float, float, float, int]:
+def preference_share(path: Path | str, way: str) -> tuple[float, float, float, int]:
     "Share of the answers about `way` that chose it, exact 95 % interval, number of answers; ValueError if none."
     answers = pd.read_csv(path)
     answers = answers[(answers.left == way) | (answers.right == way)]  # the file may hold other studies too

@@ -8,10 +8,12 @@ __all__ = ['DRAWN', 'Interval', 'NoScore', 'bootstrap_over_subjects', 'bootstrap
 
 # %% ../../nbs/4_evaluation/02_intervals.ipynb #3c3f518b
 import warnings
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from ..facs import AUS, LEVELS, au_column
 from .scores import METRICS, why_no_score, score
 
@@ -29,7 +31,7 @@ class NoScore(Interval):
     def __str__(self): return self.reason
 
     @classmethod
-    def because(cls, reason):
+    def because(cls, reason: str) -> "NoScore":
         "The one with this reason."
         empty = cls(float('nan'), float('nan'), float('nan'))
         empty.reason = reason
@@ -60,7 +62,8 @@ def _checked(arrays, subjects):
     if len(lengths) > 1: raise ValueError(f'labels, estimates and subjects differ in length: {sorted(lengths)}')
     return arrays, subjects
 
-def bootstrap_over_subjects(statistic, labels, estimates, subjects, n=1000, seed=0, level=.95):
+def bootstrap_over_subjects(statistic: Callable[..., float], labels: ArrayLike, estimates: ArrayLike,
+                            subjects: ArrayLike, n: int = 1000, seed: int = 0, level: float = .95) -> Interval:
     """`Interval` of `statistic(labels, estimates)` under resampling of whole subjects (percentile bootstrap).
 
     `labels`, `estimates`: (N, …), one row per frame; `subjects`: (N,) names. One subject gives NaN ends.
@@ -71,7 +74,8 @@ def bootstrap_over_subjects(statistic, labels, estimates, subjects, n=1000, seed
     return _interval(value, [statistic(labels[i], estimates[i]) for i in _subject_draws(subjects, n, seed)], level)
 
 # %% ../../nbs/4_evaluation/02_intervals.ipynb #3bc76a91
-def bootstrap_difference(statistic, labels, before, after, subjects, n=1000, seed=0, level=.95):
+def bootstrap_difference(statistic: Callable[..., float], labels: ArrayLike, before: ArrayLike, after: ArrayLike,
+                         subjects: ArrayLike, n: int = 1000, seed: int = 0, level: float = .95) -> Interval:
     """`Interval` of statistic(labels, after) − statistic(labels, before), both computed on the same drawn subjects.
 
     Above zero at both ends: the change helped more than the choice of people can explain.
@@ -199,7 +203,9 @@ def _warn_of(why, metric):
         warnings.warn(f"no {metric} of these AUs, they are not in the mean: {said}", stacklevel=3)
 
 
-def score_table(labels, estimates, subjects, metric="icc", after=None, aus=AUS, threshold=1, n=1000, seed=0, level=.95):
+def score_table(labels: ArrayLike, estimates: ArrayLike, subjects: ArrayLike, metric: str = "icc",
+                after: ArrayLike | None = None, aus: Sequence[int] = AUS, threshold: float = 1, n: int = 1000,
+                seed: int = 0, level: float = .95) -> pd.DataFrame:
     """Table with one row per AU and a row 'mean'; every entry is an `Interval` of `metric`, drawn over subjects.
 
     labels, estimates, after: (N, n_aus) intensities 0–5; NaN is left out. subjects: (N,) names
@@ -212,7 +218,8 @@ def score_table(labels, estimates, subjects, metric="icc", after=None, aus=AUS, 
     return table
 
 
-def icc_table(labels, estimates, subjects, after=None, aus=AUS, n=1000, seed=0, level=.95):
+def icc_table(labels: ArrayLike, estimates: ArrayLike, subjects: ArrayLike, after: ArrayLike | None = None,
+              aus: Sequence[int] = AUS, n: int = 1000, seed: int = 0, level: float = .95) -> pd.DataFrame:
     """Table with one row per AU and a row 'mean'; every entry is an `Interval` of ICC(3,1). See `score_table`.
 
     `labels`, `estimates`, `after`: (N, n_aus) intensities 0–5. Columns: `icc`, or `before, after, difference`.
@@ -222,7 +229,9 @@ def icc_table(labels, estimates, subjects, after=None, aus=AUS, n=1000, seed=0, 
     return table
 
 # %% ../../nbs/4_evaluation/02_intervals.ipynb #072c1a80
-def two_afc_table(labels, estimates, subjects, after=None, aus=AUS, thresholds=(1, 2, 3), n=1000, seed=0, level=.95):
+def two_afc_table(labels: ArrayLike, estimates: ArrayLike, subjects: ArrayLike, after: ArrayLike | None = None,
+                  aus: Sequence[int] = AUS, thresholds: Sequence[int] = (1, 2, 3), n: int = 1000, seed: int = 0,
+                  level: float = .95) -> pd.DataFrame:
     """2AFC of each AU at each of `thresholds` (intensities; 1, 2, 3 = A, B, C): a table of `Interval`s with row 'mean'.
 
     Columns: the thresholds' letters, or with `after` pairs (letter, `before` | `after` | `difference`). Arguments,
@@ -240,7 +249,8 @@ def two_afc_table(labels, estimates, subjects, after=None, aus=AUS, thresholds=(
     return pd.concat(tables, axis=1)
 
 # %% ../../nbs/4_evaluation/02_intervals.ipynb #1f145636
-def per_subject(labels, estimates, subjects, metric="icc", aus=AUS, threshold=1):
+def per_subject(labels: ArrayLike, estimates: ArrayLike, subjects: ArrayLike, metric: str = "icc",
+                aus: Sequence[int] = AUS, threshold: float = 1) -> pd.DataFrame:
     """Table subject × AU of `score`s, each from that subject's frames alone; NaN where there is none.
 
     `labels`, `estimates`: (N, n_aus); `subjects`: (N,) names. One warning says how many entries are NaN, and which.

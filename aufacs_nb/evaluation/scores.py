@@ -8,6 +8,7 @@ __all__ = ['METRICS', 'icc_3_1', 'mean_icc', 'two_afc', 'mae', 'pcc', 'f1', 'why
 # %% ../../nbs/4_evaluation/01_scores.ipynb #3c3f518b
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 # %% ../../nbs/4_evaluation/01_scores.ipynb #84b5c39e
 def _both(first, second):
@@ -18,7 +19,7 @@ def _both(first, second):
     known = ~(np.isnan(first) | np.isnan(second))
     return first[known], second[known]
 
-def icc_3_1(labels, estimates):
+def icc_3_1(labels: ArrayLike, estimates: ArrayLike) -> float:
     """Consistency of two raters over frames, ICC(3,1) of Shrout and Fleiss (1979), at most 1; the paper's main score.
 
     `labels`, `estimates`: (N,) intensities; places with NaN are left out.
@@ -33,7 +34,7 @@ def icc_3_1(labels, estimates):
     return float((between - residual) / (between + residual))
 
 # %% ../../nbs/4_evaluation/01_scores.ipynb #4a4bb564
-def mean_icc(labels, estimates):
+def mean_icc(labels: ArrayLike, estimates: ArrayLike) -> float:
     """Mean of `icc_3_1` over the columns of two (N, n_aus) arrays; NaN if no column has one.
 
     Left out: columns whose score is undefined, and those whose label is the same in every frame that counts.
@@ -43,7 +44,7 @@ def mean_icc(labels, estimates):
     return float(scores[~np.isnan(scores)].mean()) if not np.isnan(scores).all() else float("nan")
 
 # %% ../../nbs/4_evaluation/01_scores.ipynb #6c372d19
-def two_afc(present, scores):
+def two_afc(present: ArrayLike, scores: ArrayLike) -> float:
     """How often a frame with the AU scores higher than one without, in [0, 1]; 0.5 is chance (Valstar et al. 2017).
 
     `present`: (N,) bool, from intensities by a threshold such as `labels >= 1`. `scores`: (N,), any scale.
@@ -57,7 +58,7 @@ def two_afc(present, scores):
     return float((rank_sum - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative))
 
 # %% ../../nbs/4_evaluation/01_scores.ipynb #d5b02e12
-def mae(labels, estimates):
+def mae(labels: ArrayLike, estimates: ArrayLike) -> float:
     "Mean absolute error of two (N,) arrays, in their unit (levels); places with NaN are left out, NaN if none is left."
     from sklearn.metrics import mean_absolute_error
 
@@ -65,7 +66,7 @@ def mae(labels, estimates):
     return float(mean_absolute_error(labels, estimates)) if len(labels) else float("nan")
 
 
-def pcc(labels, estimates):
+def pcc(labels: ArrayLike, estimates: ArrayLike) -> float:
     "Pearson's correlation of two (N,) arrays, −1 to 1; places with NaN are left out. NaN if either is constant."
     from scipy.stats import pearsonr
 
@@ -74,7 +75,7 @@ def pcc(labels, estimates):
     return float("nan") if constant else float(pearsonr(labels, estimates).statistic)
 
 
-def f1(labels, estimates, threshold=1):
+def f1(labels: ArrayLike, estimates: ArrayLike, threshold: float = 1) -> float:
     """F1 of presence, 0 to 1: `labels` and `estimates` (N,) count as present from `threshold` (1 = level A) on.
 
     Places with NaN are left out. NaN if the AU is present neither in a label nor in an estimate.
@@ -99,7 +100,7 @@ METRICS = {
 }
 
 # %% ../../nbs/4_evaluation/01_scores.ipynb #686ef9b4
-def why_no_score(labels, estimates, metric, threshold):
+def why_no_score(labels: ArrayLike, estimates: ArrayLike, metric: str, threshold: float) -> str:
     "Why an AU has no score, to stand after its name; empty if it has one."
     if np.isnan(labels).all():
         return "not coded"
@@ -115,7 +116,7 @@ def why_no_score(labels, estimates, metric, threshold):
     return "same estimate for every frame" if metric == "pcc" and np.ptp(estimates) == 0 else ""
 
 # %% ../../nbs/4_evaluation/01_scores.ipynb #1e6e1f46
-def score(labels, estimates, metric="icc", threshold=1):
+def score(labels: ArrayLike, estimates: ArrayLike, metric: str = "icc", threshold: float = 1) -> float:
     """One number for one AU: `metric` is "icc", "mae", "pcc", "f1" or "2afc"; `labels` and `estimates` are (N,).
 
     NaN where nothing is coded and where the labels allow no such score: constant ones for ICC and PCC, none from

@@ -10,6 +10,7 @@ __all__ = ['PEOPLE', 'au_displacements', 'displacement', 'canonical_pixels', 'mo
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..registration.planar import CENTRE_CM, FACE_CM
 from ..simulation.face_model import facemesh_vertices, head_vertices, sample_identity
@@ -51,7 +52,7 @@ def _displacement_of(labels) -> np.ndarray:
     return ((1 - share) * table[au, low] + share * table[au, low + 1]).sum(1)
 
 
-def displacement(targets, sources=None) -> np.ndarray:
+def displacement(targets: ArrayLike, sources: ArrayLike | None = None) -> np.ndarray:
     "Displacement (N, 468, 3) in canonical cm from labels `sources` (absent: none) to `targets`, (N, 7) in [0, 1]."
     return _displacement_of(targets) - (0 if sources is None else _displacement_of(sources))
 
@@ -62,7 +63,7 @@ def canonical_pixels(size: int) -> np.ndarray:
     return np.stack([size / 2 + x, size / 2 - y + CENTRE_CM * size / FACE_CM, z], 1)
 
 
-def move_face(frame: np.ndarray, moved: np.ndarray, vertices=None) -> np.ndarray:
+def move_face(frame: np.ndarray, moved: np.ndarray, vertices: ArrayLike | None = None) -> np.ndarray:
     """A registered frame uint8 (S, S, 3) whose skin is `moved` (468, 3), in canonical cm → uint8 (S, S, 3).
 
     `vertices`: (468, 3) the frame's mesh in its pixels, from registration; the canonical face's if None.
@@ -76,7 +77,8 @@ def move_face(frame: np.ndarray, moved: np.ndarray, vertices=None) -> np.ndarray
     return np.clip(np.rint(colours), 0, 255).astype(np.uint8)
 
 # %% ../../nbs/2_generation/01_geometric.ipynb #23df1d8b
-def geometric_synthesis(frames, targets, vertices=None, sources=None) -> np.ndarray:
+def geometric_synthesis(frames: np.ndarray, targets: ArrayLike, vertices: np.ndarray | None = None,
+                        sources: ArrayLike | None = None) -> np.ndarray:
     """Registered frames uint8 (N, S, S, 3) at target labels (N, 7) or (7,) in [0, 1], without learning; same shape.
 
     `vertices`: (N, 468, 3) meshes in pixels of the frames, or None; `sources`: (N, 7) labels the frames show, or None.

@@ -7,12 +7,15 @@ __all__ = ['gradient_penalty', 'generator_adversarial_loss', 'expression_loss', 
            'idiosyncratic_loss', 'changed_weight', 'total_loss']
 
 # %% ../../nbs/2_generation/03_losses.ipynb #12653c00
+from collections.abc import Callable
+
 import torch
 
 from ..presets import LossValues
 
 # %% ../../nbs/2_generation/03_losses.ipynb #0f750a22
-def gradient_penalty(critic, real: torch.Tensor, fake: torch.Tensor, epsilon=None) -> torch.Tensor:
+def gradient_penalty(critic: Callable[[torch.Tensor], tuple], real: torch.Tensor, fake: torch.Tensor,
+                     epsilon: torch.Tensor | None = None) -> torch.Tensor:
     """Mean of (‖∇D_adv(Ĩ)‖₂ − 1)² with Ĩ = ε I + (1 − ε) G(I|y_t), ε uniform for each picture (Gulrajani et al. 2017).
 
     real, fake: (N, 3, S, S). `critic(images)` → (scores (N, …), any). `epsilon`: (N,) in [0, 1], drawn if None.
@@ -39,7 +42,8 @@ def expression_loss(estimates: torch.Tensor, labels: torch.Tensor) -> torch.Tens
     return error.square().sum() / coded.sum().clamp(min=1)
 
 # %% ../../nbs/2_generation/03_losses.ipynb #823e1de7
-def critic_loss(critic, real, fake, labels, values: LossValues, epsilon=None) -> tuple[torch.Tensor, dict]:
+def critic_loss(critic: Callable[[torch.Tensor], tuple], real: torch.Tensor, fake: torch.Tensor, labels: torch.Tensor,
+                values: LossValues, epsilon: torch.Tensor | None = None) -> tuple[torch.Tensor, dict]:
     """Loss of a critic step and its parts: λ_adv (E D(fake) − E D(real) + λ_gp · GP) + λ_exp · L_exp(real, y_s).
 
     real, fake: (N, 3, S, S); labels: (N, n_aus) in [0, 1]; λ from `values`, for instance a preset;
@@ -58,7 +62,8 @@ def identity_loss(reconstruction: torch.Tensor, source: torch.Tensor) -> torch.T
     return (reconstruction - source).abs().mean()
 
 # %% ../../nbs/2_generation/03_losses.ipynb #0778e1ad
-def idiosyncratic_loss(fake, target_images, same_person, weight=None, n_pairs=None) -> torch.Tensor:
+def idiosyncratic_loss(fake: torch.Tensor, target_images: torch.Tensor, same_person: torch.Tensor,
+                       weight: torch.Tensor | None = None, n_pairs: float | None = None) -> torch.Tensor:
     """Mean |G(I|y_t) − J| over the pairs that show one person (paper §3.2); 0 (with a graph) if there is none.
 
     fake, target_images: (N, 3, S, S); same_person: (N,) bool; weight: (N, 1, S, S) or None, see `changed_weight`.
@@ -72,7 +77,8 @@ def idiosyncratic_loss(fake, target_images, same_person, weight=None, n_pairs=No
     return (per_pair * same).sum() / max(1.0, float(same.sum() if n_pairs is None else n_pairs))
 
 # %% ../../nbs/2_generation/03_losses.ipynb #043a1fe6
-def changed_weight(source, target_images, extra: float, threshold: float = 0.12) -> torch.Tensor | None:
+def changed_weight(source: torch.Tensor, target_images: torch.Tensor, extra: float,
+                   threshold: float = 0.12) -> torch.Tensor | None:
     """(N, 1, S, S) weights: 1, plus `extra` where source and target differ by more than `threshold`; None at extra 0.
 
     source, target_images: (N, 3, S, S) in [-1, 1]; the difference is averaged over the colours. Ours, not the paper's.

@@ -88,7 +88,8 @@ class GANimation(nn.Module):
     """
     n_planes = 4  # red, green, blue, attention
 
-    def __init__(self, n_aus=7, dim=64, n_blocks=6, upsample="transposed", use_attention=True):
+    def __init__(self, n_aus: int = 7, dim: int = 64, n_blocks: int = 6, upsample: str = "transposed",
+                 use_attention: bool = True):
         super().__init__()
         self.n_aus, self.use_attention, self.preset, self.card = n_aus, use_attention, None, {}
         self.trunk = _encoder_decoder(3 + n_aus, dim, n_blocks, upsample)

@@ -13,6 +13,7 @@ __all__ = ['BLACK', 'N_VERTICES', 'STEPS', 'LIPS', 'LIDS', 'DETAIL', 'log_ratio'
 # %% ../../nbs/2_generation/07_ratio.ipynb #070004x
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import ArrayLike
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -44,7 +46,7 @@ def read_at(images: torch.Tensor, where: torch.Tensor, mode: str = "bilinear") -
     return F.grid_sample(images, 2 * where.permute(0, 2, 3, 1) - 1, mode, "border", align_corners=False)
 
 
-def pixel_grid(height: int, width: int, device=None) -> torch.Tensor:
+def pixel_grid(height: int, width: int, device: torch.device | str | None = None) -> torch.Tensor:
     "(1, 2, height, width): the middle of every pixel, right and down in sides of the picture."
     y, x = ((torch.arange(k, device=device) + 0.5) / k for k in (height, width))
     return torch.stack(torch.broadcast_tensors(x[None, :], y[:, None]))[None]
@@ -85,7 +87,7 @@ N_VERTICES, STEPS = 468, 5  # points of the mesh; levels A–E
 
 
 @lru_cache(maxsize=8)
-def au_table(aus=tuple(AU_NAMES), people=range(700, 716)) -> np.ndarray:
+def au_table(aus: tuple[int, ...] = tuple(AU_NAMES), people: range | tuple[int, ...] = range(700, 716)) -> np.ndarray:
     """Mean displacement of FaceMesh points at level 0–5: (n_aus, 6, 468, 2) float32, right and down in frame sides.
 
     Read-only; people: seeds of the virtual heads whose mean is taken
@@ -128,7 +130,8 @@ def vertex_spacing(points: np.ndarray) -> np.ndarray:
     return (np.bincount(pairs[:, 0], length, len(points)) / np.bincount(pairs[:, 0], minlength=len(points)))
 
 
-def spread_values(points: torch.Tensor, values: torch.Tensor, weight: torch.Tensor, near: torch.Tensor, side: int):
+def spread_values(points: torch.Tensor, values: torch.Tensor, weight: torch.Tensor, near: torch.Tensor,
+                  side: int) -> torch.Tensor:
     """values (N, V, k) at points (N, V, 2), in sides, with weight (N, V) → maps (N, k, side, side).
 
     near: (V,) standard deviations of the points' Gaussians, in sides
@@ -195,10 +198,11 @@ class FaceMesh2D(_FaceMoves):
 class Geometry(FaceMesh2D):
     "The head model's mean movement and the openings, at every pixel, for a mesh and a change of labels."
 
-    def __init__(self, aus, table: np.ndarray | None = None):
+    def __init__(self, aus: tuple[int, ...], table: np.ndarray | None = None):
         super().__init__(au_table(aus) if table is None else table)
 
-    def forward(self, vertices: torch.Tensor, source: torch.Tensor, target: torch.Tensor, side: int):
+    def forward(self, vertices: torch.Tensor, source: torch.Tensor, target: torch.Tensor,
+                side: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """vertices: (N, 468, 2) of the source in sides of the frame; labels (N, n_aus) in [0, 1].
 
         Returns flow (N, 2, side, side) in sides: where to look in the source; place (N, 2, side, side): where on the
@@ -281,7 +285,8 @@ class RatioNet(_RatioLayers):
     face 1.
     """
 
-    def forward(self, planes: torch.Tensor, source: torch.Tensor, target: torch.Tensor):
+    def forward(self, planes: torch.Tensor, source: torch.Tensor,
+                target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         "→ flow (N, 2, S/2, S/2) and gain 3, α 1, colour 3 (N, 7, S, S), all unbounded."
         code = self.label_code(torch.cat([source, target, target - source], 1) * 2)
         x = full = F.silu(self.stem(planes))
@@ -363,7 +368,8 @@ class RatioPrior(nn.Module):
         self.config, self.geometry = values, Geometry(values.aus, table)
         self.ratios = nn.Parameter(torch.zeros(len(values.aus), 3, values.ratio_side, values.ratio_side))
 
-    def prior(self, vertices: torch.Tensor, source: torch.Tensor, target: torch.Tensor, side: int, flip=None):
+    def prior(self, vertices: torch.Tensor, source: torch.Tensor, target: torch.Tensor, side: int,
+              flip: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
         "Flow, place, opening and the ratio images' gain (N, 3, side, side), not bounded; flip (N,) bool mirrors them."
         flow, place, opening = self.geometry(vertices, source, target, side)
         ratios = torch.einsum("na,acyx->ncyx", target - source, self.ratios)
@@ -379,7 +385,8 @@ class _RatioChange(RatioPrior):
         super().__init__(values, table)
         self.net = RatioNet(values)
 
-    def change(self, images, vertices, source, target, flip=None, autocast: bool = False) -> Change:
+    def change(self, images: torch.Tensor, vertices: torch.Tensor, source: torch.Tensor, target: torch.Tensor,
+               flip: torch.Tensor | None = None, autocast: bool = False) -> Change:
         """images (N, 3, S, S) in [0, 1]; vertices (N, 468, 2) in sides; labels (N, n_aus) of source and target.
 
         flip: (N,) bool, training only: these images are mirrored, their vertices are not. autocast: bfloat16 network
@@ -406,7 +413,7 @@ class RatioFlow(_RatioChange):
     `aus`: columns of the `n_aus` labels that it is called with, some of those that it knows (`.config.aus`).
     """
 
-    def __init__(self, values: RatioValues = RatioValues(), aus=AUS, table: np.ndarray | None = None):
+    def __init__(self, values: RatioValues = RatioValues(), aus: Sequence[int] = AUS, table: np.ndarray | None = None):
         super().__init__(values, table)
         self.aus, self.n_aus, self.card = tuple(aus), len(aus), {}
         self.preset = GeneratorValues(size=values.size, aus=self.aus, gen_arch="ratio")
@@ -434,7 +441,8 @@ def _values_of(card: dict) -> RatioValues:
     return RatioValues(**{k: tuple(v) if isinstance(v, list) else v for k, v in card["config"].items() if k in known})
 
 
-def load_ratio(name_or_folder="medium", aus=AUS, device="cpu") -> RatioFlow:
+def load_ratio(name_or_folder: Path | str = "medium", aus: Sequence[int] | None = AUS,
+               device: torch.device | str = "cpu") -> RatioFlow:
     """The trained generator of a shipped name or of a folder, ready to use; `.card` is its card.
 
     aus: columns of the labels that it is called with; None: all that it knows. WeightsError if missing or damaged.
@@ -474,7 +482,8 @@ def _label_rows(model: RatioFlow, labels, n: int) -> torch.Tensor:
 
 # %% ../../nbs/2_generation/07_ratio.ipynb #070078x
 @torch.no_grad()
-def edit_frames(model: RatioFlow, frames, targets, vertices=None, sources=None, batch: int = 16) -> np.ndarray:
+def edit_frames(model: RatioFlow, frames: np.ndarray, targets: ArrayLike, vertices: ArrayLike | None = None,
+                sources: ArrayLike | None = None, batch: int = 16) -> np.ndarray:
     """Registered frames uint8 (N, S, S, 3) of any side at labels (N, n_aus) or (n_aus,) in [0, 1] → the same shape.
 
     vertices: (N, 468, 2 or 3) registered meshes in pixels, None: the canonical face; sources: labels the frames show,
@@ -592,7 +601,8 @@ def simplicity_losses(change: Change, values: RatioLosses) -> dict:
             "gain": 10 * values.lambda_gain * sum(d.abs().mean() for d in (own.diff(dim=2), own.diff(dim=3)))}
 
 
-def ratio_losses(change: Change, shaded, made, target, weight, values: RatioLosses) -> dict:
+def ratio_losses(change: Change, shaded: torch.Tensor, made: torch.Tensor, target: torch.Tensor, weight: torch.Tensor,
+                 values: RatioLosses) -> dict:
     """name → scalar, weighted by `values` and, pixel by pixel, by weight (N, 1, S, S).
 
     shaded, made: what `move_and_shade` and `apply_change` made of the source; target: the true picture; (N, 3, S, S)

@@ -11,6 +11,7 @@ from functools import lru_cache
 from importlib.resources import files
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 # %% ../../nbs/0_start/05_meshes.ipynb #b938b206
 class MeshError(ValueError):
@@ -36,7 +37,7 @@ class CanonicalFace:
 
 # %% ../../nbs/0_start/05_meshes.ipynb #590f22b8
 @lru_cache(maxsize=1)
-def canonical_face():
+def canonical_face() -> CanonicalFace:
     """Return the `CanonicalFace`, read once from the package's assets; its arrays are read-only."""
     with (files("aufacs_nb") / "assets" / "canonical_face.npz").open("rb") as stream:
         arrays = dict(np.load(stream))
@@ -56,11 +57,11 @@ class Similarity:
     rotation: np.ndarray
     translation: np.ndarray
 
-    def apply(self, points):
+    def apply(self, points: ArrayLike) -> np.ndarray:
         """Map points (..., d) in the source's units to the target's; returns (..., d) float64."""
         return self.scale * np.asarray(points, np.float64) @ self.rotation.T + self.translation
 
-    def inverse(self):
+    def inverse(self) -> 'Similarity':
         """Return the `Similarity` that undoes this one."""
         back = self.rotation.T / self.scale
         return Similarity(1 / self.scale, self.rotation.T, -back @ self.translation)
@@ -82,7 +83,7 @@ def _check_pairs(source, target, weights):
     return source, target, weights / weights.sum()
 
 # %% ../../nbs/0_start/05_meshes.ipynb #df8c0c60
-def procrustes(source, target, weights=None):
+def procrustes(source: ArrayLike, target: ArrayLike, weights: ArrayLike | None = None) -> Similarity:
     """Return the `Similarity` that maps source (n, d) onto target (n, d) with least weighted squared error.
 
     d is 2 or 3; the shapes need n >= d points. weights: (n,) >= 0, equal if None. Never a reflection.
@@ -114,7 +115,7 @@ def _corner_cross(vertices, triangles):
     return np.cross(b - a, c - a)
 
 # %% ../../nbs/0_start/05_meshes.ipynb #96e08c7c
-def triangle_normals(vertices, triangles):
+def triangle_normals(vertices: ArrayLike, triangles: ArrayLike) -> np.ndarray:
     """Return unit normals (t, 3) float64 of triangles (t, 3) over vertices (v, 3).
 
     Outward where the corners run counter-clockwise seen from outside (y up); zero for a triangle without area.
@@ -122,7 +123,7 @@ def triangle_normals(vertices, triangles):
     return _unit(_corner_cross(vertices, triangles))
 
 
-def vertex_normals(vertices, triangles):
+def vertex_normals(vertices: np.ndarray, triangles: ArrayLike) -> np.ndarray:
     """Return unit normals (v, 3) float64 at the vertices: the area-weighted mean of the adjacent triangles' normals.
 
     Zero for a vertex of no triangle.

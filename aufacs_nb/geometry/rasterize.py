@@ -10,6 +10,7 @@ from typing import NamedTuple
 import math
 import numba as nb
 import numpy as np
+from numpy.typing import ArrayLike
 from .meshes import MeshError
 
 # %% ../../nbs/0_start/06_rasterize.ipynb #ee36c2fc
@@ -25,7 +26,7 @@ class Raster(NamedTuple):
     depth: np.ndarray
 
     @property
-    def covered(self):
+    def covered(self) -> np.ndarray:
         "(H, W) bool: pixels that lie on some triangle"
         return self.triangle >= 0
 
@@ -99,7 +100,8 @@ def _check_mesh(vertices, triangles):
     return vertices, triangles
 
 # %% ../../nbs/0_start/06_rasterize.ipynb #48f341fa
-def rasterize(vertices_px, triangles, height, width=None, one_sided=None):
+def rasterize(vertices_px: ArrayLike, triangles: ArrayLike, height: int, width: int | None = None,
+              one_sided: ArrayLike | None = None) -> Raster:
     """Draw a mesh with a z-buffer.
 
     vertices_px: (V, 3) x right and y down in pixels (centres at +.5), third column larger = nearer
@@ -120,7 +122,7 @@ def rasterize(vertices_px, triangles, height, width=None, one_sided=None):
     return raster
 
 # %% ../../nbs/0_start/06_rasterize.ipynb #5f91dada
-def depth_buffer(vertices_px, triangles, height, width=None):
+def depth_buffer(vertices_px: ArrayLike, triangles: ArrayLike, height: int, width: int | None = None) -> np.ndarray:
     """The depth (H, W) float32 of `rasterize` alone, for less time: larger = nearer, -inf where there is nothing."""
     vertices, triangles = _check_mesh(vertices_px, triangles)
     shape = (height, width or height)
@@ -129,7 +131,7 @@ def depth_buffer(vertices_px, triangles, height, width=None):
     return depth
 
 # %% ../../nbs/0_start/06_rasterize.ipynb #29e51b8f
-def interpolate(raster, triangles, attributes, fill=0):
+def interpolate(raster: Raster, triangles: ArrayLike, attributes: ArrayLike, fill: float = 0) -> np.ndarray:
     """Attributes of the vertices, at every pixel.
 
     raster: a `Raster` of the mesh; triangles: (T, 3) its triangles
@@ -145,7 +147,7 @@ def interpolate(raster, triangles, attributes, fill=0):
 
 # %% ../../nbs/0_start/06_rasterize.ipynb #b94e574a
 @nb.njit(cache=True, nogil=True, inline='always')
-def read_bilinear(image, x, y, out):
+def read_bilinear(image: np.ndarray, x: float, y: float, out: np.ndarray) -> None:
     "Read image (H, W, C) between its pixels at x, y (centres at +.5; the border is repeated), into out (C,) floats."
     height, width, channels = image.shape
     x, y = min(max(x - .5, 0), width - 1), min(max(y - .5, 0), height - 1)
@@ -164,7 +166,7 @@ def _sample(image, xy, out):
         read_bilinear(image, xy[n, 0], xy[n, 1], out[n])
 
 
-def sample_bilinear(image, xy):
+def sample_bilinear(image: ArrayLike, xy: ArrayLike) -> np.ndarray:
     """Read an image between its pixels.
 
     image: (H, W, C) or (H, W), any number type
@@ -179,7 +181,7 @@ def sample_bilinear(image, xy):
     return out.reshape(*xy.shape[:-1], *image.shape[2:])
 
 # %% ../../nbs/0_start/06_rasterize.ipynb #d6cf3b59
-def uv_position_map(vertices, uv, triangles, size=256):
+def uv_position_map(vertices: ArrayLike, uv: ArrayLike, triangles: ArrayLike, size: int = 256) -> np.ndarray:
     """A face flattened: each texture pixel holds the 3D position of its skin point.
 
     vertices: (V, 3) any unit; uv: (V, 2) texture coordinates in [0, 1], v downwards as in FaceMesh; triangles: (T, 3)

@@ -9,7 +9,7 @@ __all__ = ['rotation']
 import numpy as np
 
 # %% ../../nbs/0_start/07_rotation.ipynb #34b6a852
-def rotation(yaw, pitch, roll):
+def rotation(yaw: float, pitch: float, roll: float) -> np.ndarray:
     """Rotation matrix (3, 3) for column vectors: first yaw about y, then pitch about x, then roll about z, degrees.
 
     yaw > 0: the face looks to the right of the picture; pitch > 0: down; roll > 0: the crown leans to the left.

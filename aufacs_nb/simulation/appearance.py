@@ -11,9 +11,12 @@ __all__ = ['CHART_AXIS', 'CHART_RADIUS', 'CHART_TOP', 'PX_PER_CM', 'CHART_SHAPE'
            'hair_cover', 'stubble_cover', 'Person', 'person_wrinkles', 'sample_person']
 
 # %% ../../nbs/5_simulation/03_appearance.ipynb #e58c2ff0
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.interpolate import make_interp_spline
 from scipy.ndimage import affine_transform, gaussian_filter
 from .body import Figure, hairline, sample_figure
@@ -26,13 +29,13 @@ CHART_TOP, PX_PER_CM = 13.5, 16
 CHART_SHAPE = (480, 1024)  # rows, columns
 
 
-def chart(points):
+def chart(points: np.ndarray) -> np.ndarray:
     "Place (..., 2) on the chart, across and up in cm, of points (..., 3) of the canonical head."
     angle = np.arctan2(points[..., 0], points[..., 2] - CHART_AXIS)
     return np.stack([CHART_RADIUS * angle, points[..., 1]], -1)
 
 
-def chart_pixels(places):
+def chart_pixels(places: np.ndarray) -> np.ndarray:
     "Column and row (..., 2) on the chart's picture, centres at +.5, of places in cm."
     half = CHART_SHAPE[1] / 2
     return np.stack([half + places[..., 0] * PX_PER_CM, (CHART_TOP - places[..., 1]) * PX_PER_CM], -1)
@@ -45,7 +48,7 @@ def _chart_grid():
     return (column - CHART_SHAPE[1] / 2) / PX_PER_CM, CHART_TOP - row / PX_PER_CM
 
 
-def place_of(name):
+def place_of(name: str) -> np.ndarray:
     "Across and up (2,) in cm of a named landmark of the canonical head; 'eye_left' is the middle of that eye."
     if name in ('eye_left', 'eye_right'):
         return (place_of(name + '_outer') + place_of(name + '_inner')) / 2
@@ -53,7 +56,7 @@ def place_of(name):
 
 # %% ../../nbs/5_simulation/03_appearance.ipynb #952d5ff2
 @lru_cache(4)
-def chart_mask(name):
+def chart_mask(name: str) -> np.ndarray:
     "(H, W) float32 in [0, 1]: a region of `HeadModel.mask`, painted on the chart."
     model = head_model()
     skin = model.triangles[model.part == SKIN]
@@ -64,14 +67,14 @@ def chart_mask(name):
     return interpolate(raster, skin, model.mask(name)[:, None])[..., 0]
 
 # %% ../../nbs/5_simulation/03_appearance.ipynb #a8f494b4
-def spot(centre, width, height=None):
+def spot(centre: Sequence[float] | np.ndarray, width: float, height: float | None = None) -> np.ndarray:
     "Soft spot (H, W), 1 at `centre` (across, up), with Gaussian half-axes in cm."
     x, y = _chart_grid()
     across, up = np.exp(-((x[0] - centre[0]) / width)**2), np.exp(-((y[:, 0] - centre[1]) / (height or width))**2)
     return np.outer(up, across).astype(np.float32)
 
 
-def smooth_noise(rng, grain, shape=CHART_SHAPE):
+def smooth_noise(rng: np.random.Generator, grain: ArrayLike, shape: tuple[int, int] = CHART_SHAPE) -> np.ndarray:
     "Noise (H, W) with mean about 0 and deviation 1, smooth over `grain` pixels (one number, or rows and columns)."
     grain = np.broadcast_to(np.asarray(grain, float), 2)
     step = np.maximum(1, (grain / 1.5).astype(int))
@@ -95,7 +98,7 @@ def _distance_along(points, x, y):
     return np.sqrt(best) * side, along
 
 # %% ../../nbs/5_simulation/03_appearance.ipynb #660944f9
-def groove(points, width, fold=0.):
+def groove(points: ArrayLike, width: float, fold: float = 0.) -> np.ndarray:
     """Height (H, W) of one wrinkle: -.85 along its floor, up to +.9 on its banks, 0 away from it.
 
     points: (n, 2) control points, across and up in cm; width: half-width of the floor in cm
@@ -194,7 +197,7 @@ PATTERNS = 6
 
 
 @lru_cache(16 * PATTERNS)
-def wrinkle_patch(au, pattern=0):
+def wrinkle_patch(au: int, pattern: int = 0) -> tuple[slice, slice, np.ndarray]:
     """Rows and columns (slices) of the chart and the height (h, w) float32 of an AU's wrinkles there, chart pixels.
 
     pattern: 0 is the table itself, symmetric; 1 … PATTERNS - 1 depart from it as people do
@@ -220,7 +223,7 @@ def wrinkle_patch(au, pattern=0):
 
 # %% ../../nbs/5_simulation/03_appearance.ipynb #0bdba091
 @lru_cache(1)
-def wrinkle_maps():
+def wrinkle_maps() -> dict[int, np.ndarray]:
     "{au: (H, W) height of its wrinkles at full strength}, in chart pixels of depth: pattern 0 of each AU."
     maps = {au: np.zeros(CHART_SHAPE, np.float32) for au in WRINKLES}
     for au, height in maps.items():
@@ -237,7 +240,7 @@ SCATTERING = 46. * (BANDS / 500)**-1.42  # per cm, reduced
 EPIDERMIS_PATH = .018  # cm: twice 60 µm, slanting
 
 
-def skin_colour(melanin, blood):
+def skin_colour(melanin: ArrayLike, blood: ArrayLike) -> np.ndarray:
     "Linear RGB (..., 3) of skin with these volume fractions of melanosomes (.01–.4) and of blood (.002–.03)."
     melanin, blood = np.asarray(melanin)[..., None], np.asarray(blood)[..., None]
     absorption = DERMIS + blood * BLOOD
@@ -267,7 +270,7 @@ class Palette:
     makeup: float = 0.
 
 
-def melanosomes(melanin):
+def melanosomes(melanin: ArrayLike) -> np.ndarray:
     "Volume fraction in the epidermis, .008–.36, of melanin in [0, 1]."
     return .008 * 45.**np.asarray(melanin)
 
@@ -280,7 +283,7 @@ def _draw_hair(rng, melanin, age):
     return hair + (GREY - hair) * np.clip((age - .5) * 2 + rng.normal(0, .12), 0, .95) * (age > .45)
 
 # %% ../../nbs/5_simulation/03_appearance.ipynb #e909bef2
-def draw_palette(rng, traits):
+def draw_palette(rng: np.random.Generator, traits: Mapping[str, Any]) -> Palette:
     "Random colours that suit a person's ancestry, sex and age."
     melanin = float(np.clip(np.dot(traits['ancestry'], [.88, .46, .24]) + rng.normal(0, .1), .03, 1))
     blood = float(np.clip(.006 * np.exp(rng.normal(-.1, .25)), .003, .011))
@@ -297,7 +300,7 @@ def _both(name, offset, *axes):
     return sum(spot((place_of(name) + offset) * [side, 1], *axes) for side in (1, -1))
 
 
-def blood_map(rng):
+def blood_map(rng: np.random.Generator) -> np.ndarray:
     "Extra blood (H, W), in e-folds: redder nose, cheeks, chin and ears, paler around the mouth."
     warm = .7 * spot(place_of('nose_tip'), 1.3) + .35 * spot(place_of('chin'), 1.5)
     warm += _both('eye_left', (.9, -3.), 2., 1.7)
@@ -306,7 +309,7 @@ def blood_map(rng):
     return warm + .4 * chart_mask('ears') + .10 * smooth_noise(rng, 20) + .12 * smooth_noise(rng, 4)
 
 # %% ../../nbs/5_simulation/03_appearance.ipynb #c39eec4c
-def freckles(rng):
+def freckles(rng: np.random.Generator) -> np.ndarray:
     "Freckles (H, W), in e-folds of melanin, on nose, cheeks and a little beyond."
     seeds = (rng.random(CHART_SHAPE) < .004) * rng.uniform(.4, 1, CHART_SHAPE)
     x, y = _chart_grid()
@@ -314,7 +317,7 @@ def freckles(rng):
     return np.clip(gaussian_filter(seeds.astype(np.float32), .95) * 9 * middle, 0, 1.2)
 
 
-def add_dot(values, centre, size, amount):
+def add_dot(values: np.ndarray, centre: Sequence[float] | np.ndarray, size: float, amount: float) -> None:
     "Add a round spot with a soft rim to values (H, W), in place."
     rows, columns = _window(np.array([centre, centre]), 2.5 * size)
     x, y = (axis[rows, columns] for axis in _chart_grid())
@@ -322,7 +325,7 @@ def add_dot(values, centre, size, amount):
     values[rows, columns] += np.float32(amount) * np.exp(-squared**2)
 
 # %% ../../nbs/5_simulation/03_appearance.ipynb #1a50e004
-def melanin_map(rng, melanin, age):
+def melanin_map(rng: np.random.Generator, melanin: float, age: float) -> np.ndarray:
     "Extra melanin (H, W), in e-folds: tanned forehead, rings around the eyes, mottling, freckles, moles, age spots."
     brown = .15 * spot(place_of('glabella') + [0, 2.5], 5., 2.5) - .12 * _both('eye_left', (.8, -3.), 2., 1.8)
     brown = brown + rng.uniform(.1, .5) * _both('eye_left', (0, -.2), 2.1, 1.1) * (.5 + melanin)
@@ -340,7 +343,7 @@ def _blend(albedo, colour, amount):
     return albedo + (np.asarray(colour, np.float32) - albedo) * np.float32(amount)[..., None]
 
 
-def paint_skin(palette, melanin, blood):
+def paint_skin(palette: Palette, melanin: np.ndarray, blood: np.ndarray) -> np.ndarray:
     "Albedo (H, W, 3) of skin with extra melanin and blood (H, W) in e-folds."
     epidermis = -(MELANIN * EPIDERMIS_PATH * melanosomes(palette.melanin)).astype(np.float32)
     log_blood = np.log(skin_colour(0, palette.blood * 1.3) / skin_colour(0, palette.blood)) / np.log(1.3)
@@ -349,7 +352,7 @@ def paint_skin(palette, melanin, blood):
     return np.float32(palette.skin) * np.exp(np.float32(extra))
 
 # %% ../../nbs/5_simulation/03_appearance.ipynb #f35efb77
-def paint_makeup(albedo, rng, palette):
+def paint_makeup(albedo: np.ndarray, rng: np.random.Generator, palette: Palette) -> np.ndarray:
     "Eye shadow, eyeliner and rouge as strong as `palette.makeup`."
     if palette.makeup < .2: return albedo
     shade = np.clip(_both('lid_left_upper', (0, .35), 1.7, .5) * .5 * palette.makeup, 0, 1)
@@ -369,7 +372,7 @@ def _brow_curve(along, arch, slant, length):
                      - (.8 + arch) * 1.3 * drop**1.3], -1)
 
 
-def brow_strokes(rng, thickness):
+def brow_strokes(rng: np.random.Generator, thickness: float) -> np.ndarray:
     "(H, W) in [0, 1]: both brows, hair by hair; thickness in cm."
     ink = np.zeros(CHART_SHAPE, np.float32)
     count = int(rng.uniform(900, 1500) * (thickness / .45)**.6)
@@ -388,7 +391,7 @@ def brow_strokes(rng, thickness):
     return 1 - np.exp(-1.4 * gaussian_filter(ink, .65))
 
 # %% ../../nbs/5_simulation/03_appearance.ipynb #c89e0601
-def hair_cover(rng, front):
+def hair_cover(rng: np.random.Generator, front: float) -> np.ndarray:
     "(H, W) in [0, 1]: how much of the head is hair; front: height in cm of the hairline; ears stay free."
     x, y = _chart_grid()
     line = hairline(x, front) + .2 * smooth_noise(rng, 5) + .12 * smooth_noise(rng, (1, 1.5))
@@ -396,7 +399,7 @@ def hair_cover(rng, front):
     return cover * (1 - np.clip(gaussian_filter(chart_mask('ears'), 3) * 2.5, 0, 1))
 
 
-def stubble_cover(rng):
+def stubble_cover(rng: np.random.Generator) -> np.ndarray:
     "(H, W) in [0, 1]: beard area: full, goatee or moustache, with grain."
     x, y = _chart_grid()
     kind = rng.choice(['full', 'full', 'goatee', 'moustache'])
@@ -429,7 +432,7 @@ class Person:
     wrinkling: float = 1.
 
 
-def person_wrinkles(person, au):
+def person_wrinkles(person: Person, au: int) -> tuple[slice, slice, np.ndarray, float] | None:
     """Rows and columns (slices) of the chart, the height (h, w) there and its depth, or None if the AU folds no skin.
 
     Add `wrinkling * activation * depth * height` to the person's relief.
@@ -478,7 +481,7 @@ def _draw_creases(rng):
     return {au: (int(rng.integers(PATTERNS)), float(rng.uniform(.75, 1.15))) for au in WRINKLES}
 
 
-def sample_person(seed):
+def sample_person(seed: int) -> Person:
     "A random `Person`: the same seed gives the same skin, hair and face."
     identity, rng = sample_identity(seed), np.random.default_rng([seed, 4])
     age, palette, figure = identity.traits['age'], draw_palette(rng, identity.traits), sample_figure(identity, seed)

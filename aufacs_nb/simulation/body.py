@@ -9,15 +9,18 @@ __all__ = ['HAIR', 'CLOTH', 'ARM_PIVOT', 'ARM_ANGLE', 'TRAITS', 'KINDS', 'CLOTH_
            'tie', 'Figure', 'style_odds', 'sample_figure']
 
 # %% ../../nbs/5_simulation/02_body.ipynb #b8cc5a65
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 import numpy as np
 import scipy.sparse as sp
+from numpy.typing import ArrayLike
 from scipy.ndimage import gaussian_filter, maximum_filter
 from scipy.spatial import cKDTree
 from ..presets import ASSETS
-from .face_model import (LANDMARKS, SKIN, blend_phenotype, catmull_clark, head_model, head_shapes,
-                                             phenotype_weights)
+from .face_model import (LANDMARKS, SKIN, Identity, blend_phenotype, catmull_clark, head_model,
+                                             head_shapes, phenotype_weights)
 from ..geometry.meshes import vertex_normals
 from ..geometry.rasterize import rasterize
 
@@ -39,7 +42,7 @@ class BodyShapes:
 
 
 @lru_cache(1)
-def body_shapes():
+def body_shapes() -> BodyShapes:
     "The shapes of `assets/body.npz` as `BodyShapes` (read once)."
     with np.load(ASSETS / 'body.npz') as file: raw = {name: file[name] for name in file.files}
     quads, offsets = raw['Q'].astype(np.int64), raw['phen'].astype(np.float32) * 10
@@ -84,7 +87,7 @@ def _average_body():
 TRAITS = ('sex', 'age', 'ancestry', 'weight', 'muscle')
 
 
-def torso(identity):
+def torso(identity: Identity) -> np.ndarray:
     "Neck, chest and upper arms (n, 3) float32 in cm of a person, closing with the rim of the neutral head."
     shapes, average = body_shapes(), _average_body()
     weights = phenotype_weights(**{name: identity.traits[name] for name in TRAITS})
@@ -108,7 +111,7 @@ class Pattern:
     follow: np.ndarray = field(repr=False)
 
 # %% ../../nbs/5_simulation/02_body.ipynb #9271cac6
-def clip(triangles, value):
+def clip(triangles: np.ndarray, value: np.ndarray) -> tuple[sp.csr_matrix, np.ndarray, np.ndarray]:
     """Keep the side of a mesh where value (n,) > 0.
 
     Returns sparse (n + cuts, n) from old to new points, triangles (T, 3), and the cut's segments (S, 2).
@@ -134,7 +137,7 @@ def clip(triangles, value):
 KINDS = ('t-shirt', 'v-neck', 'shirt', 'hoodie', 'turtleneck')
 
 
-def neckline(points, kind):
+def neckline(points: np.ndarray, kind: str) -> np.ndarray:
     "Height (n,) in cm of the neckline at points (n, 3) of the average body."
     front = np.cos(np.arctan2(points[:, 0], points[:, 2] + 8.5))  # 1 in front, -1 behind
     line = np.interp(front, (-1, -.3, .3, 1), (-10.6, -11.4, -13., -15.))
@@ -160,7 +163,7 @@ def _used(mix, triangles):
 
 # %% ../../nbs/5_simulation/02_body.ipynb #a99a9a43
 @lru_cache(len(KINDS))
-def skin_pattern(kind):
+def skin_pattern(kind: str) -> tuple[Pattern, np.ndarray]:
     "`Pattern` of the bare neck down to where clothes of this kind cover it, and its rim: (k, 2) own and head vertex."
     shapes, head, average = body_shapes(), head_model(), _average_body()
     mix, quads = catmull_clark(shapes.quads, len(shapes.base))
@@ -237,7 +240,7 @@ def _collar(mix, triangles, below):
 
 # %% ../../nbs/5_simulation/02_body.ipynb #29c3096b
 @lru_cache(len(KINDS))
-def cloth_pattern(kind):
+def cloth_pattern(kind: str) -> Pattern:
     "`Pattern` of a garment with its hem, collar or hood."
     shapes, smooth = body_shapes(), _drape()
     average = smooth @ _average_body()
@@ -259,7 +262,7 @@ def cloth_pattern(kind):
     return Pattern((mix @ smooth).tocsr(), triangles, lift, rise, uv, _follow(points))
 
 # %% ../../nbs/5_simulation/02_body.ipynb #276650b1
-def worn(pattern, body):
+def worn(pattern: Pattern, body: np.ndarray) -> np.ndarray:
     "Points (P, 3) of a pattern on a body (n, 3)."
     normals = pattern.mix @ vertex_normals(body, body_shapes().triangles)
     normals /= np.linalg.norm(normals, axis=1, keepdims=True)
@@ -318,7 +321,7 @@ def _directions(pole):
 
 
 @lru_cache(8)
-def scalp(pole):
+def scalp(pole: tuple[float, ...]) -> tuple[sp.csr_matrix, sp.csr_matrix, np.ndarray, np.ndarray]:
     """Where hair can root, for strands that spread from a pole direction.
 
     Returns sparse (ROWS*COLUMNS, coarse vertices) to the scalp without ears, the same to the surface with ears,
@@ -335,7 +338,7 @@ def scalp(pole):
     return (*((mix[:, :head.subdivision.shape[0]] @ head.subdivision).tocsr() for mix in both), points, neck)
 
 # %% ../../nbs/5_simulation/02_body.ipynb #23b93a74
-def hairline(across, front):
+def hairline(across: ArrayLike, front: float) -> np.ndarray:
     """Height in cm above which hair grows, on the canonical head.
 
     across: cm from the middle of the face, 10.2 cm × the angle about the axis at z = -5; front: height at the middle
@@ -512,7 +515,8 @@ def _average_head():
     return coarse + (head.canonical[nose] - (head.subdivision @ coarse)[nose])
 
 # %% ../../nbs/5_simulation/02_body.ipynb #98adaa46
-def grow(rng, style, front, heads, bodies):
+def grow(rng: np.random.Generator, style: Style, front: float, heads: Sequence[np.ndarray],
+         bodies: Sequence[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
     """One hair sheet on several skulls, so that the person and the average adult wear the same.
 
     heads: [coarse vertices]; bodies: [neck and chest (n, 3)]; the last of each is the average's
@@ -549,7 +553,7 @@ def _tube(path, radius, spokes=12):
     return points.reshape(-1, 3), np.concatenate([np.stack([a, b, c], 1), np.stack([a, c, d], 1)]), uv.reshape(-1, 2)
 
 
-def tie(knot, at, size):
+def tie(knot: str, at: np.ndarray, size: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "A bun or a tail that starts at a point (3,) of the hair: points, triangles, uv."
     s = np.linspace(0, 1, 12)[:, None]
     out = (at - CENTRE) / np.linalg.norm(at - CENTRE)
@@ -594,7 +598,7 @@ def _figure(pieces, rim, style, cloth, front):
                   rim.astype(np.int32), style, cloth, float(front))
 
 # %% ../../nbs/5_simulation/02_body.ipynb #b8e32ec0
-def style_odds(traits):
+def style_odds(traits: Mapping[str, Any]) -> dict[str, float]:
     "Name → probability of each hair style, and of 'bald', for a person with these traits."
     woman, old, african = 1 - traits['sex'], traits['age'], traits['ancestry'][0]
     man, straight = 1 - woman, 1 - african
@@ -622,7 +626,7 @@ def _hair_pieces(rng, style, front, heads, bodies):
     return pieces
 
 # %% ../../nbs/5_simulation/02_body.ipynb #a74f2640
-def sample_figure(identity, seed, style='', cloth=''):
+def sample_figure(identity: Identity, seed: int, style: str = '', cloth: str = '') -> Figure:
     """A random `Figure` for this person: the same seed gives the same clothes and hair.
 
     style: one of `STYLES` or 'bald', cloth: one of `KINDS`; empty means drawn. Raises ValueError for other names.

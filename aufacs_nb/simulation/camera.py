@@ -9,6 +9,7 @@ __all__ = ['CAMERA_DISTANCE', 'CAMERA_FIELD', 'STUDIO', 'ROOMS', 'DOMAINS', 'NEC
            'face_truth']
 
 # %% ../../nbs/5_simulation/04_camera.ipynb #59cb0116
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from io import BytesIO
@@ -20,23 +21,23 @@ from PIL import Image
 from scipy.ndimage import convolve, gaussian_filter
 from . import face_model
 from ..geometry.rotation import rotation
-from .face_model import (EYEBALL, LASH, LOWER_TEETH, SKIN, TONGUE, UPPER_TEETH, head_model,
-                                             head_vertices, intensity_to_activation)
+from .face_model import (EYEBALL, LASH, LOWER_TEETH, SKIN, TONGUE, UPPER_TEETH, Asymmetry,
+                                             AULevels, Speech, head_model, head_vertices, intensity_to_activation)
 from .body import CLOTH, HAIR
-from .appearance import CHART_SHAPE, PX_PER_CM, chart, chart_pixels, person_wrinkles
+from .appearance import CHART_SHAPE, PX_PER_CM, Person, chart, chart_pixels, person_wrinkles
 from ..geometry.rasterize import rasterize, sample_bilinear
 
 # %% ../../nbs/5_simulation/04_camera.ipynb #797e0573
 CAMERA_DISTANCE, CAMERA_FIELD = 90., 27.  # cm
 
 
-def picture_shape(size):
+def picture_shape(size: int | Sequence[int]) -> tuple[int, int]:
     "Width and height in pixels of `size`: one number for a square, or (width, height)."
     width, height = (size, size) if np.ndim(size) == 0 else size
     return int(width), int(height)
 
 
-def project(positions, size, field=CAMERA_FIELD):
+def project(positions: np.ndarray, size: int | Sequence[int], field: float = CAMERA_FIELD) -> np.ndarray:
     "Pixel x, y and nearness (V, 3) of camera-turned positions in cm; `field` cm fill the shorter side."
     width, height = picture_shape(size)
     scale = CAMERA_DISTANCE * min(width, height) / field / (CAMERA_DISTANCE - positions[:, 2])
@@ -127,7 +128,7 @@ def _draw_ambient(rng, domain):
     return ambient
 
 
-def sample_scene(seed, domain='wide'):
+def sample_scene(seed: int, domain: Domain | str = 'wide') -> Scene:
     """Random light, backdrop and camera of a domain; the same seed gives the same `Scene`.
 
     domain: a name in `DOMAINS` or a `Domain`. Raises ValueError for an unknown name.
@@ -210,7 +211,7 @@ def _layout(person):
 
 # %% ../../nbs/5_simulation/04_camera.ipynb #rp000001
 @lru_cache(8)
-def render_plan(person):
+def render_plan(person: Person) -> tuple[np.ndarray, np.ndarray]:
     "What the z-buffers need of `_layout`: which triangles are one-sided, and the coarser triangles that cast shadows."
     _, triangles, part, _ = _layout(person)
     shapes, n = head_model().shapes, len(head_model().canonical)
@@ -219,7 +220,8 @@ def render_plan(person):
     return (part == SKIN) | (part == EYEBALL), casting.astype(np.int32)
 
 # %% ../../nbs/5_simulation/04_camera.ipynb #ffe49300
-def posed_head(person, aus, gaze=(0., 0.), asymmetry=0., speech=None):
+def posed_head(person: Person, aus: AULevels, gaze: Sequence[float] = (0., 0.), asymmetry: Asymmetry = 0.,
+               speech: Speech = None) -> np.ndarray:
     "Vertices (V, 3) in cm of a person's head, not yet turned; the arguments are those of `head_vertices`."
     return head_vertices(person.identity, aus, gaze, asymmetry, speech)
 
@@ -248,7 +250,8 @@ class Surface(NamedTuple):
     up: np.ndarray
 
 
-def pose_surface(person, aus, turn, gaze=(0., 0.), asymmetry=0., view=np.eye(3), speech=None):
+def pose_surface(person: Person, aus: AULevels, turn: np.ndarray, gaze: Sequence[float] = (0., 0.),
+                 asymmetry: Asymmetry = 0., view: np.ndarray = np.eye(3), speech: Speech = None) -> Surface:
     "`Surface` of a person who shows these AUs: the head turned by a matrix (3, 3), then all by `view` (3, 3)."
     coordinates, triangles, part, strands = _layout(person)
     head = posed_head(person, aus, gaze, asymmetry, speech)
@@ -269,7 +272,7 @@ def _sided(height, columns, side):
     return height * np.float32(left * min(1, 1 + side) + (1 - left) * min(1, 1 - side))
 
 
-def wrinkled_relief(person, aus, asymmetry=0.):
+def wrinkled_relief(person: Person, aus: AULevels, asymmetry: Asymmetry = 0.) -> np.ndarray:
     "Relief (H, W) of a person's skin with the wrinkles of these AUs; `asymmetry` counts where it is {au: -1 – 1}."
     relief, sides = person.relief.copy(), asymmetry if isinstance(asymmetry, dict) else {}
     for au, intensity in aus.items():
@@ -381,7 +384,8 @@ def _ambient(sh, x, y, z):
 SHADOW_FIELD, SHADOW_BIAS = 34., .6  # cm: width of the lamp's picture, and slack against self-shadowing
 
 
-def shadow_depth(positions, triangles, towards_light, size=160):
+def shadow_depth(positions: np.ndarray, triangles: np.ndarray, towards_light: np.ndarray,
+                 size: int = 160) -> tuple[np.ndarray, np.ndarray]:
     "Depth picture (size, size) from the lamp and its axes (3, 3): across, up, towards the light."
     across = np.cross([0, 1, 0.], towards_light)
     across /= np.linalg.norm(across)
@@ -590,7 +594,7 @@ def _noise_bank():
     return np.random.default_rng(6).standard_normal(1 << 21, np.float32)
 
 
-def develop(picture, noise, seed):
+def develop(picture: np.ndarray, noise: float, seed: int | Sequence[int]) -> np.ndarray:
     "uint8 (H, W, 3) picture from linear light (H, W, 3) with sensor noise of this deviation."
     start = np.random.default_rng(seed).integers(1 << 21)
     noisy = np.resize(np.roll(_noise_bank(), -start) if picture.size + start > 1 << 21 else _noise_bank()[start:],
@@ -676,8 +680,11 @@ def _exposed(person, surface, relief, scene, size, things, turn, motion):
     return _smear(picture, np.multiply(motion, min(size) / scene.field))
 
 # %% ../../nbs/5_simulation/04_camera.ipynb #e15c4c98
-def render_person(person, aus, yaw=0, pitch=0, roll=0, scene=STUDIO, size=224, supersample=1, gaze=(0., 0.), seed=0,
-                  view=(0., 0.), asymmetry=0., wrinkles=True, speech=None, things=(), motion=(0., 0.)):
+def render_person(person: Person, aus: AULevels, yaw: float = 0, pitch: float = 0, roll: float = 0,
+                  scene: Scene = STUDIO, size: int | Sequence[int] = 224, supersample: int = 1,
+                  gaze: Sequence[float] = (0., 0.), seed: int = 0, view: Sequence[float] = (0., 0.),
+                  asymmetry: Asymmetry = 0., wrinkles: bool | Callable[..., np.ndarray] = True, speech: Speech = None,
+                  things: Sequence[Thing] = (), motion: Sequence[float] = (0., 0.)) -> np.ndarray:
     """Photograph a person.
 
     aus: {au: intensity 0–5}; yaw, pitch, roll in degrees as in `rotation` turn the head; gaze: degrees right and down
@@ -696,8 +703,9 @@ def render_person(person, aus, yaw=0, pitch=0, roll=0, scene=STUDIO, size=224, s
     return _compress(develop(_lens(picture, scene), scene.noise, [scene.seed, seed]), scene.jpeg)
 
 # %% ../../nbs/5_simulation/04_camera.ipynb #ece83f87
-def face_truth(person, aus, yaw=0, pitch=0, roll=0, scene=STUDIO, size=224, gaze=(0., 0.), view=(0., 0.),
-               asymmetry=0., speech=None):
+def face_truth(person: Person, aus: AULevels, yaw: float = 0, pitch: float = 0, roll: float = 0, scene: Scene = STUDIO,
+               size: int | Sequence[int] = 224, gaze: Sequence[float] = (0., 0.), view: Sequence[float] = (0., 0.),
+               asymmetry: Asymmetry = 0., speech: Speech = None) -> np.ndarray:
     "(468, 3) float32 FaceMesh points of that picture: x and y in its pixels, and z in cm towards the camera."
     vertices = posed_head(person, aus, gaze, asymmetry, speech) @ _turn(yaw, pitch, roll, view).T
     return project(face_model.facemesh_vertices(vertices), size, scene.field).astype(np.float32)

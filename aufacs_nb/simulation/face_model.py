@@ -4,19 +4,21 @@
 
 # %% auto #0
 __all__ = ['SKIN', 'EYE_CAVITY', 'MOUTH_CAVITY', 'UPPER_TEETH', 'LOWER_TEETH', 'TONGUE', 'LASH', 'EYEBALL', 'LANDMARKS',
-           'ACTIVATION', 'SCULPTED', 'AU_ACTIONS', 'SPEECH', 'HeadShapes', 'head_shapes', 'catmull_clark', 'HeadModel',
-           'phenotype_weights', 'blend_phenotype', 'head_model', 'Identity', 'sample_identity',
-           'intensity_to_activation', 'all_actions', 'action_weights', 'Rim', 'rims', 'coarse_vertices',
-           'head_vertices', 'overlaps', 'facemesh_vertices']
+           'ACTIVATION', 'SCULPTED', 'AU_ACTIONS', 'SPEECH', 'AULevels', 'Asymmetry', 'Speech', 'HeadShapes',
+           'head_shapes', 'catmull_clark', 'HeadModel', 'phenotype_weights', 'blend_phenotype', 'head_model',
+           'Identity', 'sample_identity', 'intensity_to_activation', 'all_actions', 'action_weights', 'Rim', 'rims',
+           'coarse_vertices', 'head_vertices', 'overlaps', 'facemesh_vertices']
 
 # %% ../../nbs/5_simulation/01_face_model.ipynb #98c00a92
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse as sp
+from numpy.typing import ArrayLike
 from ..geometry.rotation import rotation
 from ..presets import ASSETS
 
@@ -45,7 +47,7 @@ class HeadShapes:
 
 # %% ../../nbs/5_simulation/01_face_model.ipynb #237a0241
 @lru_cache(1)
-def head_shapes():
+def head_shapes() -> HeadShapes:
     "The shapes of `assets/head.npz` as `HeadShapes` (read once)."
     with np.load(ASSETS / 'head.npz') as file: raw = {name: file[name] for name in file.files}
     cm = {name: raw[name].astype(np.float32) * 10 for name in ('V', 'phen', 'loc', 'act')}
@@ -98,7 +100,7 @@ def _vertex_rule(quads, edges, uses, faces, middles):
     return inner + rim + sp.diags((valence == 0) * 1.)
 
 # %% ../../nbs/5_simulation/01_face_model.ipynb #c2f3c4e9
-def catmull_clark(quads, n_points):
+def catmull_clark(quads: np.ndarray, n_points: int) -> tuple[sp.csr_matrix, np.ndarray]:
     """One step of subdivision.
 
     quads: (Q, 4) indices into n_points points
@@ -147,7 +149,7 @@ class HeadModel:
     eyeball: np.ndarray
     canonical: np.ndarray
 
-    def mask(self, name):
+    def mask(self, name: str) -> np.ndarray:
         "(V,) float32 in [0, 1]: a named skin region ('lips', 'ears', 'eyelids', 'face') on the fine mesh."
         return np.pad(self.subdivision @ self.shapes.masks[name], (0, 2 * len(self.eyeball))).astype(np.float32)
 
@@ -159,7 +161,8 @@ def _hat(x):
     return dict(min=max(0, 1 - 2 * x), average=1 - abs(2 * x - 1), max=max(0, 2 * x - 1))
 
 
-def phenotype_weights(sex=.5, age=.3, ancestry=(1/3, 1/3, 1/3), weight=.5, muscle=.5):
+def phenotype_weights(sex: float = .5, age: float = .3, ancestry: Sequence[float] = (1/3, 1/3, 1/3), weight: float = .5,
+                      muscle: float = .5) -> dict[str, float]:
     """How much of each corner shape a person has, as name → weight.
 
     sex: 0 female – 1 male; age: 0 young – 1 old; ancestry: African, Asian, Caucasian, summing to 1
@@ -176,7 +179,7 @@ def phenotype_weights(sex=.5, age=.3, ancestry=(1/3, 1/3, 1/3), weight=.5, muscl
     return weights
 
 
-def blend_phenotype(shapes, **traits):
+def blend_phenotype(shapes: HeadShapes, **traits: Any) -> np.ndarray:
     "Coarse vertices (V, 3) in cm of a person with these traits; see `phenotype_weights`."
     offsets = (w * shapes.phenotypes[name] for name, w in phenotype_weights(**traits).items() if w)
     return shapes.base + sum(offsets)
@@ -209,7 +212,7 @@ def _upper_lashes(shapes):
 
 
 @lru_cache(1)
-def head_model():
+def head_model() -> HeadModel:
     "The `HeadModel`, assembled once per process."
     shapes = head_shapes()
     solid = shapes.part != LASH
@@ -233,7 +236,7 @@ class Identity:
     neutral: np.ndarray = field(repr=False)
 
     @property
-    def years(self):
+    def years(self) -> float:
         "Age in years, 18 – 80."
         return 18 + 62 * self.traits['age']
 
@@ -260,7 +263,7 @@ def _draw_local(rng, names, asymmetry=.12):
     return {name: a * _local_scale(name) for name, a in amount.items()}
 
 # %% ../../nbs/5_simulation/01_face_model.ipynb #c68c42a8
-def sample_identity(seed, asymmetry=.12):
+def sample_identity(seed: int, asymmetry: float = .12) -> Identity:
     "A random person: the same seed gives the same `Identity`; asymmetry in [0, 1]: how much the sides differ."
     shapes, rng = head_shapes(), np.random.default_rng([seed, 3])
     traits = _draw_traits(rng)
@@ -274,7 +277,7 @@ def sample_identity(seed, asymmetry=.12):
 ACTIVATION = (0, .15, .35, .58, .8, 1.)
 
 
-def intensity_to_activation(intensity):
+def intensity_to_activation(intensity: ArrayLike) -> np.ndarray:
     """Strength in [0, 1] of the muscle action at a FACS intensity in [0, 5] (0, A–E); rises piecewise linearly.
 
     intensity: number or array. Raises ValueError outside [0, 5] or for NaN.
@@ -299,7 +302,7 @@ def _push(centre, radius, direction, vertices):
 
 
 @lru_cache(1)
-def all_actions():
+def all_actions() -> dict[str, np.ndarray]:
     "The 52 actions of the source and the sculpted ones (sides ending in Left and Right), name → (V, 3) in cm."
     shapes = head_shapes()
     average, actions, flip = blend_phenotype(shapes, age=0.), dict(shapes.actions), np.float32([-1, 1, 1])
@@ -374,8 +377,13 @@ def _checked_speech(speech):
     if wrong: raise ValueError(f'weights of speech {wrong} are outside 0–1')
     return speech
 
+# %% ../../nbs/5_simulation/01_face_model.ipynb #9f8ae2f2
+AULevels = Mapping[int, float]        # {au: intensity 0–5}
+Asymmetry = float | dict[int, float]  # -1 (only the right side acts) – 1 (only the left), or {au: -1 – 1}
+Speech = Mapping[str, float] | None   # {action of `SPEECH`: weight 0–1}, on both sides
+
 # %% ../../nbs/5_simulation/01_face_model.ipynb #cfb5936a
-def action_weights(aus, asymmetry=0., speech=None):
+def action_weights(aus: AULevels, asymmetry: Asymmetry = 0., speech: Speech = None) -> dict[str, float]:
     """Weight of every facial action for these AUs; what lids and lips forbid is left out.
 
     aus: {au: intensity 0–5}; asymmetry: -1 (only the right side acts) – 1 (only the left), or {au: -1 – 1}
@@ -447,7 +455,7 @@ def _all_rims(points, faces, part, reach):
 
 # %% ../../nbs/5_simulation/01_face_model.ipynb #789bf70c
 @lru_cache(1)
-def rims():
+def rims() -> dict[str, Rim]:
     "name → `Rim` of the left eye, the right eye and the lips."
     shapes = head_shapes()
     return _all_rims(blend_phenotype(shapes, age=0.), shapes.quads, shapes.part, (.22, .35))
@@ -486,7 +494,7 @@ def _move(identity, weights):
     return coarse
 
 
-def coarse_vertices(identity, aus, asymmetry=0., speech=None):
+def coarse_vertices(identity: Identity, aus: AULevels, asymmetry: Asymmetry = 0., speech: Speech = None) -> np.ndarray:
     "Coarse vertices (n, 3) in cm of a person who shows this, as in `action_weights`; lids and lips never cross."
     weights = action_weights(aus, asymmetry, speech)
     coarse, closed = _move(identity, weights), {}
@@ -498,7 +506,8 @@ def coarse_vertices(identity, aus, asymmetry=0., speech=None):
     return coarse
 
 
-def head_vertices(identity, aus, gaze=(0., 0.), asymmetry=0., speech=None):
+def head_vertices(identity: Identity, aus: AULevels, gaze: Sequence[float] = (0., 0.), asymmetry: Asymmetry = 0.,
+                  speech: Speech = None) -> np.ndarray:
     """The head of a person who shows these AUs.
 
     aus: {au: intensity 0–5}; gaze: degrees (to the right of the picture, down)
@@ -517,7 +526,7 @@ def _fine_rims():
     return _all_rims(model.canonical, model.triangles, model.part, (.01, .01))
 
 
-def overlaps(identity, aus, asymmetry=0., speech=None):
+def overlaps(identity: Identity, aus: AULevels, asymmetry: Asymmetry = 0., speech: Speech = None) -> dict[str, float]:
     "How far, in cm, lids and lips cross at most: dict(lids=…, lips=…), 0 where they do not."
     model = head_model()
     fine = model.subdivision @ coarse_vertices(identity, aus, asymmetry, speech)
@@ -531,7 +540,7 @@ def _facemesh_places():
     with np.load(ASSETS / 'head_facemesh.npz') as file: return file['corners'], file['weights']
 
 
-def facemesh_vertices(vertices):
+def facemesh_vertices(vertices: np.ndarray) -> np.ndarray:
     "The 468 FaceMesh points (468, 3) of a head (V, 3) from `head_vertices`, in its units and frame."
     corners, weights = _facemesh_places()
     return np.einsum('nk,nkc->nc', weights, vertices[corners])

@@ -11,8 +11,8 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.ndimage import gaussian_filter, zoom
 from ..geometry.rasterize import interpolate, rasterize
-from .appearance import CHART_AXIS, CHART_SHAPE, chart, chart_pixels, wrinkle_patch
-from .face_model import SKIN, head_model, head_vertices, intensity_to_activation
+from .appearance import CHART_AXIS, CHART_SHAPE, Person, chart, chart_pixels, wrinkle_patch
+from .face_model import SKIN, AULevels, head_model, head_vertices, intensity_to_activation
 
 # %% ../../nbs/5_simulation/05_tension.ipynb #9f0f580a
 @lru_cache(1)
@@ -48,7 +48,7 @@ def _coarse_chart():
     return rasterize(np.column_stack([pixels, radius]), skin, *(n // COARSE for n in CHART_SHAPE)), skin
 
 
-def skin_strain(rest, posed):
+def skin_strain(rest: np.ndarray, posed: np.ndarray) -> np.ndarray:
     """Strain of the skin between two heads (V, 3) of one person, in any pose: (H / 4, W / 4, 3) float32 on the chart.
 
     The channels are xx, xy and yy, x across and y up; negative is compressed, -.1 means shorter by a tenth.
@@ -102,7 +102,7 @@ def _depth(strain, slopes, own, active):
     return active * (1 - trust) + trust * np.clip(_compression(strain, slopes) / np.maximum(own, .01), 0, 1.3)
 
 # %% ../../nbs/5_simulation/05_tension.ipynb #eeb9073e
-def tension_relief(person, aus, head):
+def tension_relief(person: Person, aus: AULevels, head: np.ndarray) -> np.ndarray:
     "Relief (H, W) of a person's skin that shows AUs {au: 0–5} with the head (V, 3), in any pose; see `render_person`."
     (rest, own), swelling, lines = _measure(person), *np.zeros((2, *CHART_SHAPE), np.float32)
     strain = skin_strain(rest, head)

@@ -7,12 +7,14 @@ __all__ = ['RIM_COLOURS', 'FINGERS', 'THUMB', 'PLACES', 'HOLDS', 'CUP_COLOURS', 
            'microphone', 'hidden_points', 'draw_thing', 'make_things']
 
 # %% ../../nbs/5_simulation/06_things.ipynb #ef85b9d5
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 import numpy as np
 from skimage.measure import marching_cubes
 from ..geometry.rasterize import rasterize
 from ..geometry.rotation import rotation
-from .camera import STUDIO, Thing, project
+from .appearance import Person
+from .camera import STUDIO, Scene, Thing, project
 from .face_model import LANDMARKS, head_model, head_vertices
 
 # %% ../../nbs/5_simulation/06_things.ipynb #e21e2360
@@ -62,7 +64,7 @@ def _rim(eye, sign, half, square, n=40):
 RIM_COLOURS = ((.015, .014, .014), (.07, .035, .02), (.35, .33, .3), (.03, .05, .12), (.25, .05, .05))
 
 
-def glasses(person, seed=0, dark=False):
+def glasses(person: Person, seed: int = 0, dark: bool = False) -> list[Thing]:
     "List of `Thing`s: frame and lenses of a random pair that fits the person; `dark`: sunglasses."
     rng, (eyes, rests) = np.random.default_rng([seed, 8]), _wearing(person)
     half, square = (rng.uniform(2.1, 2.7), rng.uniform(1.5, 2.1)), rng.uniform(.55, 1.)
@@ -142,7 +144,8 @@ def _place(person, at):
     return head_vertices(person.identity, {})[LANDMARKS[landmark]] + offset
 
 
-def hand(person, at='mouth', angle=35., hold=1, left=False, away=1.7):
+def hand(person: Person, at: str = 'mouth', angle: float = 35., hold: int = 1, left: bool = False,
+         away: float = 1.7) -> list[Thing]:
     """List of `Thing`s: a hand and its sleeve before a place of the face.
 
     at: a name in `PLACES`; angle: degrees in the picture from upright; hold: which of `HOLDS`; left: the other hand
@@ -162,7 +165,7 @@ def hand(person, at='mouth', angle=35., hold=1, left=False, away=1.7):
 CUP_COLOURS = ((.6, .58, .55), (.5, .08, .06), (.08, .16, .4), (.1, .28, .16), (.6, .45, .1))  # linear RGB
 
 
-def mug(person, seed=0):
+def mug(person: Person, seed: int = 0) -> list[Thing]:
     "List of `Thing`s: a mug at the mouth, tilted to drink, and the hand around it."
     rng = np.random.default_rng([seed, 9])
     height, radius, tilt = rng.uniform(8, 10.5), rng.uniform(3.4, 4.2), rotation(0, -rng.uniform(20, 55), 0)
@@ -178,7 +181,7 @@ def mug(person, seed=0):
     return [cup, *fingers]
 
 # %% ../../nbs/5_simulation/06_things.ipynb #a4bc7731
-def microphone(person, seed=0):
+def microphone(person: Person, seed: int = 0) -> list[Thing]:
     "List of `Thing`s: a microphone before the mouth and the hand that holds it."
     rng, at = np.random.default_rng([seed, 10]), _place(person, 'chin')
     polar = np.linspace(.02, np.pi - .02, 14)
@@ -192,7 +195,9 @@ def microphone(person, seed=0):
             *held]
 
 # %% ../../nbs/5_simulation/06_things.ipynb #d0257649
-def hidden_points(points, things, yaw=0, pitch=0, roll=0, scene=STUDIO, size=224, view=(0., 0.)):
+def hidden_points(points: np.ndarray, things: Iterable[Thing], yaw: float = 0, pitch: float = 0, roll: float = 0,
+                  scene: Scene = STUDIO, size: int | Sequence[int] = 224,
+                  view: Sequence[float] = (0., 0.)) -> np.ndarray:
     """(468,) bool: which of the points of `face_truth` things hide in that picture.
 
     points: (468, 3) x, y in pixels and z in cm, of the same yaw, pitch, roll, scene, size and view.
@@ -212,7 +217,7 @@ WORN = {'glasses': .22, 'sunglasses': .03}          # shares
 HELD = {'hand': .12, 'mug': .03, 'microphone': .03}
 
 
-def draw_thing(rng, shares):
+def draw_thing(rng: np.random.Generator, shares: Mapping[str, float]) -> tuple[str, int]:
     "A name of `WORN` or `HELD`, '' for nothing, and a seed for `make_things`."
     names = ['', *shares]
     return str(rng.choice(names, p=[1 - sum(shares.values()), *shares.values()])), int(rng.integers(1 << 30))
@@ -226,7 +231,7 @@ def _gesture(person, seed):
     return hand(person, at, -angle if left else angle, int(rng.integers(len(HOLDS))), left, rng.uniform(1.5, 2.5))
 
 
-def make_things(person, worn='', held='', seeds=(0, 0)):
+def make_things(person: Person, worn: str = '', held: str = '', seeds: Sequence[int] = (0, 0)) -> list[Thing]:
     "List of `Thing`s: what is worn ('' or a name of `WORN`) and held ('' or a name of `HELD`), each with its seed."
     makers = {'': lambda person, seed: [], 'hand': _gesture, 'mug': mug, 'microphone': microphone, 'glasses': glasses,
               'sunglasses': lambda person, seed: glasses(person, seed, dark=True)}

@@ -8,8 +8,10 @@ __all__ = ['SHORTEST', 'LONGEST', 'DISFA_FRAMES', 'UNBC_FRAMES', 'DISFA_LEVELS',
            'base_rates', 'events_per_clip', 'au_time_courses', 'directed_levels', 'head_motion']
 
 # %% ../../nbs/5_simulation/07_time_courses.ipynb #a09fa0fe
+from collections.abc import Sequence
 from functools import lru_cache
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.ndimage import gaussian_filter1d
 from scipy.optimize import nnls
 from ..facs import AU_NAMES, AUS
@@ -18,7 +20,7 @@ from ..facs import AU_NAMES, AUS
 SHORTEST, LONGEST = (1.5, 1., 2.), (4., 4., 5.)  # frames of onset, apex and offset
 
 
-def event_course(t, onset, apex, offset):
+def event_course(t: ArrayLike, onset: float, apex: float, offset: float) -> np.ndarray:
     "Course in [0, 1] of an event starting at time 0, at the times `t` (frames): smooth rise, plateau, smooth fall."
     t = np.asarray(t, float)
     x = np.clip(np.minimum(t / onset, (onset + apex + offset - t) / offset), 0, 1)
@@ -47,7 +49,7 @@ UNCODED = {'fera17': {5: .04, 9: .05, 20: .03, 25: .30, 26: .15, 43: .03},
 
 
 @lru_cache
-def base_rates(database):
+def base_rates(database: str) -> dict[int, np.ndarray]:
     "Share of frames that 'fera17', 'disfa' or 'unbc' is to show at level A–E: {au: (5,) array}, all 18 AUs."
     shares = BP4D_SHARES | UNCODED['fera17'] if database == 'fera17' else UNCODED[database]
     rates = {au: share * LEVEL_SHARES for au, share in shares.items()}
@@ -70,7 +72,7 @@ def _level_matrix(n_frames):
 
 
 @lru_cache
-def events_per_clip(database, au, n_frames):
+def events_per_clip(database: str, au: int, n_frames: int) -> np.ndarray:
     "Expected events of an AU in a clip, by apex A–E: (5,), such that frames show the levels of `base_rates`."
     at_least = np.cumsum(base_rates(database)[au][::-1])[::-1]
     time_at_least = -np.log1p(-np.minimum(at_least, .95))
@@ -122,7 +124,8 @@ def _course(events, weights, n_frames):
     return course
 
 # %% ../../nbs/5_simulation/07_time_courses.ipynb #61fd4971
-def au_time_courses(n_frames, seed, aus=AUS, activity=1., database='fera17'):
+def au_time_courses(n_frames: int, seed: int | Sequence[int], aus: Sequence[int] = AUS, activity: float = 1.,
+                    database: str = 'fera17') -> np.ndarray:
     """Intensities of a clip: (n_frames, n_aus) int8, 0–5; frame 0 is neutral.
 
     `database`: whose base rates and company; `activity`: factor on the number of events.
@@ -139,7 +142,7 @@ UNASKED = {2: .1, 5: .08, 7: .15, 9: .06, 15: .06, 20: .05, 23: .05, 24: .05, 25
 STILL = .25  # share of the usual sway of head and gaze
 
 
-def directed_levels(n_frames, seed, aus=AUS):
+def directed_levels(n_frames: int, seed: int | Sequence[int], aus: Sequence[int] = AUS) -> np.ndarray:
     """Intensities of a directed task: (n_frames, n_aus) int8, 0–5; of frame 0 every one of `AUS` is 0.
 
     Two frames of five ask for one unit, the others for each with a chance of 0.4, at any level A–E.
@@ -155,7 +158,8 @@ def directed_levels(n_frames, seed, aus=AUS):
     return np.stack([courses.get(au, np.zeros(n_frames)) for au in aus], 1).astype(np.int8)
 
 # %% ../../nbs/5_simulation/07_time_courses.ipynb #213ccfe3
-def head_motion(n_frames, seed, spread=(8., 6., 4.), sway=1.):
+def head_motion(n_frames: int, seed: int | Sequence[int], spread: Sequence[float] = (8., 6., 4.),
+                sway: float = 1.) -> np.ndarray:
     "Yaw, pitch and roll (degrees) of a head: (n_frames, 3); `spread`: deviations over clips, `sway`: share that moves."
     rng = np.random.default_rng(seed)
     path = gaussian_filter1d(rng.standard_normal((n_frames + 24, 3)), 4, axis=0)[12:-12]
