@@ -12,7 +12,8 @@ from skimage import data, transform
 from PIL import Image
 
 from aufacs_nb.registration.planar import align_face
-from aufacs_nb.registration.detection import FaceLandmarker, NoFaceError, PictureError, overlap
+from aufacs_nb.registration.detection import (FaceLandmarker, NoFaceError, PictureError, _find_in_view,
+                                              overlap)
 from aufacs_nb.simulation.appearance import sample_person
 from aufacs_nb.simulation.camera import render_person
 
@@ -114,9 +115,42 @@ def test_a_portrait_is_done_after_the_first_look(landmarker, people, monkeypatch
     monkeypatch.setattr(landmarker, "detector", type("Counted", (), {
         "parameters": detector.parameters, "__call__": lambda self, images: seen.append(len(images)) or detector(images)})())
     landmarker.find_one(people[0][0])
-    assert seen == [1]
+    assert seen == [1, 1]  # the picture, and the square of the face: is it upright?
     landmarker.find(people[0][0])
     assert sum(seen) > 10
+
+
+def _off(face, other, image):
+    "How far landmarks found upside down are from those of the upright picture (H, W, 3): mean, in widths of the face."
+    there = np.array(image.shape[1::-1]) - other.landmarks[:, :2]
+    return np.abs(there - face.landmarks[:, :2]).mean() / np.ptp(face.landmarks[:, 0])
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_upside_down_the_same_face_is_found(landmarker, people, number):
+    "Without the question which way is up, nonsense is found in most of them, with a score of up to 1."
+    image = [*people[0], data.astronaut()][number]
+    turned = landmarker.find_all([np.ascontiguousarray(image[::-1, ::-1])], None)[0]
+    assert turned and _off(landmarker.find_one(image), turned[0], image) < .03
+
+
+def test_an_upright_face_is_the_same_to_the_bit_as_without_the_question(landmarker, people):
+    pictures = [*people[0], data.astronaut(), group(people, 640, 480)[0]]
+    for small in (None, True, .075):
+        asked = landmarker.find_all(pictures, small)
+        plain = _find_in_view(landmarker.detector, landmarker.mesh, pictures, small)
+        for some, others in zip(asked, plain, strict=True):
+            assert [face.score for face in some] == [face.score for face in others]
+            assert all((face.landmarks == other.landmarks).all() for face, other in zip(some, others))
+
+
+def test_a_doubt_that_nothing_resolves_is_no_face(landmarker, people, monkeypatch):
+    "What is found in a face upside down is left out, even if the turned picture showed nobody."
+    turned = np.ascontiguousarray(data.astronaut()[::-1, ::-1])
+    nonsense = _find_in_view(landmarker.detector, landmarker.mesh, [turned], None)[0]
+    assert nonsense and nonsense[0].score > .9
+    monkeypatch.setattr("aufacs_nb.registration.detection._find_upside_down", lambda *given: [[] for _ in given[2]])
+    assert landmarker.find(turned, None) == []
 
 
 def test_no_pictures_give_no_faces(landmarker):
