@@ -187,7 +187,7 @@ def weights_folder(name_or_folder: Path | str, part: str) -> Path:
     "Folder of `part` ('generator', 'classifiers') of shipped weights such as 'small', or of a folder of the user's."
     name, own = str(name_or_folder), [Path(name_or_folder) / part, Path(name_or_folder)]
     shipped, bare = ASSETS / name / part, isinstance(name_or_folder, str) and Path(name).name == name != ".."
-    known = bare and (ASSETS / name).is_dir()  # the word for what travels in the package
+    known = bare and name in os.listdir(ASSETS)  # the word for what travels in the package
     if known and any(map(_holds, own)):
         warnings.warn(f"{name!r} means the shipped weights; for the folder of that name say ./{name}", stacklevel=2)
     for folder in [shipped] if known else [*own, shipped]:

@@ -45,8 +45,9 @@ LARGEST, DEEPEST = 4 << 20, 16  # bytes of a card; levels of lists and tables in
 
 
 def _fail(path: str | Path, why: object) -> NoReturn:
-    "WeightsError of a card."
-    raise WeightsError(f"{path}: no readable weights card ({why}); train again or restore the file.")
+    "WeightsError of a card, or of another table."
+    what = "weights card" if Path(path).name == "card.json" else "table"
+    raise WeightsError(f"{path}: no readable {what} ({why}); train again or restore the file.")
 
 
 def _unbounded(value: object, field: str = "", depth: int = 0) -> str:
@@ -127,14 +128,13 @@ CARD = {"type": "object", "definitions": {"values": VALUES}, "maxProperties": 50
     "config": {"allOf": [_VALUES, {"required": ["aus"]}]},
     "aus": _AUS, "clip_aus": _list(_whole(1, 99), 0, 99, uniqueItems=True),
     "zero": _list(_number(-1e6, 1e6), 1, 99), "alphas": _list(_ZERO_UP, 1, 8),
-    **dict.fromkeys(("part", "architecture", "network", "registration", "base_sha256", "version", "revision", "device"),
+    **dict.fromkeys(("part", "architecture", "network", "registration", "base", "base_sha256", "version", "revision", "device"),
                     _WORD),
     **dict.fromkeys(("generator", "command", "reproducible", "remark"), _TEXT),
-    "base": {"type": "string", "pattern": r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}\Z"},
     "calibrated": {"type": "object", "properties": {"generator": _WORD, "people": _COUNT}},
     **dict.fromkeys(("personal", "scores", "icc", "trained_on", "tested_on", "calibrated_on", "valid_agreement",
                      "last_losses", "icc_by_weight"), _TABLE),
-    **dict.fromkeys(("seed", "frames", "steps", "processes", "parameters"), _COUNT), "people": _COUNTS,
+    **dict.fromkeys(("seed", "frames", "step", "steps", "processes", "parameters"), _COUNT), "people": _COUNTS,
     "data": {"type": ["object", "string"]}}}
 
 
@@ -161,6 +161,8 @@ def _untied(card: dict) -> str:
         return "clip_aus is missing"
     if not set(card.get("clip_aus", aus)) <= set(aus) and reads:
         return "clip_aus names AUs that aus does not"
+    if not card.get("base", "a")[:1].isalnum() or {"/", "\\"} & set(card.get("base", "")):
+        return f"base is {card['base']!r}, but weights are adapted from shipped ones alone, by name: personalise again"
     if "zero" in card and len(card["zero"]) != len(aus):
         return f"zero has {len(card['zero'])} numbers for {len(aus)} AUs"
     return _fraction(values, "preset") or _fraction(card.get("config", {}), "config")
@@ -173,7 +175,7 @@ def checked_card(path: str | Path, needs: str = "preset") -> dict:
         _checker()(card)
         wrong = "" if needs in card else f"{needs} is missing"
     except fastjsonschema.JsonSchemaValueException as error:
-        wrong = error.message.removeprefix("data.").removeprefix("data ")[:300]
+        wrong = error.message[len("data."):][:300]
         if error.name == "data.format":
             wrong = f"format is {card['format']!r}, and this version knows 1 alone: install a newer aufacs_nb"
     wrong = wrong or _untied(card)
@@ -229,7 +231,7 @@ def check_shapes(path: str | Path, tensors: dict, wanted: dict, optional: tuple 
     for name, like in wanted.items():
         if name not in tensors and not name.endswith(optional or ("\0",)):
             raise WeightsError(f"{path}: tensor {name!r} is missing; {way_out}")
-        if name in tensors and tuple(tensors[name].shape) != tuple(like.shape):
+        if name in tensors and tuple(tensors[name].shape) not in {tuple(like.shape), tuple(like.shape) or (1,)}:
             raise WeightsError(f"{path}: tensor {name!r} has shape {tuple(tensors[name].shape)}, but "
                                f"{tuple(like.shape)} belongs there; {way_out}")
     if unknown := sorted(set(tensors) - set(wanted)):

@@ -19,6 +19,7 @@ from ..evaluation.scores import icc_3_1
 from ..geometry.meshes import canonical_face
 from ..presets import FrameValues, WeightsError, load_weights, save_weights, weights_folder
 from ..simulation.time_courses import ALL_AUS
+from ..weights import check_shapes
 
 # %% ../../nbs/3_estimation/08_mesh.ipynb #d681fe89
 @lru_cache(1)
@@ -136,16 +137,26 @@ def _save_reader(reader, folder, card: dict) -> Path:
     values = FrameValues("mesh", 224, tuple(reader.aus))
     return save_weights(folder, tensors, values, **{**reader.card, **card, "clip_aus": list(reader.clip_aus)})
 
+# %% ../../nbs/3_estimation/08_mesh.ipynb #098a083f
+def _regressions(folder, tensors: dict, n_aus: int) -> dict:
+    "The two `MeshRegression`s among tensors by name; WeightsError names the tensor that is missing or unfit."
+    path, sides = Path(folder) / "weights.safetensors", {"weights": (3 * 468, n_aus), "rest": (n_aus,), "gain": (n_aus,)}
+    wanted = {f"{part}.{name}": np.empty(side) for part in ("plain", "difference") for name, side in sides.items()}
+    check_shapes(path, {name: tensors[name] for name in wanted if name in tensors}, wanted)
+    if down := next((part for part in ("plain", "difference") if (tensors[f"{part}.gain"] <= 0).any()), None):
+        raise WeightsError(f"{path}: tensor '{down}.gain' is 0 or less somewhere, so more of an AU would read as less; "
+                           "restore the file or train again.")
+    return {part: MeshRegression(*[tensors[f"{part}.{name}"] for name in sides]) for part in ("plain", "difference")}
+
 
 def _load_reader(name_or_folder) -> dict:
     "What a `MeshReader` is made of; WeightsError if it is missing or holds something else."
     folder = weights_folder(name_or_folder, "mesh")
     tensors, card, values = load_weights(folder)
     try:
-        parts = {part: MeshRegression(*[tensors[f"{part}.{name}"] for name in MeshRegression._fields])
-                 for part in ("plain", "difference")}
-    except KeyError as error:
-        raise WeightsError(f"{folder}: no {error} in it; these are not the weights of a mesh reader.") from error
+        parts = _regressions(folder, tensors, len(values.aus))
+    except WeightsError as error:
+        raise WeightsError(f"{error} These are not the weights of a mesh reader.") from error
     made = {key: value for key, value in card.items() if key not in ("preset", "clip_aus")}
     return parts | {"aus": tuple(values.aus), "card": made, "clip_aus": tuple(card["clip_aus"]),
                     "zero": tensors.get("zero"), "source": str(name_or_folder)}

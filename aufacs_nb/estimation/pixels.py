@@ -21,9 +21,11 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ..evaluation.scores import mean_icc
-from .mesh import MeshReader, MeshRegression, as_intensity, calibrate, mesh_features, ridge
+from .mesh import (MeshReader, MeshRegression, _regressions, as_intensity, calibrate,
+                                       mesh_features, ridge)
 from ..presets import FrameValues, WeightsError, load_weights, save_weights, weights_folder, write_atomically
 from ..tensors import standardise
+from ..weights import check_shapes
 
 # %% ../../nbs/3_estimation/10_pixels.ipynb #eb730af8
 PICTURE, SIDE = 128, 96   # sides of the registered picture, and of what the network looks at, pixels
@@ -259,15 +261,17 @@ def _face_tensors(reader) -> dict:
     return tensors | {"weight": np.float64([reader.weight])}
 
 
-def _face_fields(tensors: dict, n_aus: int) -> dict:
-    "Fields of a `FaceReader` from those arrays; KeyError where one is missing, RuntimeError for other networks."
-    network = PixelNetwork(n_aus)
-    network.load_state_dict({name[8:]: torch.as_tensor(value) for name, value in tensors.items()
-                             if name.startswith("network.")})
+def _face_fields(folder, tensors: dict, n_aus: int) -> dict:
+    "Fields of a `FaceReader` from those arrays; WeightsError names the tensor that is missing or unfit."
+    path, network = Path(folder) / "weights.safetensors", PixelNetwork(n_aus)
+    own = {name[8:]: torch.as_tensor(value) for name, value in tensors.items() if name.startswith("network.")}
+    check_shapes(path, own, network.state_dict())
+    check_shapes(path, {"weight": tensors.get("weight", np.empty(0))}, {"weight": np.empty(1)})
+    if not 0 <= tensors["weight"][0] <= 1:
+        raise WeightsError(f"{path}: tensor 'weight' is {tensors['weight'][0]}, and a share is from 0 to 1.")
+    network.load_state_dict(own)
     return {"network": network.eval().requires_grad_(False), "weight": float(tensors["weight"][0]),
-            "zero": tensors.get("zero")} | {
-        way: MeshRegression(*[tensors[f"{way}.{name}"] for name in MeshRegression._fields])
-        for way in ("plain", "difference")}
+            "zero": tensors.get("zero")} | _regressions(folder, tensors, n_aus)
 
 # %% ../../nbs/3_estimation/10_pixels.ipynb #9148ad60
 def _load_face(name_or_folder) -> dict:
@@ -275,8 +279,8 @@ def _load_face(name_or_folder) -> dict:
     folder = weights_folder(name_or_folder, FaceReader.part)
     tensors, card, values = load_weights(folder)
     try:
-        fields = _face_fields(tensors, len(values.aus))
-    except (KeyError, RuntimeError) as error:
+        fields = _face_fields(folder, tensors, len(values.aus))
+    except WeightsError as error:
         raise WeightsError(f"{folder}: these are not the weights of a reader of faces ({error}).") from error
     made = {key: value for key, value in card.items() if key not in ("preset", "clip_aus")}
     return fields | {"aus": tuple(values.aus), "card": made, "clip_aus": tuple(card["clip_aus"]),

@@ -14,11 +14,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..facs import AUS, au_column
-from ..presets import WeightsError, get_preset, load_weights, save_weights, weights_folder
+from ..facs import au_column
+from ..presets import (ASSETS, ClassifierValues, WeightsError, get_preset, load_weights, save_weights,
+                               weights_folder)
 from .trunk import build_classifier, released
 from .vgg16 import N_CLASSES, expected_intensity
 from ..tensors import pick_device, standardise
+from ..weights import check_shapes
 
 # %% ../../nbs/3_estimation/05_storage.ipynb #2f62a755
 def layers(model: nn.Module) -> nn.Sequential:
@@ -90,13 +92,16 @@ def _own(tensors: dict, au) -> dict:
 def _restore(folder, tensors: dict, aus, preset) -> dict:
     "au → network with its tensors; `WeightsError` names the folder where they do not fit."
     models = {}
+    with torch.device("meta"):  # shapes without memory, before a card's sizes can fill it
+        wanted = build_classifier(preset, weights=None, members=preset.cls_members).state_dict()
     for au in aus:
-        model = build_classifier(preset, weights=None, members=preset.cls_members)
         try:
-            model.load_state_dict(_own(tensors, au))
-        except RuntimeError as error:
+            check_shapes("weights.safetensors", _own(tensors, au), wanted)
+        except WeightsError as error:
             raise WeightsError(f"{folder}: the weights of {au_column(au)} do not fit preset {preset.name!r} "
-                               f"({str(error).splitlines()[-1].strip()}); train them again.") from error
+                               f"({error}).") from error
+        model = build_classifier(preset, weights=None, members=preset.cls_members)
+        model.load_state_dict(_own(tensors, au))
         models[au] = model.eval()
     return models
 
@@ -106,8 +111,15 @@ def _checksum(name_or_folder) -> str:
     return sha256((weights_folder(name_or_folder, "classifiers") / "weights.safetensors").read_bytes()).hexdigest()
 
 
+def _is_shipped(name) -> bool:
+    "Is this a bare name of classifiers that travel in the package?"
+    return isinstance(name, str) and Path(name).name == name and (ASSETS / name / "classifiers" / "card.json").is_file()
+
+
 def _check_base(folder, card: dict) -> None:
-    "`WeightsError` if the weights that a delta was made upon are others by now."
+    "`WeightsError` if the weights that a delta was made upon are not shipped, or are others by now."
+    if not _is_shipped(card["base"]):
+        raise WeightsError(f"{folder}: adapted from {card['base']!r}, which is not shipped; personalise again.")
     if _checksum(card["base"]) != card.get("base_sha256"):
         raise WeightsError(f"{folder}: adapted from {card['base']!r}, which has changed since; personalise again.")
 
@@ -132,27 +144,48 @@ def _with_delta(folder, base: dict, tensors: dict) -> dict:
 
 # %% ../../nbs/3_estimation/05_storage.ipynb #7d0695ee
 def _save(classifiers, folder, half: bool, card: dict) -> Path:
-    "Write weights (of adapted ones only what differs from their base) and card to `folder`."
-    card = {**classifiers.card, **card, "aus": list(classifiers.aus)}
-    if classifiers.base is not None:
+    "Write weights (of those adapted from shipped ones only what differs) and card to `folder`."
+    card, known = {**classifiers.card, **card, "aus": list(classifiers.aus)}, classifiers.calibration
+    if _is_shipped(classifiers.base):
         tensors = _delta(classifiers.models, _loaded(classifiers.base)["models"], half)
         card |= {"base": classifiers.base, "base_sha256": _checksum(classifiers.base)}
     else:
-        known = classifiers.calibration
-        tensors = _by_name(classifiers.models, half) | (
-            {} if known is None else {"calibration": np.asarray(known, np.float32)})
+        tensors = _by_name(classifiers.models, half)
+        tensors |= {} if known is None else {"calibration": np.asarray(known, np.float32)}
     return save_weights(folder, tensors, classifiers.preset, **card)
 
+# %% ../../nbs/3_estimation/05_storage.ipynb #fc9240f5
+def _checked(folder, tensors: dict, card: dict, preset) -> tuple:
+    "AUs and calibration of a folder of classifiers; `WeightsError` if it holds something else."
+    if not isinstance(preset, ClassifierValues):
+        raise WeightsError(f"{folder}: the card of something else than classifiers ({preset.name!r}); give theirs.")
+    aus, known = tuple(card.get("aus", preset.aus)), tensors.pop("calibration", None)
+    names, n = {"all", *map(au_column, aus)}, len(aus)
+    if odd := sorted(name for name in tensors if name.partition(".")[0] not in names):
+        raise WeightsError(f"{folder}: tensor {odd[0]!r} in weights.safetensors belongs to none of {', '.join(names)}.")
+    if known is None:
+        return aus, None
+    if known.shape != (n, N_CLASSES) * 2 or (known < 0).any() or abs(known.sum(-1) - 1).max() > 0.01:
+        raise WeightsError(f"{folder}: tensor 'calibration' in weights.safetensors holds no probabilities of {n} AUs; "
+                           "call `calibrated` again, and save.")
+    return aus, known
 
+
+def _source(name_or_folder, folder: Path) -> str:
+    "What weights were loaded from: a shipped name, or the folder."
+    return str(name_or_folder if folder.is_relative_to(ASSETS) else Path(name_or_folder).resolve())
+
+# %% ../../nbs/3_estimation/05_storage.ipynb #42335802
 def _loaded(name_or_folder, preset=None) -> dict:
     "What `AUClassifiers` is made of, from shipped weights or a folder; `WeightsError` if missing or unfit."
     folder = weights_folder(name_or_folder, "classifiers")
     tensors, card, stored = load_weights(folder, preset, same=("name", "cls_size"))
-    found = {"preset": stored, "base": card.get("base"), "calibration": tensors.pop("calibration", None),
+    aus, calibration = _checked(folder, tensors, card, stored)
+    found = {"preset": stored, "base": card.get("base"), "calibration": calibration,
              "card": {k: v for k, v in card.items() if k not in ("preset", "aus", "base", "base_sha256")},
-             "source": str(Path(name_or_folder).resolve() if Path(name_or_folder).is_dir() else name_or_folder)}
+             "source": _source(name_or_folder, folder)}
     if found["base"] is None:
-        return found | {"models": _restore(folder, tensors, card.get("aus", AUS), stored)}
+        return found | {"models": _restore(folder, tensors, aus, stored)}
     _check_base(folder, card)
     generic = _loaded(found["base"])
     return found | {"models": _with_delta(folder, generic["models"], tensors), "calibration": generic["calibration"]}

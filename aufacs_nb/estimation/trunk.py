@@ -10,23 +10,26 @@ __all__ = ['OTHER_VIEW', 'RESIDENT', 'MEMBER', 'seeded', 'soft_light', 'other_ca
 # %% ../../nbs/3_estimation/04_trunk.ipynb #cca97f67
 import json
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import fields
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from joblib import Parallel, delayed
+from numpy.typing import ArrayLike
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 from torchvision.transforms import v2
 from tqdm.auto import tqdm
+from ..weights import beside
 
 # %% ../../nbs/3_estimation/04_trunk.ipynb #54054586
 from ..evaluation.scores import icc_3_1
@@ -36,11 +39,11 @@ from ..generation.training import TrainingError, average_gradients, make_acceler
 from ..presets import PAPER, ClassifierValues, get_preset, write_atomically
 from .vgg16 import (N_CLASSES, class_loss, class_scores, expected_intensity, learning_mode, prefix,
                                         vgg16_classifier)
-from ..tensors import Rows, pick_device, standardise
+from ..tensors import Frames, Rows, pick_device, standardise
 
 # %% ../../nbs/3_estimation/04_trunk.ipynb #7379107b
 @contextmanager
-def seeded(seed: int, device="cpu"):
+def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
     "Within this block torch draws from `seed`, on CPU and GPUs (`device`); afterwards its states are those of before."
     if torch.device(device).type == "cuda":
         torch.cuda.init()
@@ -199,7 +202,7 @@ def one_of(head: nn.Module, position: int) -> nn.Module:
 
 # %% ../../nbs/3_estimation/04_trunk.ipynb #050a1ea8
 def build_classifier(preset: ClassifierValues | str, weights: str | None = "imagenet", n_outputs: int = N_CLASSES,
-                     members: int = 1):
+                     members: int = 1) -> nn.Module:
     "The untrained network of `preset`: VGG16 (`weights`: see `vgg16_classifier`) or SlimVGG (random; `members`)."
     values = get_preset(preset)
     if values.classifier == "vgg16":
@@ -232,7 +235,7 @@ def _taken(array, rows):
     return array[torch.as_tensor(rows, device=array.device) if isinstance(array, torch.Tensor) else rows]
 
 
-def released(frames):
+def released(frames: Frames) -> Frames:
     "Frames; those of a memory map as `Rows`, which let go of what was read of the file."
     return Rows(frames, np.arange(len(frames))) if isinstance(frames, np.memmap) else frames
 
@@ -240,29 +243,29 @@ def released(frames):
 class Pixels:
     "Registered frames, uint8 (N, s, s, 3), as a network's input on `device`: standardised, augmented at each draw."
 
-    def __init__(self, frames, preset: ClassifierValues | str, device="cpu"):
+    def __init__(self, frames: Frames, preset: ClassifierValues | str, device: torch.device | str = "cpu"):
         self.frames = released(frames)
         self.preset, self.device = get_preset(preset), torch.device(device)
 
     def __len__(self):
         return len(self.frames)
 
-    def to(self, device) -> "Pixels":
+    def to(self, device: torch.device | str) -> "Pixels":
         "The same for a network on `device`."
         return Pixels(_uploaded(self.frames, torch.device(device)), self.preset, device)
 
-    def select(self, rows) -> "Pixels":
+    def select(self, rows: ArrayLike) -> "Pixels":
         "These rows alone; arrays are not copied, and memory maps are read where they are drawn from."
         found = _taken(self.frames, rows) if isinstance(self.frames, torch.Tensor) else Rows(self.frames, rows)
         return Pixels(found, self.preset, self.device)
 
-    def draw(self, rows, epoch: int | None = None) -> torch.Tensor:
+    def draw(self, rows: np.ndarray, epoch: int | None = None) -> torch.Tensor:
         "Images (n, 3, S, S) of an epoch's batch; epoch None: as they are."
         images = standardise(_taken(self.frames, rows), self.preset.cls_size, self.preset.cls_colour, self.device)
         return augment(images) if self.preset.cls_augment and epoch is not None else images
 
     @staticmethod
-    def forward(model, images) -> torch.Tensor:
+    def forward(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
         "Class scores of what `draw` returned."
         return model(images)
 
@@ -270,22 +273,23 @@ class Pixels:
 class HiddenMaps:
     "What a frozen prefix made of frames: `maps` (views, M, c, h, w) float32, of which `rows` (N,) are used."
 
-    def __init__(self, maps, rows=None, device="cpu"):
+    def __init__(self, maps: np.ndarray | torch.Tensor, rows: np.ndarray | None = None,
+                 device: torch.device | str = "cpu"):
         self.maps, self.rows = maps, np.arange(maps.shape[1]) if rows is None else rows
         self.device = torch.device(device)
 
     def __len__(self):
         return len(self.rows)
 
-    def to(self, device) -> "HiddenMaps":
+    def to(self, device: torch.device | str) -> "HiddenMaps":
         "The same for a network on `device`."
         return HiddenMaps(_uploaded(self.maps, torch.device(device), 1), self.rows, device)
 
-    def select(self, rows) -> "HiddenMaps":
+    def select(self, rows: ArrayLike) -> "HiddenMaps":
         "These rows alone; the maps themselves are not copied."
         return HiddenMaps(self.maps, self.rows[rows], self.device)
 
-    def draw(self, rows, epoch: int | None = None) -> torch.Tensor:
+    def draw(self, rows: np.ndarray, epoch: int | None = None) -> torch.Tensor:
         "Hidden maps (n, c, h, w) of an epoch's batch, in that epoch's view; None: in the first."
         view = self.maps[(epoch or 0) % len(self.maps)]
         return torch.as_tensor(_taken(view, self.rows[rows])).to(self.device)
@@ -294,7 +298,8 @@ class HiddenMaps:
 
 # %% ../../nbs/3_estimation/04_trunk.ipynb #2b136efc
 @torch.no_grad()
-def hidden_maps(model, pixels: Pixels, views: int = 1, batch: int = 128, device="cpu") -> HiddenMaps:
+def hidden_maps(model: nn.Module, pixels: Pixels, views: int = 1, batch: int = 128,
+                device: torch.device | str = "cpu") -> HiddenMaps:
     "Compute them on `device`; views: augmented passes over all frames, or 0 for one pass over the frames as they are."
     first, pixels, maps = deepcopy(prefix(model)).eval().to(device), pixels.to(device), None
     for view in range(max(views, 1)):
@@ -519,7 +524,7 @@ def _load_epoch(folder, training: _Training, best: _Best, facts: dict) -> list:
         return []
     latest = json.loads(path.read_text("utf-8"))
     _check_facts(path, latest["facts"], facts)
-    for name, value in load_file(path.with_name(latest["file"])).items():
+    for name, value in load_file(beside(path, latest["file"])).items():
         part, _, key = name.partition("/")
         tensors.setdefault(part, {})[key] = value
     _restore(training, tensors, latest)
@@ -543,19 +548,19 @@ def _fitted(training: _Training, best: _Best, valid, epochs: int, progress: bool
 
 # %% ../../nbs/3_estimation/04_trunk.ipynb #3f2e391e
 def train_classifier(
-    frames,             # uint8 (N, s, s, 3) registered faces, or `HiddenMaps` of the prefix of `start`
-    intensities,        # (N,) of 0–5 for one AU, or (N, n) for a network with n heads (`train_trunk`)
-    valid=None,         # (frames, intensities) of other people: the best epoch is kept; None keeps the last
+    frames: Frames | HiddenMaps,             # registered faces, or `HiddenMaps` of the prefix of `start`
+    intensities: ArrayLike,                  # (N,) of 0–5 for one AU, or (N, n) for n heads (`train_trunk`)
+    valid: tuple[Frames | HiddenMaps, ArrayLike] | None = None,  # of other people; the best epoch is kept, or the last
     preset: ClassifierValues | str = PAPER,  # a whole preset will do, or its name
     seed: int = 0,
-    start=None,         # network to start from; its prefix stays frozen. None: `build_classifier`
-    epochs: int | None = None, lr: float | None = None,  # None: the preset's
-    progress: bool = True,
+    start: nn.Module | None = None,          # what it starts from, its prefix frozen. None: `build_classifier`
+    epochs: int | None = None, lr: float | None = None, progress: bool = True,  # None: the preset's
     start_counts: bool = True,  # may the start itself be the best? Not if its last layer has learned nothing yet
-    device=None, precision: str | None = None,  # see `pick_device`; "no", "bf16", None: "bf16" on GPUs that have it
-    checkpoint=None,    # folder that is written after each epoch, and gone on from
+    device: torch.device | str | None = None,  # see `pick_device`
+    precision: str | None = None,            # "no", "bf16"; None: "bf16" on GPUs that have it
+    checkpoint: Path | str | None = None,    # folder that is written after each epoch, and gone on from
     init: str = "imagenet",  # what VGG16 begins with where there is no `start`, see `vgg16_classifier`
-):
+) -> tuple[nn.Module, pd.DataFrame]:
     "Train one network (§4.2.2); returns it, on the CPU, and a DataFrame, one row per epoch: loss, ICC on Valid."
     preset, team = get_preset(preset), _team(device)
     inputs, classes, valid = _prepared(frames, intensities, valid, preset, team.device)
@@ -595,14 +600,15 @@ def merged(networks: list) -> nn.Module:
 MEMBER = 1000  # between the seeds of two members
 
 
-def train_on_one_thread(*job, **options):
+def train_on_one_thread(*job: Any, **options: Any) -> tuple[nn.Module, pd.DataFrame]:
     "`train_classifier` on one thread, as one of several processes."
     torch.set_num_threads(1)
     return train_classifier(*job, **options)
 
 # %% ../../nbs/3_estimation/04_trunk.ipynb #476b2fe7
-def train_trunk(frames, intensities, valid=None, preset: ClassifierValues | str = PAPER, seed: int = 0,
-                progress: bool = True, n_jobs: int = 1, checkpoint=None, **how):
+def train_trunk(frames: Frames, intensities: ArrayLike, valid: tuple[Frames, ArrayLike] | None = None,
+                preset: ClassifierValues | str = PAPER, seed: int = 0, progress: bool = True, n_jobs: int = 1,
+                checkpoint: Path | str | None = None, **how: Any) -> tuple[nn.Module, pd.DataFrame]:
     """A network with a head for each column of `intensities` (N, n), the `merged` members of the preset; a history.
 
     `checkpoint`: a folder, in which each member has its own; `how`: device and precision, see `train_classifier`.

@@ -25,6 +25,7 @@ from torchvision.models import VGG16_Weights, vgg16
 from ..evaluation.scores import icc_3_1
 from ..facs import LEVELS
 from ..presets import ClassifierValues, WeightsError, get_preset
+from ..weights import check_numbers
 
 # %% ../../nbs/3_estimation/03_vgg16.ipynb #a9ba88ab
 N_CLASSES = len(LEVELS)
@@ -44,6 +45,7 @@ def _stored(path) -> dict:
             tensors = load_state_dict_from_url(path.name, map_location="cpu", weights_only=True, **where)
     except Exception as error:
         raise WeightsError(f"--init {path}: no readable weights ({str(error).splitlines()[0][:100]}).") from error
+    check_numbers(path, {name: value.float().numpy() for name, value in tensors.items()})
     return {name: value for name, value in tensors.items() if not name.startswith("classifier.6.")}
 
 # %% ../../nbs/3_estimation/03_vgg16.ipynb #e467323d

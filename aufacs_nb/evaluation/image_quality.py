@@ -18,7 +18,6 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import ArrayLike
-from safetensors.numpy import load_file
 from scipy.stats import binomtest
 from skimage.metrics import structural_similarity
 
@@ -36,6 +35,7 @@ from ..simulation.appearance import sample_person
 from ..simulation.camera import render_person, sample_scene
 from ..simulation.layouts import child_seed
 from ..tensors import frames_to_tensor, standardise, tensor_to_frames
+from ..weights import check_shapes, read_tensors
 
 # %% ../../nbs/4_evaluation/03_image_quality.ipynb #2e4982d5
 class TruePairs(NamedTuple):
@@ -153,7 +153,10 @@ class IdentityCode:
     def from_pretrained(cls, name_or_folder: Path | str = "small") -> "IdentityCode":
         "The shipped code, or one from a folder; WeightsError if it is missing."
         folder = weights_folder(name_or_folder, "identity")
-        tensors = load_file(folder / "weights.safetensors")
+        path, n = folder / "weights.safetensors", IDENTITY_SIDE ** 2 * 3
+        tensors = read_tensors(path)
+        codes = np.shape(tensors.get("matrix"))[1:]
+        check_shapes(path, tensors, {"mean": np.empty(n), "matrix": np.empty((n, *codes[:1]))})
         return cls(tensors["mean"], tensors["matrix"])
 
 # %% ../../nbs/4_evaluation/03_image_quality.ipynb #f7201bd7

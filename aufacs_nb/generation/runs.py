@@ -29,6 +29,7 @@ from .ratio import RatioFlow, load_ratio
 from ..presets import (GeneratorValues, WeightsError, as_made, get_preset, load_weights, preset_from,
                                save_weights, weights_folder, write_atomically)
 from ..tensors import frames_to_tensor
+from ..weights import beside, check_numbers, check_shapes, checked_card, read_json
 from .training import GeneratorTrainer, PairSampler, TrainingError, train_step
 
 # %% ../../nbs/2_generation/05_runs.ipynb #2a89d214
@@ -96,19 +97,23 @@ def _differs(old, new) -> str:
 
 
 def load_checkpoint(folder, trainer: GeneratorTrainer, **facts) -> bool:
-    "Resume from `folder` if it holds a checkpoint (True); TrainingError names the fact that differs from this run."
+    "Resume from `folder` if it holds a checkpoint (True); TrainingError if damaged or of another run, with the fact."
     path = Path(folder) / "latest.json"
     if not path.is_file():
         return False
-    latest = json.loads(path.read_text(encoding="utf-8"))
-    latest["preset"] = as_made(latest.get("preset", {}))  # a checkpoint may be older than a field of the preset
+    latest = checked_card(path)
+    latest["preset"] = as_made(latest["preset"])  # a checkpoint may be older than a field of the preset
     for name, value in json.loads(json.dumps(facts)).items():
         if latest.get(name) != value:
             change = _differs(latest.get(name), value)
             raise TrainingError(f"{path}: the checkpoint was made with another {name} ({change}); "
                                 "pass resume=False to start anew, or another folder.")
-    restore_trainer(trainer, load_file(path.with_name(latest["file"])))
-    trainer.done, trainer.losses = latest["step"], latest.get("losses", {})
+    try:
+        restore_trainer(trainer, load_file(beside(path, latest.get("file"))))
+        trainer.done, trainer.losses = latest["step"], latest.get("losses", {})
+    except (OSError, SafetensorError, RuntimeError, KeyError, ValueError) as error:
+        raise TrainingError(f"{path}: the checkpoint is damaged ({str(error)[:200]}); pass resume=False to start anew, "
+                            "or another folder.") from error
     return True
 
 # %% ../../nbs/2_generation/05_runs.ipynb #85cd15d2
@@ -294,12 +299,16 @@ class LivePlot:
 def _loaded(folder, preset, arch: str | None) -> GANimation:
     "The generator of a folder, one of `ARCHITECTURES`; WeightsError as `load_generator`."
     tensors, card, stored = load_weights(folder, preset)
-    if arch is not None and stored.gen_arch != arch:
-        raise WeightsError(f"{folder}: weights of a {stored.gen_arch!r} generator, but {arch!r} was asked for.")
+    if arch is not None and getattr(stored, "gen_arch", None) != arch:
+        raise WeightsError(f"{folder}: weights of a {getattr(stored, 'gen_arch', None)!r} generator, but {arch!r} was "
+                           "asked for.")
     try:
+        if not isinstance(stored, GeneratorValues) or card.get("architecture") != stored.gen_arch:
+            said = getattr(stored, "gen_arch", None)
+            raise ValueError(f"architecture {card.get('architecture')!r}, but {said!r} in the preset")
+        with torch.device("meta"):  # shapes without memory, before a card's sizes can fill it
+            check_shapes("weights.safetensors", tensors, build_generator(stored).state_dict())
         generator = build_generator(stored)
-        if card.get("architecture") != stored.gen_arch:
-            raise RuntimeError(f"architecture {card.get('architecture')!r}, but {stored.gen_arch!r} in the preset")
         generator.load_state_dict({name: torch.tensor(np.float32(value)) for name, value in tensors.items()})
     except (RuntimeError, ValueError) as error:
         raise WeightsError(f"{folder}: not the weights of this generator ({str(error)[:300]}); "
@@ -310,12 +319,12 @@ def _loaded(folder, preset, arch: str | None) -> GANimation:
 # %% ../../nbs/2_generation/05_runs.ipynb #871b4aba
 def _is_ratio(name_or_folder) -> bool:
     "Whether a folder holds the weights of a ratio generator, and none that come before them."
-    cards = [Path(name_or_folder) / part / "card.json" for part in ("generator", ".", "ratio_flow")]
-    try:
-        card = json.loads(next(card for card in cards if card.is_file()).read_text(encoding="utf-8"))
-        return card.get("part") == "ratio_flow"
-    except (StopIteration, OSError, ValueError, AttributeError):
-        return False
+    for part in ("generator", "ratio_flow"):
+        try:
+            return read_json(weights_folder(name_or_folder, part) / "card.json").get("part") == "ratio_flow"
+        except WeightsError:
+            continue
+    return False
 
 
 def load_generator(name_or_folder=None, preset=None, arch: str | None = None) -> GANimation | RatioFlow:
@@ -339,11 +348,12 @@ def load_critic(folder) -> Critic:
     "The critic with D_exp (evaluation mode) of a run's folder, with `.preset`; WeightsError if it holds no learnt one."
     path = Path(folder) / "checkpoint" / "latest.json"
     try:
-        latest = json.loads(path.read_text(encoding="utf-8"))
-        with safe_open(path.with_name(latest["file"]), "pt") as stored:
+        latest = checked_card(path)
+        with safe_open(beside(path, latest["file"]), "pt") as stored:
             names = list(stored.keys())
             tensors = {k.removeprefix("critic/"): stored.get_tensor(k) for k in names if k.startswith("critic/")}
         critic, learnt = build_critic(preset_from(latest["preset"])), "critic_optimiser/0.step" in names
+        check_numbers(path, {name: tensor.numpy() for name, tensor in tensors.items()})
         critic.load_state_dict(tensors)
     except (OSError, SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"{folder}: no critic ({error}). The critic lies in the checkpoint that train_generator "

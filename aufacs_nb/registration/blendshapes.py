@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import nn
+
+from ..weights import read_tensors
 
 # %% ../../nbs/1_registration/04_blendshapes.ipynb #cae04e06
 ACTIONS = tuple("""_neutral browDownLeft browDownRight browInnerUp browOuterUpLeft browOuterUpRight cheekPuff
@@ -92,7 +93,7 @@ def load_actions(folder=None):
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: reinstall aufacs_nb or run tools/convert_face_landmarker.py")
     try:
-        network.load_state_dict({name: weight.float() for name, weight in load_file(path).items()})
+        network.load_state_dict({name: torch.from_numpy(w).float() for name, w in read_tensors(path).items()})
     except RuntimeError as error:
         raise ValueError(f"{path} holds other weights than ActionNet needs: "
                          "run tools/convert_face_landmarker.py again") from error

@@ -34,6 +34,7 @@ from .detection import SameConv, Square, cut_all, fit_meshes, load_networks, squ
 from ..geometry.meshes import canonical_face
 from ..presets import WeightsError, load_weights, save_weights, weights_folder, write_atomically
 from ..geometry.rasterize import rasterize
+from ..weights import check_shapes
 
 # %% ../../nbs/1_registration/08_prnet.ipynb #ab241c95
 def _poor_and_taken(corners, weights):
@@ -548,15 +549,17 @@ def load_prnet(name_or_folder="small", device="cpu"):
 
     Raises WeightsError for weights that are missing, damaged or of another network.
     """
-    tensors, card, _ = load_weights(weights_folder(name_or_folder, "prnet"))
+    folder = weights_folder(name_or_folder, "prnet")
+    tensors, card, _ = load_weights(folder)
     try:
-        network = PRNet(card["preset"]["size"], card["preset"]["width"])
+        sizes = card["preset"]["size"], card["preset"]["width"]
+        with torch.device("meta"):  # shapes without memory, before a card's sizes can fill it
+            wanted = PRNet(*sizes).state_dict()
+        check_shapes("weights.safetensors", tensors, wanted, optional=("num_batches_tracked",))
+        network = PRNet(*sizes)
         network.load_state_dict({name: torch.from_numpy(array).float() for name, array in tensors.items()}, False)
-        missing = {name for name in network.state_dict() if not name.endswith("tracked")} - set(tensors)
-    except (KeyError, RuntimeError) as error:
-        raise WeightsError(f"{name_or_folder}: weights of another network than PRNet ({error}).") from error
-    if missing:
-        raise WeightsError(f"{name_or_folder}: {len(missing)} tensors are missing, such as {sorted(missing)[0]}.")
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise WeightsError(f"{folder}: weights of another network than PRNet ({error}).") from error
     return network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
 
 # %% ../../nbs/1_registration/08_prnet.ipynb #c516c4e7
