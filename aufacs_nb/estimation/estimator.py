@@ -22,7 +22,7 @@ from ..databases import DatabaseError
 from .mesh import MeshReader
 from .sources import (found_faces, holds_many, in_batches, is_photo, pick_face, read_photo,
                                           source_name)
-from .tables import landmark_columns, openface_table
+from .tables import Predictions, landmark_columns, openface_table
 from .zero import ClipZeros, photo_zero
 from ..presets import WeightsError, read_card, weights_folder
 from ..registration.collections import METHODS, dense_landmarks, register_faces
@@ -190,9 +190,11 @@ class AUReader:
         "Iterate over tables of `predict`, one for each batch; options: see `batches`. Memory stays the same."
         return checked_tables((batch.table for batch in self.batches(source, **options)), source)
 
-    def predict(self, source, **options) -> pd.DataFrame:
+    def predict(self, source, **options) -> Predictions:
         "One row per frame, or per face, as `openface_table`; `file` for a folder or list. Options: those of `batches`."
-        return pd.concat(self.stream(source, **options), ignore_index=True)
+        table = Predictions(pd.concat(self.stream(source, **options), ignore_index=True))
+        table.model, table.source = getattr(self.classifiers, "source", None), source_name(source)
+        return table
 
 # %% ../../nbs/3_estimation/13_estimator.ipynb #363410f9
 def _generator_name(name_or_folder, card: dict) -> str:
