@@ -7,6 +7,8 @@ STAMP  := $(VENV)/.installed
 # The first Python >= 3.11 that really runs (a shim may exist without its interpreter). Yours: make PYTHON=/path/to/python test
 PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3; do \
             "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo "$$p"; break; }; done)
+# TORCH=cpu: PyTorch's own build for CPUs, a fraction of the download. uv knows where PyTorch keeps it; pip does not.
+TORCH  ?=
 OUT    ?= demo_out
 PORT   ?= 8866
 # Two notebooks at a time on two cores: more threads each would only wait for one another.
@@ -23,7 +25,7 @@ install: $(STAMP)  ## create .venv and install what is missing (every target bel
 demo: $(STAMP)  ## the whole pipeline on a photograph and on virtual subjects: report.html in demo_out/
 	$(BIN)/aufacs demo --out "$(OUT)"
 
-test: sync  ## notebooks clean, modules in sync, notebooks' assertions, tests/
+test: sync docs  ## notebooks clean, modules in sync, the site, notebooks' assertions, tests/
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers $(WORKERS) --timing
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n $(WORKERS) --dist loadfile --durations=10
 
@@ -48,14 +50,16 @@ readme: $(STAMP)  ## README.md from nbs/index.ipynb
 bench: $(STAMP)  ## how fast each part is on this machine: rendering, registration, training, prediction
 	@for bench in tests/benchmarks/bench_*.py; do $(BIN)/python "$$bench" || exit 1; done
 
-docs: $(STAMP)  ## the documentation site in _docs/ (needs Quarto)
-	@command -v quarto >/dev/null || { echo "make docs needs Quarto on the PATH (.github/workflows/ci.yml names the version)" >&2; exit 1; }
-	$(BIN)/nbdev_docs
+docs: $(STAMP)  ## the documentation site in _docs/, from notebooks as they are stored; nothing is run
+	$(BIN)/python tools/make_site.py --jobs $(WORKERS)
 
 $(STAMP): settings.ini setup.py constraints.txt
 	@test -n "$(PYTHON)" || { echo "aufacs_nb needs Python 3.11 or newer, and none was found on the PATH." >&2; \
 	  echo "Install one, or name one: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	@test -x $(BIN)/pip || { echo "Creating $(VENV) with $(PYTHON)."; $(PYTHON) -m venv $(VENV); }
 	@echo "Installing what is missing into $(VENV) (a few minutes the first time) ..."
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 -c constraints.txt -e '.[dev]'
+	$(if $(filter cpu,$(TORCH)),$(BIN)/python -m pip install --quiet --disable-pip-version-check uv)
+	$(if $(filter cpu,$(TORCH)),$(BIN)/uv pip install --quiet --python $(BIN)/python --torch-backend=cpu,$(BIN)/python -m pip \
+	  install --quiet --disable-pip-version-check --use-pep517) -c constraints.txt -e '.[dev]'
+	@du -sh $(VENV) | sed 's/\t/ /; s/$$/: the size of the environment/'
 	@touch $@

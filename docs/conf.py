@@ -46,5 +46,5 @@ html_theme_options = {
     "use_repository_button": True, "use_issues_button": True, "use_source_button": True, "use_download_button": False,
     "launch_buttons": {"colab_url": "https://colab.research.google.com", "binderhub_url": "https://mybinder.org",
                        "notebook_interface": "jupyterlab"},
-    "navbar_persistent": [], "show_toc_level": 2, "show_navbar_depth": 1, "home_page_in_toc": False}
+    "logo": {"text": project}, "navbar_persistent": [], "show_toc_level": 2, "show_navbar_depth": 1, "home_page_in_toc": False}
 copybutton_exclude = ".linenos, .gp, .go"

@@ -63,9 +63,21 @@ def short_types(app, what, name, obj, options, signature, returns):
     return signature, returns
 
 
+MADE = ("api/", "gallery", "demos", "genindex", "search", "py-modindex", "_modules/")
+
+
+def without_source(app, page, template, context, doctree):
+    "A page that no file of the repository holds has no button that leads to its source."
+    if page.startswith(MADE) and not page.startswith("demos/"):
+        for group in context.get("header_buttons", []):
+            if "buttons" in group:
+                group["buttons"] = [b for b in group["buttons"] if "/blob/" not in b.get("url", "")]
+
+
 def setup(app):
     "Called by Sphinx."
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_math_block, None))
     app.connect("autodoc-process-docstring", read_docstring)
     app.connect("autodoc-process-signature", short_types)
+    app.connect("html-page-context", without_source, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

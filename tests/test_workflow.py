@@ -40,10 +40,10 @@ def test_every_make_target_exists():
 
 
 def test_make_knows_the_targets_of_the_issue():
-    assert {"demo", "test", "lab", "voila", "notebooks", "bench"} <= TARGETS
+    assert {"demo", "test", "lab", "voila", "notebooks", "bench", "docs"} <= TARGETS
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "lab", "voila", "notebooks", "bench"])
+@pytest.mark.parametrize("target", ["demo", "test", "lab", "voila", "notebooks", "bench", "docs"])
 def test_a_target_installs_before_it_does_its_work(target):
     plan = subprocess.run(["make", "--dry-run", "--always-make", target],
                           cwd=ROOT, capture_output=True, text=True, check=True).stdout
@@ -92,9 +92,18 @@ def test_screenshots_are_kept_when_the_browser_tests_fail():
     assert any(step.get("env", {}).get("AUFACS_REQUIRE_BROWSER") == "1" for step in JOBS["widgets"]["steps"])
 
 
-def test_quarto_is_pinned():
-    quarto = next(step for step in JOBS["docs"]["steps"] if "quarto-actions/setup" in step.get("uses", ""))
-    assert re.fullmatch(r"\d+\.\d+\.\d+", quarto["with"]["version"])
+def test_the_site_that_is_published_is_the_one_that_make_builds():
+    upload = next(step for step in JOBS["docs"]["steps"] if "upload-pages-artifact" in step.get("uses", ""))
+    settings = (ROOT / "settings.ini").read_text(encoding="utf-8")
+    assert upload["with"]["path"] == re.search(r"^doc_path = (.+)$", settings, re.M).group(1)
+    assert any(step.startswith("make docs") for step in steps_of("docs")) and JOBS["publish"]["needs"] == "docs"
+    assert "permissions" in JOBS["publish"] and "push" in JOBS["publish"]["if"]
+
+
+def test_torch_for_cpus_is_asked_for_in_one_line():
+    plan = subprocess.run(["make", "--dry-run", "--always-make", "install", "TORCH=cpu"],
+                          cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "--torch-backend=cpu -c constraints.txt -e" in plan and ".venv/bin/python -m pip install" in plan
 
 
 def test_ci_run_installs_the_browser_and_never_skips_its_tests():

@@ -1,4 +1,4 @@
-"""Write README.md from nbs/index.ipynb: its prose, code and stored outputs, without running anything and without Quarto.
+"""Write README.md from nbs/index.ipynb: its prose, code and stored outputs, without running anything.
 
     python tools/make_readme.py
 

@@ -171,10 +171,18 @@ def public_modules(root=ROOT):
     return [name.removesuffix(".__init__") for name in dotted]
 
 
+def room(name, root=ROOT):
+    "A line that leads from a module's page to the notebook that makes it."
+    path = root / Path(*name.split("."))
+    text = path.with_suffix(".py").read_text(encoding="utf-8") if path.with_suffix(".py").exists() else ""
+    found = re.search(r"File to edit: (?:\.\./)*nbs/(\S+)\.ipynb", text)
+    return f"Built, shown and tested in {{doc}}`/{found.group(1)}`.\n\n" if found else ""
+
+
 def reference(root=ROOT):
     "One page for each module, and one that lists them, as {path: content}."
     names = [name for name in public_modules(root)]
-    page = lambda name: (f"# {name.partition('.')[2] or name}\n\n"
+    page = lambda name: (f"# {name.partition('.')[2] or name}\n\n{room(name, root)}"
                          f"```{{eval-rst}}\n.. automodule:: {name}\n   :members:\n```\n")
     wings = sorted({name.split(".")[1] for name in names if name.count(".") == 2})
     pages = {f"api/{name}.md": page(name) for name in names if name.count(".") != 1 or name.split(".")[1] not in wings}

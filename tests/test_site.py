@@ -1,0 +1,189 @@
+"""The site: its sources are what the notebooks hold, and what is built can be read, searched and reached on a phone too.
+
+`make docs` builds it (`make test` does so first); without it the tests of the built pages are skipped. Screenshots are left in
+`screenshots/`.
+"""
+import functools
+import http.server
+import json
+import re
+import shutil
+import sys
+import threading
+from html.parser import HTMLParser
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from axe import violations
+
+ROOT = Path(__file__).parents[1]
+SITE = ROOT / "_docs"
+sys.path.insert(0, str(ROOT / "tools"))
+import make_site  # noqa: E402
+from check_notebooks import notebooks  # noqa: E402
+
+LOOKED_AT = ("index", "gallery", "demos", "3_estimation/13_estimator", "experiments/claims", "api/aufacs_nb.facs", "guides/my_film")
+built = pytest.mark.skipif(not (SITE / "index.html").exists(), reason="no site in _docs/: make docs")
+
+
+# Its sources
+
+def cell(source, outputs=(), **metadata):
+    """A code cell."""
+    return {"cell_type": "code", "source": source, "outputs": list(outputs), "metadata": metadata}
+
+
+def test_directives_and_hidden_cells_are_not_shown():
+    assert make_site.shown(cell("#| default_exp facs")) is None and make_site.shown(cell("#| hide\nimport os")) is None
+    assert make_site.shown(cell("#| export\n#| slow\nx = 1"))["source"] == "x = 1"
+    assert make_site.shown(cell("#| echo: false\nx = 1"))["metadata"]["tags"] == ["remove-input"]
+    assert make_site.shown(cell("x = 1", jupyter={"source_hidden": True}))["metadata"]["tags"] == ["hide-input"]
+
+
+def test_links_lead_where_they_led_and_a_dead_one_is_named():
+    page = PurePosixPath("nbs/3_estimation/13_estimator.ipynb")
+    assert make_site.target("../0_start/01_facs.ipynb", page) == "../0_start/01_facs.ipynb"
+    assert make_site.target("../../CITATION.cff", page) == "../files/CITATION.cff"
+    assert make_site.target("#What-Limits-It", page) == "#what-limits-it"
+    assert make_site.target("https://doi.org/10.1/X#Y", page) == "https://doi.org/10.1/X#Y"
+    assert "/tree/main/tests" in make_site.target("../../tests", page)
+    with pytest.raises(make_site.SiteError, match=r"13_estimator\.ipynb: links to \.\./no_such\.ipynb"):
+        make_site.target("../no_such.ipynb", page)
+
+
+def test_a_picture_says_what_the_prose_before_it_says():
+    picture = cell("draw()", [{"output_type": "display_data", "data": {"image/png": "AA"}, "metadata": {}}])
+    book = {"cells": [{"cell_type": "markdown", "source": "# T\n\nA *smile* of [her](../index.ipynb). More.", "metadata": {}}, picture]}
+    alt = make_site.staged(book, PurePosixPath("nbs/0_start/01_facs.ipynb"))["cells"][1]["metadata"]["mystnb"]["image"]["alt"]
+    assert alt == "A smile of her."
+
+
+def test_only_what_changed_is_written_again(tmp_path):
+    make_site.write({"a.md": "a", "b/c.md": "c"}, tmp_path)
+    before = (tmp_path / "a.md").stat().st_mtime_ns
+    make_site.write({"a.md": "a", "d.md": "d"}, tmp_path)
+    assert (tmp_path / "a.md").stat().st_mtime_ns == before and not (tmp_path / "b" / "c.md").exists()
+
+
+def test_docstrings_keep_their_marks(monkeypatch):
+    pytest.importorskip("latex2mathml")
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    import extras
+    assert extras.as_rst("`x`: N * k, |a|, see `LabelError`s") == (
+        r"``x``: N \* k, \|a\|, see :py:obj:`LabelError <aufacs_nb.facs.LabelError>`\ s")
+
+
+# The built pages
+
+class Page(HTMLParser):
+    """Links, pictures' addresses and anchors of one page."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.links, self.anchors = [], set()
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.anchors |= {attrs[k] for k in ("id", "name") if attrs.get(k)}
+        self.links += [attrs[k] for k in ("href", "src") if attrs.get(k) and tag != "link"]
+
+
+@built
+def test_every_notebook_and_every_module_has_its_page():
+    pages = [SITE / p.relative_to("nbs").with_suffix(".html") for p in notebooks(ROOT)]
+    pages += [SITE / "api" / f"{name}.html" for name in make_site.public_modules() if name.count(".") == 2]
+    assert [p for p in pages if not p.exists()] == []
+
+
+@built
+def test_no_directive_is_left_in_a_listing():
+    raw = [p.name for p in SITE.rglob("*.html") if "_modules" not in p.parts
+           and re.search(r"<span></span><span class=\"c1\">#\|", p.read_text(encoding="utf-8"))]
+    assert raw == []
+
+
+@built
+def test_links_within_the_site_end_somewhere():
+    pages = {p.resolve(): Page(p) for p in SITE.rglob("*.html") if "_modules" not in p.parts}
+    dead = set()
+    for path, page in pages.items():
+        for link in page.links:
+            parts = urlsplit(link)
+            if parts.scheme or parts.netloc:
+                continue
+            goal = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            anchor = unquote(parts.fragment)
+            if not goal.exists() or (anchor and goal in pages and anchor not in pages[goal].anchors):
+                dead.add(f"{path.relative_to(SITE.resolve())} → {link}")
+    assert sorted(dead)[:10] == []
+
+
+@built
+def test_a_notebook_can_be_opened_in_colab_and_binder():
+    text = (SITE / "0_start" / "01_facs.html").read_text(encoding="utf-8")
+    assert "colab.research.google.com/github/aufacs-nb/aufacs_nb/blob/main/nbs/0_start/01_facs.ipynb" in text
+    assert re.search(r"mybinder\.org/v2/gh/aufacs-nb/aufacs_nb/main\?urlpath=\S*nbs/0_start/01_facs\.ipynb", text)
+
+
+@pytest.fixture(scope="module")
+def address():
+    """The site, served on a free port of this machine."""
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *words):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=SITE))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Headless chromium."""
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if not chromium:
+        pytest.skip("no chromium on PATH: see CONTRIBUTING.md, browser tests")
+    with pytest.importorskip("playwright.sync_api").sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=chromium, headless=True, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@built
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_pages_fit_the_screen_and_can_be_used_by_everyone(browser, address, width, scheme):
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page, outside, wrong = context.new_page(), [], {}
+    page.on("request", lambda r: None if r.url.startswith((address, "data:", "blob:")) else outside.append(r.url))
+    for name in LOOKED_AT:
+        page.goto(f"{address}{name}.html")
+        page.wait_for_load_state("load")
+        overflow = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+        found = violations(page) + ([f"{overflow} px wider than the screen"] if overflow > 0 else [])
+        wrong |= {name: found} if found else {}
+        if name in ("index", "gallery"):
+            (ROOT / "screenshots").mkdir(exist_ok=True)
+            page.screenshot(path=ROOT / "screenshots" / f"site_{name}_{width}_{scheme}.png")
+    context.close()
+    assert (wrong, outside) == ({}, [])
+
+
+@built
+def test_search_finds_a_word_and_its_page(browser, address):
+    page = browser.new_page()
+    page.goto(f"{address}search.html?q=personalisation")
+    page.wait_for_selector("#search-results li a")
+    assert any("personalization" in a.get_attribute("href") for a in page.locator("#search-results li a").all())
+    page.close()
+
+
+def test_the_menu_holds_every_notebook_once():
+    names = [p.relative_to("nbs").with_suffix("").as_posix() for p in notebooks(ROOT)]
+    listed = re.findall(r"^(\S+/\S+)$|^(\w+)$", "\n".join(make_site.menu(names).values()), re.M)
+    rooms = json.dumps(listed)
+    assert all(rooms.count(f'"{n}"') + rooms.count(f'"{n.partition("/")[2]}"') >= 1 for n in names
+               if n != "index" and not n.startswith("demos/"))
