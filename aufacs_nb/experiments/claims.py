@@ -8,17 +8,20 @@ __all__ = ['NOTHING', 'SAME_FRAME', 'Claim', 'verdict', 'verdict_row', 'same_fra
 
 # %% ../../nbs/experiments/06_claims.ipynb #21f51b77
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
-from ..evaluation.intervals import Interval, bootstrap_difference, bootstrap_over_subjects, score_table
-from ..evaluation.scores import mean_icc, two_afc
+from ..evaluation.intervals import Interval, score_table
 from .conditions import scored_aus
 from ..facs import LEVELS, au_columns
+
+if TYPE_CHECKING:  # matplotlib itself is imported where it draws
+    from matplotlib.figure import Figure
 
 # %% ../../nbs/experiments/06_claims.ipynb #41512d74
 @dataclass(frozen=True)
@@ -37,22 +40,18 @@ class Claim:
     virtual: bool = False
 
 # %% ../../nbs/experiments/06_claims.ipynb #65c896f1
-def _mean_2afc(labels, estimates, at: int) -> float:
-    "Mean over AUs of 2AFC for levels from `at` on; frames without a label and AUs without a score do not count."
-    known = [(a[~np.isnan(a)], b[~np.isnan(a)]) for a, b in zip(labels.T, estimates.T)]
-    columns = [(a >= at, b) for a, b in known if 0 < (a >= at).mean() < 1]
-    return float(np.mean([two_afc(a, b) for a, b in columns])) if columns else float("nan")
-
-
-def _mean_score(at: int) -> Callable:
-    "The mean over AUs of ICC (at 0), or of 2AFC for levels from `at` on, of labels and estimates (N, n)."
-    return partial(_mean_2afc, at=at) if at else mean_icc
+def _over_people(claim: Claim, labels: np.ndarray, said: Sequence[np.ndarray], subjects: np.ndarray,
+                 aus: Sequence[int], n: int, seed: int) -> pd.Series:
+    "Mean over AUs of the claim's score: `Interval`s `before`, `after` and `difference`, of the same drawn people."
+    with warnings.catch_warnings(action="ignore"):  # an AU that the drawn people do not show has no score
+        return score_table(labels, said[0], subjects, "2afc" if claim.at else "icc", after=said[1], aus=aus,
+                           threshold=claim.at or 1, n=n, seed=seed).loc["mean"]
 
 # %% ../../nbs/experiments/06_claims.ipynb #00d9c840
 NOTHING = 0.05  # scores closer to 0 than this are those of estimates that follow nothing
 
 
-def verdict(interval, equal: float = 0.0, scores=()) -> str:
+def verdict(interval: Interval, equal: float = 0.0, scores: Sequence[float] = ()) -> str:
     """'holds', 'does not hold' or 'cannot tell': is a difference positive, or, given `equal`, within ± that?
 
     scores: the two that were compared; if both are about 0, nothing can be told of their being equal.
@@ -71,7 +70,7 @@ def verdict(interval, equal: float = 0.0, scores=()) -> str:
 SAME_FRAME = ["subject", "session", "frame", "pose_yaw", "pose_pitch"]
 
 
-def verdict_row(claim: str, database: str, score: str, worse: float, better: float, change, said: str,
+def verdict_row(claim: str, database: str, score: str, worse: float, better: float, change: Interval, said: str,
                 equal: float = 0.0) -> dict:
     "One row of the summary. change: `Interval` of `better` less `worse`, above 0 if the claim holds."
     return {"claim": claim, "database": database, "score": score, "worse": worse, "better": better,
@@ -90,24 +89,24 @@ def same_frames(rows: pd.DataFrame, claim: Claim) -> tuple:
 
 # %% ../../nbs/experiments/06_claims.ipynb #307b42bd
 def _pair(rows: pd.DataFrame, claim: Claim) -> tuple:
-    "Labels (N, n), the estimates of the worse and of the better condition, and subjects (N,), of the same frames."
+    "Labels (N, n), the estimates of the worse and the better condition, (N,) subjects, n AUs; of the same frames."
     first, second = same_frames(rows, claim)
-    names = au_columns(scored_aus(first))
-    said = [table[[f"{name}_r" for name in names]].to_numpy(float) for table in (first, second)]
-    return first[names].to_numpy(float), said, first.subject.to_numpy()
+    aus = scored_aus(first)
+    said = [table[[f"{name}_r" for name in au_columns(aus)]].to_numpy(float) for table in (first, second)]
+    return first[au_columns(aus)].to_numpy(float), said, first.subject.to_numpy(), aus
 
 
 def judge(rows: pd.DataFrame, claim: Claim, n: int = 500, seed: int = 0) -> dict:
     "The `verdict_row` of a claim about tidy estimates: both scores, and their difference over drawn people."
-    (labels, said, subjects), score = _pair(rows, claim), _mean_score(claim.at)
-    worse, better = (score(labels, values) for values in said)
-    change = bootstrap_difference(score, labels, *said, subjects, n, seed)
+    found = _over_people(claim, *_pair(rows, claim), n, seed)
     words = f"{claim.better} {'=' if claim.equal else '>'} {claim.worse}"
     measure = f"2AFC ≥ {LEVELS[claim.at]}" if claim.at else "ICC"
-    return verdict_row(words, claim.database, measure, worse, better, change, claim.said, claim.equal)
+    return verdict_row(words, claim.database, measure, found.before.value, found.after.value, found.difference,
+                       claim.said, claim.equal)
 
 # %% ../../nbs/experiments/06_claims.ipynb #4a5ba4b5
-def scored(rows: pd.DataFrame, at=(0,), n: int = 300, seed: int = 0, by=("database", "condition")) -> pd.DataFrame:
+def scored(rows: pd.DataFrame, at: Sequence[int] = (0,), n: int = 300, seed: int = 0,
+           by: Sequence[str] = ("database", "condition")) -> pd.DataFrame:
     "Tidy scores with intervals over people: ICC (at 0) or 2AFC from a level on, of each AU and their mean."
     found = []
     for key, part in rows.groupby(list(by), sort=False):
@@ -123,7 +122,8 @@ def scored(rows: pd.DataFrame, at=(0,), n: int = 300, seed: int = 0, by=("databa
     return pd.DataFrame(found, columns=[*by, "score", "au", "value", "low", "high"])
 
 
-def as_in_paper(scores: pd.DataFrame, row=("database", "condition"), column: str = "au") -> pd.DataFrame:
+def as_in_paper(scores: pd.DataFrame, row: Sequence[str] = ("database", "condition"),
+                column: str = "au") -> pd.DataFrame:
     "Tidy scores in the paper's form: one column per AU, and the mean with its interval."
     told = scores.assign(told=[f"{s.value:.3f}" + (f" [{s.low:.2f}, {s.high:.2f}]" if s.au == "mean" else "")
                                for s in scores.itertuples()])
@@ -134,16 +134,15 @@ def as_in_paper(scores: pd.DataFrame, row=("database", "condition"), column: str
     return wide.loc[list(order.itertuples(index=False, name=None)) if len(row) > 1 else order[row[0]]].fillna("")
 
 # %% ../../nbs/experiments/06_claims.ipynb #e7c9d547
-def draw_claims(rows: pd.DataFrame, claims, n: int = 200, seed: int = 0):
+def draw_claims(rows: pd.DataFrame, claims: Sequence[Claim], n: int = 200, seed: int = 0) -> "Figure":
     "Bars of the two scores of each claim, with intervals over people; the verdict stands above. Returns the figure."
     from matplotlib import pyplot as plt
 
     figure, ax = plt.subplots(figsize=(1.2 + 2.2 * len(claims), 2.8), dpi=80, layout="constrained")
     names = {}
     for k, claim in enumerate(claims):
-        labels, said, subjects = _pair(rows, claim)
-        for place, name, values in zip((k, k + 0.4), (claim.worse, claim.better), said):
-            found = bootstrap_over_subjects(_mean_score(claim.at), labels, values, subjects, n, seed)
+        both = _over_people(claim, *_pair(rows, claim), n, seed)
+        for place, name, found in zip((k, k + 0.4), (claim.worse, claim.better), (both.before, both.after)):
             ax.bar(place, found.value, 0.34, color="0.7" if place == k else "#4477aa")
             ax.plot([place] * 2, [found.low, found.high], color="k", lw=1.5)
             names[place] = name.replace(" ", "\n", 1)
@@ -156,7 +155,7 @@ def draw_claims(rows: pd.DataFrame, claims, n: int = 200, seed: int = 0):
     return figure
 
 # %% ../../nbs/experiments/06_claims.ipynb #3fe0a33e
-def drawn_difference(worse, better, n: int = 1000, seed: int = 0) -> Interval:
+def drawn_difference(worse: ArrayLike, better: ArrayLike, n: int = 1000, seed: int = 0) -> Interval:
     "Mean of `better` less `worse`, (N,) one number per person, with its interval over drawn people; NaN is left out."
     change = np.asarray(better, float) - np.asarray(worse, float)
     change = change[np.isfinite(change)]
@@ -166,7 +165,7 @@ def drawn_difference(worse, better, n: int = 1000, seed: int = 0) -> Interval:
     return Interval(float(change.mean()), *map(float, np.percentile(draws, [2.5, 97.5])))
 
 
-def interval_of(draws) -> Interval:
+def interval_of(draws: ArrayLike) -> Interval:
     "`Interval` of a statistic: draws[0] is that of all people, the others of drawn ones."
     value, *others = np.asarray(draws, float)
     return Interval(float(value), *map(float, np.percentile(others, [2.5, 97.5])))

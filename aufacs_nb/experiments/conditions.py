@@ -9,25 +9,29 @@ __all__ = ['LEAN', 'ESTIMATES', 'PAPER_WAY', 'ABLATION', 'TRANSFER', 'intensity_
            'table_2', 'fit_a_person', 'normalised', 'heads', 'few_people', 'transfer_network', 'transfer']
 
 # %% ../../nbs/experiments/02_conditions.ipynb #f4910ae8
+from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from joblib import Parallel, delayed
+from numpy.typing import ArrayLike
 
 from ..estimation.classifiers import train_classifiers
 from ..estimation.personalization import calibrated, personalize, subtract_neutral
+from ..estimation.resampling import ResampledSet
 from ..estimation.storage import AUClassifiers
 from ..estimation.trunk import single_head, train_classifier
-from ..evaluation.intervals import bootstrap_difference, bootstrap_over_subjects
-from ..evaluation.scores import icc_3_1, mean_icc
+from ..evaluation.intervals import Interval, icc_table
 from .stages import partition_frames, training_set
 from ..facs import AUS, au_columns
-from ..presets import get_preset
+from ..generation.ratio import FaceGenerator
+from ..presets import ClassifierValues, get_preset
 from ..registration.collections import RegisteredFrames
 from ..registration.references import difference, encode, make_reference
 
@@ -36,7 +40,7 @@ LEAN = replace(get_preset("small"), cls_dim=16, cls_trunk_epochs=10)  # small en
 ESTIMATES = [f"{name}_r" for name in au_columns()]
 
 
-def intensity_columns(manifest: pd.DataFrame, aus=AUS) -> np.ndarray:
+def intensity_columns(manifest: pd.DataFrame, aus: Iterable[int] = AUS) -> np.ndarray:
     "Labels (N, n_aus) float64, 0–5; NaN where a database does not code the AU."
     return manifest.reindex(columns=au_columns(aus)).to_numpy(float)
 
@@ -56,7 +60,7 @@ def estimate_rows(condition: str, part: RegisteredFrames, estimates: np.ndarray)
     return rows.drop(index=list(photographs(table).values())).reset_index(drop=True)
 
 # %% ../../nbs/experiments/02_conditions.ipynb #7966f3ff
-def with_values(classifiers: AUClassifiers, **values) -> AUClassifiers:
+def with_values(classifiers: AUClassifiers, **values: Any) -> AUClassifiers:
     "The same classifiers under a preset with other values, such as `per_targets='asked'`."
     c = classifiers
     return AUClassifiers(c.models, replace(c.preset, **values), c.card, c.calibration, c.source, c.base)
@@ -67,7 +71,8 @@ def _one_person(classifiers, generator, frames, photo) -> np.ndarray:
     return personalize(classifiers, generator, photo).predict(frames)
 
 
-def personal_estimates(classifiers, generator, part: RegisteredFrames, n_jobs: int = 1) -> np.ndarray:
+def personal_estimates(classifiers: AUClassifiers, generator: FaceGenerator, part: RegisteredFrames,
+                       n_jobs: int = 1) -> np.ndarray:
     "Estimates (N, n_aus) of each frame by the classifiers of its person."
     subject, shots = part.manifest.subject.to_numpy(), photographs(part.manifest)
     rows = {name: np.flatnonzero(subject == name) for name in shots}
@@ -86,7 +91,8 @@ def less_neutral(part: RegisteredFrames, estimates: np.ndarray) -> np.ndarray:
     return subtract_neutral(estimates, neutral)
 
 # %% ../../nbs/experiments/02_conditions.ipynb #d00596dc
-def trained(train, preset, out, seed: int = 0, progress: bool = False) -> AUClassifiers:
+def trained(train: RegisteredFrames | ResampledSet, preset: ClassifierValues, out: Path | str, seed: int = 0,
+            progress: bool = False) -> AUClassifiers:
     "Classifiers of a trunk trained on frames and manifest of `train`; those in the folder `out` if they are there."
     out = Path(out)
     if not (out / "card.json").is_file():
@@ -94,7 +100,8 @@ def trained(train, preset, out, seed: int = 0, progress: bool = False) -> AUClas
     return AUClassifiers.from_pretrained(out)
 
 
-def resampled_estimates(registered, generator, out, resampling: str, preset=LEAN, seed: int = 0) -> np.ndarray:
+def resampled_estimates(registered: RegisteredFrames, generator: FaceGenerator, out: Path | str, resampling: str,
+                        preset: ClassifierValues = LEAN, seed: int = 0) -> np.ndarray:
     "Estimates of the Test frames of `registered` after training on a set of its Train frames (see `training_set`)."
     size = generator.preset.size if resampling == "semantic" else preset.cls_size
     train = partition_frames(registered, "Train", size)
@@ -112,14 +119,15 @@ def differences(part: RegisteredFrames, method: str) -> RegisteredFrames:
     return RegisteredFrames(frames, part.manifest)
 
 # %% ../../nbs/experiments/02_conditions.ipynb #7580edce
-def folds(subjects, n: int = 3, seed: int = 0) -> np.ndarray:
+def folds(subjects: ArrayLike, n: int = 3, seed: int = 0) -> np.ndarray:
     "Fold 0 … n − 1 of each frame; all frames of a subject are in one."
     names = np.random.default_rng(seed).permutation(np.unique(subjects))
     number = {name: i % n for i, name in enumerate(names)}
     return np.array([number[name] for name in subjects])
 
 
-def across_folds(part: RegisteredFrames, train, n: int = 3, seed: int = 0) -> np.ndarray:
+def across_folds(part: RegisteredFrames, train: Callable[[RegisteredFrames, int], AUClassifiers], n: int = 3,
+                 seed: int = 0) -> np.ndarray:
     "Estimates (N, 7) of each frame by what `train(frames of the other folds, number of the fold)` returns (§4.10)."
     fold, estimates = folds(part.manifest.subject, n, seed), np.zeros((len(part.frames), len(AUS)), np.float32)
     for k in range(n):
@@ -127,7 +135,8 @@ def across_folds(part: RegisteredFrames, train, n: int = 3, seed: int = 0) -> np
     return estimates
 
 # %% ../../nbs/experiments/02_conditions.ipynb #75127f49
-def same_domain_estimates(part: RegisteredFrames, out, preset=LEAN, n: int = 3, seed: int = 0) -> np.ndarray:
+def same_domain_estimates(part: RegisteredFrames, out: Path | str, preset: ClassifierValues = LEAN, n: int = 3,
+                          seed: int = 0) -> np.ndarray:
     "Estimates of each frame by classifiers trained from nothing on the other folds of its own database."
     def train(rest, k):
         "Every AU has its column, coded or not."
@@ -138,7 +147,8 @@ def same_domain_estimates(part: RegisteredFrames, out, preset=LEAN, n: int = 3, 
     return across_folds(part, train, n, seed)
 
 
-def fine_tuned(classifiers, train: RegisteredFrames, epochs: int = 5, lr: float = 3e-4, seed: int = 0) -> AUClassifiers:
+def fine_tuned(classifiers: AUClassifiers, train: RegisteredFrames, epochs: int = 5, lr: float = 3e-4,
+               seed: int = 0) -> AUClassifiers:
     "Classifiers of one trunk, trained on with all their AUs at once, from the third convolution; the old ones stay."
     models = list(classifiers.models.values())
     trunk, heads = deepcopy(models[0]), [model.classifier[-1].state_dict() for model in models]
@@ -166,12 +176,12 @@ def scores_by_condition(rows: pd.DataFrame, n: int = 500, seed: int = 0) -> pd.D
     aus, table = scored_aus(rows), {}
     for condition, part in rows.groupby("condition", sort=False):
         labels, estimates = _arrays(part, aus)
-        table[condition] = {name: icc_3_1(a, b) for name, a, b in zip(au_columns(aus), labels.T, estimates.T)}
-        table[condition]["mean"] = bootstrap_over_subjects(mean_icc, labels, estimates, part.subject, n, seed)
+        found = icc_table(labels, estimates, part.subject, aus=aus, n=n, seed=seed).icc
+        table[condition] = {name: entry.value for name, entry in found.items()} | {"mean": found["mean"]}
     return pd.DataFrame(table).T.rename_axis("condition")
 
 # %% ../../nbs/experiments/02_conditions.ipynb #365b65ee
-def gain(rows: pd.DataFrame, before: str, after: str, n: int = 500, seed: int = 0):
+def gain(rows: pd.DataFrame, before: str, after: str, n: int = 500, seed: int = 0) -> Interval:
     "`Interval` of the mean ICC of condition `after` less that of `before`, on the same draws of people."
     aus = scored_aus(rows)
     first, second = (rows[rows.condition == name] for name in (before, after))
@@ -179,10 +189,11 @@ def gain(rows: pd.DataFrame, before: str, after: str, n: int = 500, seed: int = 
     again, new = _arrays(second, aus)
     if labels.shape != again.shape or not np.array_equal(labels, again):
         raise ValueError(f"conditions {before!r} and {after!r} do not hold the same frames in the same order.")
-    return bootstrap_difference(mean_icc, labels, old, new, first.subject, n, seed)
+    return icc_table(labels, old, first.subject, after=new, aus=aus, n=n, seed=seed).loc["mean", "difference"]
 
 # %% ../../nbs/experiments/02_conditions.ipynb #3f6bf2d0
-def table_2(registered: dict, generators: dict, out, preset=LEAN, seed: int = 0) -> pd.DataFrame:
+def table_2(registered: dict, generators: dict, out: Path | str, preset: ClassifierValues = LEAN,
+            seed: int = 0) -> pd.DataFrame:
     "Estimates of a lean trunk for {2D, 3D} × {real, semantic} (Table 2); arguments: '2D', '3D' → frames, generator."
     return pd.concat([estimate_rows(f"{name} {kind}", partition_frames(frames, "Test", preset.cls_size),
                                     resampled_estimates(frames, generators[name], Path(out) / f"{name}_{kind}", kind,
@@ -196,7 +207,8 @@ ABLATION = {"personal": {}, "own AU's pictures": {"per_pictures": "own"}, "asked
             "as in the paper": PAPER_WAY}
 
 
-def fit_a_person(part, classifiers, generators: dict, frames, n_jobs: int = 1) -> pd.DataFrame:
+def fit_a_person(part: RegisteredFrames, classifiers: AUClassifiers, generators: dict, frames: np.ndarray,
+                 n_jobs: int = 1) -> pd.DataFrame:
     "Estimates of every way of `ABLATION`; generators: name → generator, frames: people to calibrate the others on."
     plain = classifiers.predict(part.frames)
     ways = {"generic": plain, "less neutral": less_neutral(part, plain)}
@@ -210,7 +222,8 @@ def fit_a_person(part, classifiers, generators: dict, frames, n_jobs: int = 1) -
     return pd.concat([estimate_rows(name, part, values) for name, values in ways.items()], ignore_index=True)
 
 # %% ../../nbs/experiments/02_conditions.ipynb #e465dfca
-def normalised(registered, databases: dict, out, preset=LEAN, seed: int = 0) -> pd.DataFrame:
+def normalised(registered: RegisteredFrames, databases: dict, out: Path | str, preset: ClassifierValues = LEAN,
+               seed: int = 0) -> pd.DataFrame:
     "Estimates of each database after training on Train frames as they are, on AU0 and mean-texture differences (§4.5)."
     train, found = partition_frames(registered, "Train", preset.cls_size), []
     for method in ("none", "au0", "mean"):
@@ -221,7 +234,8 @@ def normalised(registered, databases: dict, out, preset=LEAN, seed: int = 0) -> 
     return pd.concat(found, ignore_index=True)
 
 
-def heads(registered, out, preset=LEAN, seed: int = 0) -> pd.DataFrame:
+def heads(registered: RegisteredFrames, out: Path | str, preset: ClassifierValues = LEAN,
+          seed: int = 0) -> pd.DataFrame:
     "Estimates of the Test frames by one trunk with heads, with ordinal heads, and by one network per AU (§4.2.2)."
     train, test = (partition_frames(registered, name, preset.cls_size) for name in ("Train", "Test"))
     trunk = trained(train, preset, Path(out) / "normalised_none", seed)
@@ -248,7 +262,8 @@ def few_people(part: RegisteredFrames, n: int) -> RegisteredFrames:
     return part.select(part.manifest.subject.isin(part.manifest.subject.unique()[:n]))
 
 
-def transfer_network(condition: str, trains: dict, out, preset=LEAN, seed: int = 0) -> AUClassifiers:
+def transfer_network(condition: str, trains: dict, out: Path | str, preset: ClassifierValues = LEAN,
+                     seed: int = 0) -> AUClassifiers:
     "The network of a condition of `TRANSFER`, kept in a folder under `out`; trains: name → Train frames, see there."
     source, people, values = TRANSFER[condition]
     part, pictures = few_people(trains[source], people), preset.cls_trunk_epochs * len(trains["3D"].frames)
@@ -256,7 +271,8 @@ def transfer_network(condition: str, trains: dict, out, preset=LEAN, seed: int =
     return trained(part, chosen, Path(out) / f"{condition}, seed {seed}", seed)
 
 # %% ../../nbs/experiments/02_conditions.ipynb #6bde27cc
-def transfer(trains: dict, tests: dict, out, conditions=tuple(TRANSFER), preset=LEAN, seeds=(0, 1, 2)) -> pd.DataFrame:
+def transfer(trains: dict, tests: dict, out: Path | str, conditions: Iterable[str] = tuple(TRANSFER),
+             preset: ClassifierValues = LEAN, seeds: Iterable[int] = (0, 1, 2)) -> pd.DataFrame:
     "One row per condition and seed: mean ICC on each of `tests`, (name, registration) → frames of people never seen."
     rows = []
     for seed, condition in product(seeds, conditions):

@@ -7,10 +7,13 @@ __all__ = ['WAY_SCORES', 'shift_alone', 'line_alone', 'person_moments', 'score_w
            'share_of_gain']
 
 # %% ../../nbs/experiments/offset.ipynb #c62bdb11
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
-from ..evaluation.intervals import bootstrap_difference, bootstrap_over_subjects
+from ..evaluation.intervals import Interval, bootstrap_difference, bootstrap_over_subjects
 from ..facs import au_columns
 
 # %% ../../nbs/experiments/offset.ipynb #f496345c
@@ -19,12 +22,12 @@ def _own_mean(values, subjects) -> np.ndarray:
     return pd.DataFrame(values).groupby(np.asarray(subjects)).transform("mean").to_numpy(float)
 
 
-def shift_alone(before, after, subjects) -> np.ndarray:
+def shift_alone(before: np.ndarray, after: np.ndarray, subjects: ArrayLike) -> np.ndarray:
     "`before` (N, n_aus) plus the constant by which `after` moved the mean of each person (N,) and AU; not clipped."
     return before + _own_mean(np.subtract(after, before), subjects)
 
 # %% ../../nbs/experiments/offset.ipynb #ce55a2df
-def line_alone(before, after, subjects) -> np.ndarray:
+def line_alone(before: np.ndarray, after: np.ndarray, subjects: ArrayLike) -> np.ndarray:
     "What comes nearest to `after` of all lines of `before`, one for each person and AU: (N, n_aus), least squares."
     level, goal = _own_mean(before, subjects), _own_mean(after, subjects)
     x, y = before - level, after - goal
@@ -45,7 +48,7 @@ def _r(x, y) -> float:
     return float(np.corrcoef(x, y)[0, 1]) if min(np.ptp(x), np.ptp(y)) > 1e-9 else float("nan")
 
 
-def person_moments(labels, ways: dict, subjects, aus) -> pd.DataFrame:
+def person_moments(labels: np.ndarray, ways: dict, subjects: ArrayLike, aus: Sequence[int]) -> pd.DataFrame:
     """Of each AU and person (rows) the frames, mean and sd of the labels, and mean, sd, r and error of each way.
 
     labels, each of `ways`: (N, n_aus) intensities without NaN; subjects: (N,). r: with labels; error: mean absolute.
@@ -116,7 +119,8 @@ def _labels(table) -> tuple:
     return _array(table, "label", ("frames", "mean", "sd")), table["label"]["mean"].unstack("au").index.to_numpy()
 
 
-def score_ways(table: pd.DataFrame, ways=None, before=None, scores=tuple(WAY_SCORES), n: int = 500, seed: int = 0):
+def score_ways(table: pd.DataFrame, ways: Iterable[str] | None = None, before: str | None = None,
+               scores: Iterable[str] = tuple(WAY_SCORES), n: int = 500, seed: int = 0) -> pd.DataFrame:
     """Scores of ways of reading, means over AUs, an `Interval` over people each; table: made by `person_moments`.
 
     scores: some of `WAY_SCORES`; common, between and within are in squared levels. before: a way that is taken off.
@@ -130,7 +134,7 @@ def score_ways(table: pd.DataFrame, ways=None, before=None, scores=tuple(WAY_SCO
     return pd.DataFrame(rows).T
 
 # %% ../../nbs/experiments/offset.ipynb #703431cf
-def change_moments(before, after, subjects, aus) -> pd.DataFrame:
+def change_moments(before: np.ndarray, after: np.ndarray, subjects: ArrayLike, aus: Sequence[int]) -> pd.DataFrame:
     "Of each AU and person (rows): frames, mean and sd of the change, and the sd of what a line of `before` leaves."
     change = _rows(np.subtract(after, before), subjects, aus)
     left = _rows(np.subtract(after, line_alone(before, after, subjects)), subjects, aus)
@@ -168,7 +172,8 @@ def change_shares(table: pd.DataFrame, n: int = 500, seed: int = 0) -> pd.DataFr
     return pd.DataFrame(rows).T.rename_axis("au")
 
 # %% ../../nbs/experiments/offset.ipynb #f6094108
-def share_of_gain(table: pd.DataFrame, way: str, before="generic", after="fine-tuned", n: int = 500, seed: int = 0):
+def share_of_gain(table: pd.DataFrame, way: str, before: str = "generic", after: str = "fine-tuned", n: int = 500,
+                  seed: int = 0) -> Interval:
     "`Interval` over people: the gain in ICC of `way` over `before`, as a share of the gain of `after`."
     labels, people = _labels(table)
     said = np.stack([_array(table, name) for name in (before, way, after)], axis=-1)

@@ -8,8 +8,10 @@ __all__ = ['PROTOCOLS', 'SHIPPED', 'START_VALUES', 'COMPONENTS', 'Protocol', 'wi
            'EstimateChains']
 
 # %% ../../nbs/experiments/04_protocol.ipynb #dd0eb02b
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +20,7 @@ from joblib import Parallel, delayed
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+# %% ../../nbs/experiments/04_protocol.ipynb #806b8817
 from ..databases import manifest
 from ..estimation.personalization import personalize
 from ..estimation.resampling import ResampledSet, real_set, semantic_pairs, semantic_resample
@@ -29,7 +32,7 @@ from .stages import fit_generator, partition_frames
 from ..facs import AUS, FERA_POSES, au_column, au_columns, intensity_to_unit
 from ..generation.runs import load_generator
 from ..generation.synthesis import synthesize
-from ..presets import ClassifierValues, GeneratorValues, get_preset
+from ..presets import ClassifierValues, FrameValues, GeneratorValues, Preset, get_preset
 from ..registration.collections import RegisteredFrames, open_registered, register_manifest, register_photo
 from ..simulation.simulate import SIMULATORS, clip_truth, read_plan, render_truth
 from ..simulation.time_courses import ALL_AUS
@@ -50,7 +53,7 @@ class Protocol:
     nine: tuple          # the same as `clips` for Test people seen from nine poses (§4.6)
     shipped: str = ""    # a shipped generator in place of those that the protocol trains, see `with_generator`
 
-    def simulation(self, name: str, poses) -> dict:
+    def simulation(self, name: str, poses: Sequence[int]) -> dict:
         "Options of the simulation of a database; from several poses only Test people are drawn."
         if name != "fera17":
             return dict(self.others.get(name, {}))
@@ -59,7 +62,7 @@ class Protocol:
             train, valid, (tasks, frames) = 0, 0, self.nine
         return dict(train=train, valid=valid, test=test, tasks=tasks, frames=frames, poses=list(poses))
 
-    def preset(self, **more):
+    def preset(self, **more: Any) -> Preset:
         "The networks' preset, with the values of one condition."
         return replace(get_preset("paper" if self.name == "paper" else "small"), name=self.name, **self.values | more)
 
@@ -80,7 +83,7 @@ PROTOCOLS = {p.name: p for p in (
              multipie=dict()), 5000, 0, dict(), (8, 200)))}
 
 # %% ../../nbs/experiments/04_protocol.ipynb #39b3df86
-def with_steps(protocol, steps: int | None) -> Protocol:
+def with_steps(protocol: Protocol | str, steps: int | None) -> Protocol:
     "A protocol, or that of a name, whose generators learn for `steps` steps; None leaves its own. ValueError below 1."
     chosen = PROTOCOLS[protocol] if isinstance(protocol, str) else protocol
     if steps is not None and steps < 1:
@@ -91,7 +94,7 @@ def with_steps(protocol, steps: int | None) -> Protocol:
 SHIPPED = {"ratio": ("medium", "ratio_flow")}  # generator: whose weights, in which part of them
 
 
-def with_generator(protocol, name: str | None) -> Protocol:
+def with_generator(protocol: Protocol | str, name: str | None) -> Protocol:
     "A protocol, or that of a name, with a shipped generator, one of `SHIPPED`; None: it trains its own. ValueError."
     chosen = PROTOCOLS[protocol] if isinstance(protocol, str) else protocol
     if name is not None and name not in SHIPPED:
@@ -103,13 +106,13 @@ _GENERATOR, _CLASSIFIER = ([value.name for value in fields(kind)] for kind in (G
 START_VALUES = ["cls_size", "cls_dim", "cls_colour", "cls_batch", "dropout"]
 
 
-def preset_values(protocol: Protocol, names, **more) -> dict:
+def preset_values(protocol: Protocol, names: Iterable[str], **more: Any) -> dict:
     "The values `names` of the protocol's preset with `more` changed, as JSON can hold them: tuples become lists."
     made = asdict(protocol.preset(**more))
     return {name: list(made[name]) if isinstance(made[name], tuple) else made[name] for name in names}
 
 
-def preset_part(kind, values: dict):
+def preset_part(kind: type[FrameValues], values: dict) -> Any:
     "`GeneratorValues` or `ClassifierValues` (`kind`) with what `preset_values` gave; TypeError for another name."
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
@@ -342,7 +345,7 @@ def joined_networks(folders: dict) -> AUClassifiers:
     return AUClassifiers({au: models[au] for au in sorted(models)}, parts[0].preset, parts[0].card).to(pick_device())
 
 # %% ../../nbs/experiments/04_protocol.ipynb #439df349
-def tidy_rows(part: RegisteredFrames, estimates, condition: str, aus=AUS) -> pd.DataFrame:
+def tidy_rows(part: RegisteredFrames, estimates: np.ndarray, condition: str, aus: Sequence[int] = AUS) -> pd.DataFrame:
     """One row per frame of `part`, but for each person's calmest one, with estimates (N, len(aus)), 0–5.
 
     Columns database, subject, session, frame, pose_yaw, pose_pitch, condition, labels AU01 …, estimates AU01_r …;
@@ -392,7 +395,7 @@ class Chains:
 
     modules = {}  # of the functions of stages that are not here: name → 'module:'
 
-    def __init__(self, protocol, seed: int = 0, licensed: dict | None = None, init: str | None = None):
+    def __init__(self, protocol: Protocol | str, seed: int = 0, licensed: dict | None = None, init: str | None = None):
         self.protocol = PROTOCOLS[protocol] if isinstance(protocol, str) else protocol
         self.seed, self.licensed = seed, dict(licensed or {})
         self.init = init or (None if self.protocol.pretrain else "imagenet")
@@ -402,11 +405,11 @@ class Chains:
         known = {keyword: need for keyword, need in needs.items() if need is not None}
         return Stage(name, f"{self.modules.get(name, _HERE)}_{name}", params, known, _VERSIONS.get(name, 1))
 
-    def database(self, name: str, poses=(6,)) -> Stage:
+    def database(self, name: str, poses: Sequence[int] = (6,)) -> Stage:
         "A virtual database."
         return self._stage("database", self.protocol.simulation(name, poses) | dict(name=name, seed=self.seed))
 
-    def frames(self, name: str = "fera17", method: str = "mesh", poses=(6,)) -> Stage:
+    def frames(self, name: str = "fera17", method: str = "mesh", poses: Sequence[int] = (6,)) -> Stage:
         "Registered frames of a database, virtual or licensed."
         params = dict(name=name, method=method, size=224, poses=list(poses))
         if name in self.licensed:
@@ -417,17 +420,17 @@ class Chains:
 class GeneratorChains(Chains):
     "The stages that others begin with: what stands in for ImageNet, and generators."
 
-    def pretrained(self, method: str = "mesh"):
+    def pretrained(self, method: str = "mesh") -> Stage | None:
         "The network that stands in for ImageNet's; None in a protocol that has ImageNet's."
         p = self.protocol
         params = dict(values=preset_values(p, START_VALUES), epochs=p.pretrain, seed=self.seed)
         return self._stage("pretrain", params, frames=self.frames(method=method)) if p.pretrain else None
 
-    def start(self, method: str = "mesh"):
+    def start(self, method: str = "mesh") -> Stage | None:
         "The common start of all classifiers; None where the weights that `init` names are it."
         return None if self.init else self.pretrained(method)
 
-    def generator(self, method: str = "mesh", **values) -> Stage:
+    def generator(self, method: str = "mesh", **values: Any) -> Stage:
         "A generator on the Train frames, with other values of the preset where given; else the protocol's `shipped`."
         if self.protocol.shipped and method == "mesh" and not values:
             name, part = SHIPPED[self.protocol.shipped]
@@ -440,7 +443,8 @@ class GeneratorChains(Chains):
 class NetworkChains(GeneratorChains):
     "And balanced sets."
 
-    def balanced(self, kind: str, method="mesh", generator=None, source=None, frames=None, aus=AUS, size=None) -> Stage:
+    def balanced(self, kind: str, method: str = "mesh", generator: Stage | None = None, source: Stage | None = None,
+                 frames: Stage | None = None, aus: Sequence[int] = AUS, size: int | None = None) -> Stage:
         """A balanced set of Train frames, FERA's or those of `frames`: 'real', 'semantic' with its generator, 'oracle'.
 
         source: frames of another database. size: of the set's frames, pixels; the classifiers' unless given.
@@ -466,22 +470,22 @@ class EstimateChains(NetworkChains):
         "A set made of two."
         return self._stage("combined", {}, first=first, second=second)
 
-    def networks(self, balanced: Stage, method: str = "mesh", frames=None) -> dict:
+    def networks(self, balanced: Stage, method: str = "mesh", frames: Stage | None = None) -> dict:
         "The classifiers that learn from a set, 'au01' … → stage, chosen on Valid of FERA or of `frames`."
         params = dict(values=preset_values(self.protocol, _CLASSIFIER)) | ({"init": self.init} if self.init else {})
         needs = dict(balanced=balanced, frames=frames or self.frames(method=method), start=self.start(method))
         return {au_column(au).lower(): self._stage("classifier", params | dict(au=au, seed=self.seed + au), **needs)
                 for au in _aus_of(balanced)}
 
-    def said(self, name: str, condition: str, networks: dict, frames: Stage, partition, **more) -> Stage:
+    def said(self, name: str, condition: str, networks: dict, frames: Stage, partition: str | None,
+             **more: Any) -> Stage:
         "A stage `name` ('estimates', 'personal' …) in which networks read one partition of frames, or all (None)."
-        stages = {keyword: more.pop(keyword) for keyword in list(more) if isinstance(more[keyword], Stage)}
-        params = dict(condition=condition, partition=partition) | more
-        return self._stage(name, params, frames=frames, **stages, **networks)
+        stages = {keyword: more.pop(keyword) for keyword in list(more) if isinstance(more[keyword], Stage)} | networks
+        return self._stage(name, dict(condition=condition, partition=partition) | more, frames=frames, **stages)
 
-    def estimates(self, condition: str, balanced: Stage, method="mesh", database="fera17", generator=None) -> Stage:
+    def estimates(self, condition: str, balanced: Stage, method: str = "mesh", database: str = "fera17",
+                  generator: Stage | None = None) -> Stage:
         "Estimates of FERA's Test partition, or of a whole other database; personalised where a generator is given."
         known, part = self.networks(balanced, method), "Test" if database == "fera17" else None
-        more = {} if generator is None else dict(seed=self.seed, generator=generator)
-        return self.said("personal" if more else "estimates", condition, known, self.frames(database, method), part,
-                         **more)
+        name, more = ("estimates", {}) if generator is None else ("personal", dict(seed=self.seed, generator=generator))
+        return self.said(name, condition, known, self.frames(database, method), part, **more)

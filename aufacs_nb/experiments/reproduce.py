@@ -7,15 +7,19 @@ __all__ = ['kind_of', 'stage_seconds', 'estimated_seconds', 'chains_for', 'repro
 
 # %% ../../nbs/experiments/08_reproduce.ipynb #21f51b77
 import json
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
 from ..estimation.vgg16 import check_init
-from .graph import GraphError, Stage, ordered, run
+from .graph import Executor, GraphError, Stage, ordered, run
 from .claims import judge, scored
+from .protocol import Protocol
 from .tables import EXPERIMENTS, tidy
 from .variants import PaperChains
 from ..presets import ASSETS, write_atomically
@@ -30,14 +34,14 @@ def kind_of(stage: Stage) -> str:
     return " ".join(filter(None, [stage.name, *words, "nine poses" if many else ""]))
 
 
-def stage_seconds(stages, root) -> pd.DataFrame:
+def stage_seconds(stages: Iterable[Stage], root: Path | str) -> pd.DataFrame:
     "Columns kind, seconds: what the finished ones of these stages took, each by its own note."
     made = [stage for stage in ordered(stages) if stage.folder(root).exists()]
     notes = [json.loads((stage.folder(root) / "stage.json").read_text(encoding="utf-8")) for stage in made]
     return pd.DataFrame({"kind": [kind_of(s) for s in made], "seconds": [note["seconds"] for note in notes]})
 
 
-def estimated_seconds(stages, root, protocol: str) -> float:
+def estimated_seconds(stages: Iterable[Stage], root: Path | str, protocol: str) -> float:
     "Seconds on one core for those of the stages that are not made yet, from our own runs; NaN where we have none."
     table = pd.read_csv(ASSETS / "reproduce_seconds.csv")
     known = table[table.protocol == protocol].set_index("kind").seconds
@@ -65,7 +69,8 @@ def _store(name: str, found: tuple, stages, root, out: Path) -> None:
             write_atomically(out / f"{name}.jpg", lambda path: Image.open(picture).convert("RGB").save(path, "JPEG"))
 
 # %% ../../nbs/experiments/08_reproduce.ipynb #00d9c840
-def chains_for(name: str, protocol="tiny", seed: int = 0, licensed=None, init=None, missing: str = "zero"):
+def chains_for(name: str, protocol: Protocol | str = "tiny", seed: int = 0, licensed: dict | None = None,
+               init: str | None = None, missing: str = "zero") -> PaperChains:
     "The `PaperChains` of an experiment; ValueError for a name, start or way to fill labels that there is not."
     if name not in EXPERIMENTS:
         raise ValueError(f"{name!r} is no experiment: choose one of {', '.join(EXPERIMENTS)}.")
@@ -75,8 +80,9 @@ def chains_for(name: str, protocol="tiny", seed: int = 0, licensed=None, init=No
     return chains
 
 
-def reproduce(name: str, protocol="tiny", root="runs/reproduce", out=None, executor=None, progress: bool = True,
-              **options) -> tuple:
+def reproduce(name: str, protocol: Protocol | str = "tiny", root: Path | str = "runs/reproduce",
+              out: Path | str | None = None, executor: Executor | None = None, progress: bool = True,
+              **options: Any) -> tuple:
     """(scores, verdicts) of one of `EXPERIMENTS`; stages under `root`, tables and picture in `out`.
 
     options: seed, licensed ({database: folder}), init, missing (see `PaperChains`). Raises ValueError for another
@@ -91,18 +97,17 @@ def reproduce(name: str, protocol="tiny", root="runs/reproduce", out=None, execu
     return found
 
 # %% ../../nbs/experiments/08_reproduce.ipynb #203d6a5d
-def reproduce_all(names, protocol="tiny", root="runs/reproduce", out=None, executor=None, progress: bool = True,
-                  report=lambda name, found: None, **options) -> pd.DataFrame:
+def reproduce_all(names: Sequence[str], protocol: Protocol | str = "tiny", root: Path | str = "runs/reproduce",
+                  out: Path | str | None = None, executor: Executor | None = None, progress: bool = True,
+                  report: Callable[[str, object], object] = lambda name, found: None, **options: Any) -> pd.DataFrame:
     """The verdicts of several experiments as one table; report(name, (scores, verdicts) or the error) after each.
 
     A stage that fails spoils only the experiments that need it. Arguments as in `reproduce`.
     """
     chains = {name: chains_for(name, protocol, **options) for name in names}
     every, rows = [s for name, c in chains.items() for s in EXPERIMENTS[name].stages(c)], []
-    try:
+    with suppress(GraphError):  # each experiment below names what it misses
         run(every, root, executor, progress)
-    except GraphError:
-        pass  # each experiment below names what it misses
     for name in names:
         try:
             found = reproduce(name, protocol, root, out, executor, False, **options)

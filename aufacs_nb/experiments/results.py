@@ -8,8 +8,10 @@ __all__ = ['STORED', 'FILES', 'DATABASE_NAMES', 'LOOK', 'stored_file', 'stored',
 
 # %% ../../nbs/experiments/results.ipynb #2d071187
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from textwrap import fill
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -18,12 +20,15 @@ from ..databases import sample_data
 from .claims import as_in_paper
 from .tables import EXPERIMENTS
 
+if TYPE_CHECKING:  # matplotlib itself is imported where it draws
+    from matplotlib.figure import Figure
+
 # %% ../../nbs/experiments/results.ipynb #0c64a69e
 STORED = "results/reproduce/small"
 FILES = {"scores": "{}_scores.csv", "verdicts": "{}_verdicts.csv", "picture": "{}.jpg", "points": "{}_points.parquet"}
 
 
-def stored_file(name: str, what: str = "scores", folder=None) -> Path:
+def stored_file(name: str, what: str = "scores", folder: Path | str | None = None) -> Path:
     """Path of one of the `FILES` of an experiment in `folder`, or in the sample data.
 
     FileNotFoundError names the file and the command that makes it; ValueError for a name that is no experiment.
@@ -45,7 +50,7 @@ def _margins(name: str) -> dict:
     return {f"{c.better} {'=' if c.equal else '>'} {c.worse}": c.equal for c in EXPERIMENTS[name].claims}
 
 
-def stored(name: str, folder=None) -> tuple:
+def stored(name: str, folder: Path | str | None = None) -> tuple:
     """(scores, verdicts) of an experiment, as `reproduce` returns them; the verdicts with `experiment` and `equal`.
 
     An empty table stands for what the experiment does not have. Errors: see `stored_file`.
@@ -57,7 +62,7 @@ def stored(name: str, folder=None) -> tuple:
     return scores, verdicts
 
 # %% ../../nbs/experiments/results.ipynb #3044eca1
-def all_verdicts(folder=None) -> pd.DataFrame:
+def all_verdicts(folder: Path | str | None = None) -> pd.DataFrame:
     "The verdicts of all experiments that are stored, in the order of `EXPERIMENTS`; the others are not in it."
     there = [name for name in EXPERIMENTS if "verdicts" not in _WITHOUT.get(name, ())
              and ((sample_data(STORED) if folder is None else Path(folder)) / FILES["verdicts"].format(name)).is_file()]
@@ -67,7 +72,7 @@ def all_verdicts(folder=None) -> pd.DataFrame:
 DATABASE_NAMES = {"fera17": "FERA 2017 Test", "disfa": "DISFA", "unbc": "UNBC Pain", "multipie": "MultiPIE"}
 
 
-def beside_paper(scores: pd.DataFrame, paper: dict, row=("database", "condition")) -> pd.DataFrame:
+def beside_paper(scores: pd.DataFrame, paper: dict, row: Sequence[str] = ("database", "condition")) -> pd.DataFrame:
     """Tidy scores as a table of the paper, databases in the order in which they come, its means as last column.
 
     paper: key of a row, with databases by `DATABASE_NAMES` → mean, or the paper's words.
@@ -102,7 +107,7 @@ def verdict_table(verdicts: pd.DataFrame) -> pd.DataFrame:
                         index=pd.Index(verdicts.claim, name="claim"))
 
 # %% ../../nbs/experiments/results.ipynb #1bc017e4
-def paper_difference(row) -> float:
+def paper_difference(row: Any) -> float:
     "First less second number of the paper's words '0.525 against 0.489'; NaN where it has no two, or for a distance."
     found = re.fullmatch(r"([\d.]+) against ([\d.]+)", row.paper)
     return float(found[1]) - float(found[2]) if found and row.score != "FID" else float("nan")
@@ -120,7 +125,7 @@ def _beside(row) -> str:
 LOOK = {"holds": ("#4477aa", "o"), "does not hold": ("#cc6677", "X"), "cannot tell": ("0.55", "s")}  # colour, marker
 
 
-def in_words(verdicts: pd.DataFrame, readings=None) -> str:
+def in_words(verdicts: pd.DataFrame, readings: dict | None = None) -> str:
     """Markdown: how many claims hold, and a line for each that does not, or of which these people cannot tell.
 
     readings: {claim: text, or {verdict: text}}, our reading of what limits it.
@@ -154,7 +159,7 @@ def _draw_verdicts(ax, verdicts: pd.DataFrame) -> None:
     ax.set_ylim(len(labels) - 0.5, -0.5)
 
 # %% ../../nbs/experiments/results.ipynb #9549f94b
-def plot_verdicts(verdicts: pd.DataFrame, width: float = 8.0):
+def plot_verdicts(verdicts: pd.DataFrame, width: float = 8.0) -> "Figure":
     "Differences of stored verdicts with intervals, coloured by verdict; large scales get an axis of their own. Figure."
     from matplotlib import pyplot as plt
 
@@ -191,7 +196,7 @@ def _draw_scores(ax, scores: pd.DataFrame, aus: list, conditions: list) -> None:
     ax.tick_params("y", labelsize=8)
 
 # %% ../../nbs/experiments/results.ipynb #2a9a2a8d
-def plot_scores(scores: pd.DataFrame, width: float = 8.0, height: float = 1.9):
+def plot_scores(scores: pd.DataFrame, width: float = 8.0, height: float = 1.9) -> "Figure":
     "Tidy scores per AU and their mean: bars with intervals, a row per database, a column per score. Figure."
     from matplotlib import pyplot as plt
 

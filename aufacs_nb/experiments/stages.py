@@ -10,23 +10,27 @@ __all__ = ['RESAMPLING', 'SWEEP', 'partition_frames', 'coded', 'evaluate', 'writ
 # %% ../../nbs/experiments/01_stages.ipynb #c6e89b3e
 import math
 import subprocess
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from accelerate import PartialState
 
+# %% ../../nbs/experiments/01_stages.ipynb #3abbea0f
 import aufacs_nb
 from .. import __version__
 from ..databases import clip_names, fera17_manifest, neutral_rows
 from ..estimation.classifiers import train_classifiers
 from ..estimation.personalization import calibrated
-from ..estimation.resampling import real_set, semantic_resample
+from ..estimation.resampling import ResampledSet, real_set, semantic_resample
 from ..estimation.storage import AUClassifiers
 from ..evaluation.image_quality import fit_identity, paired_error
 from ..evaluation.intervals import icc_table
 from ..facs import AUS, au_columns, intensity_to_unit
+from ..generation.ratio import FaceGenerator
 from ..generation.runs import train_generator
 from ..generation.synthesis import synthesize
 from ..presets import (ClassifierValues, GeneratorValues, Preset, SimulationValues, get_preset, load_weights,
@@ -49,7 +53,7 @@ def partition_frames(registered: RegisteredFrames, partition: str | None, size: 
     return RegisteredFrames(frames, table[chosen].reset_index(drop=True))
 
 # %% ../../nbs/experiments/01_stages.ipynb #4f5780e2
-def coded(part: RegisteredFrames, aus) -> RegisteredFrames:
+def coded(part: RegisteredFrames, aus: Iterable[int]) -> RegisteredFrames:
     "The frames whose every AU was coded: real databases leave some out (NaN), and a label vector needs all."
     whole = part.manifest[au_columns(aus)].notna().all(axis=1).to_numpy()
     if isinstance(part.frames, Rows):
@@ -129,7 +133,7 @@ def directed_and_registered(values: SimulationValues, out: Path, seed: int, n_jo
 
 # %% ../../nbs/experiments/01_stages.ipynb #02e4cc4c
 def fit_generator(registered: RegisteredFrames, preset: GeneratorValues, out: Path, seed: int, progress: bool = True,
-                  **options):
+                  **options: Any) -> FaceGenerator:
     "Train on Train only (§3.2), score on Test, put the score on the card; `options` go to `train_generator`."
     part = coded(partition_frames(registered, "Train", preset.size), preset.aus)
     labels = intensity_to_unit(part.manifest[au_columns(preset.aus)].to_numpy(np.float32))
@@ -145,7 +149,7 @@ def fit_generator(registered: RegisteredFrames, preset: GeneratorValues, out: Pa
     return generator
 
 # %% ../../nbs/experiments/01_stages.ipynb #d2c7e697
-def train_frames(registered, size: int, more=None) -> RegisteredFrames:
+def train_frames(registered: RegisteredFrames, size: int, more: RegisteredFrames | None = None) -> RegisteredFrames:
     "Train frames of `registered`, and of `more` where given, at `size` pixels."
     parts = [partition_frames(part, "Train", size) for part in (registered, more) if part]
     people = [part.manifest.assign(subject=f"{k} " + part.manifest.subject if k else part.manifest.subject)
@@ -155,8 +159,8 @@ def train_frames(registered, size: int, more=None) -> RegisteredFrames:
 
 # %% ../../nbs/experiments/01_stages.ipynb #e95b9c5b
 RESAMPLING = ("semantic", "real", "none")
-def training_set(train: RegisteredFrames, generator, values: ClassifierValues, seed: int, resampling: str,
-                 progress: bool = True):
+def training_set(train: RegisteredFrames, generator: FaceGenerator | None, values: ClassifierValues, seed: int,
+                 resampling: str, progress: bool = True) -> RegisteredFrames | ResampledSet:
     """What classifiers learn from: a balanced set, 'semantic' or 'real' (§4.2.2); with 'none', the frames as they are.
 
     Of `values` it uses the AUs and `per_intensity`. generator: needed for 'semantic' alone.
@@ -167,15 +171,16 @@ def training_set(train: RegisteredFrames, generator, values: ClassifierValues, s
     return real_set(train.frames, train.manifest, **options) if resampling == "real" else train
 
 # %% ../../nbs/experiments/01_stages.ipynb #b6e62b3d
-def neutral_frames(registered: RegisteredFrames, size: int, aus=AUS, people: int = 40) -> np.ndarray:
+def neutral_frames(registered: RegisteredFrames, size: int, aus: Iterable[int] = AUS, people: int = 40) -> np.ndarray:
     "A neutral frame, or the calmest there is, of each of the first `people` Train people: uint8 (n, size, size, 3)."
     train = partition_frames(registered, "Train", size)
     activity = train.manifest[au_columns(aus)].sum(axis=1).groupby(train.manifest.subject)
     return train.frames[np.sort(activity.idxmin().to_numpy())[:people]]
 
 # %% ../../nbs/experiments/01_stages.ipynb #74d23cbf
-def fit_classifiers(registered: RegisteredFrames, generator, preset: Preset, out: Path, seed: int,
-                    resampling: str | None = None, progress: bool = True, more=None, n_jobs: int = 1) -> AUClassifiers:
+def fit_classifiers(registered: RegisteredFrames, generator: FaceGenerator | None, preset: Preset, out: Path, seed: int,
+                    resampling: str | None = None, progress: bool = True, more: RegisteredFrames | None = None,
+                    n_jobs: int = 1) -> AUClassifiers:
     "Training set → one classifier per AU, best epoch on Valid → scores on Test, on its card. more: see `train_frames`."
     resampling = resampling or preset.resampling
     valid, test = (partition_frames(registered, name, preset.cls_size) for name in ("Valid", "Test"))
@@ -201,11 +206,11 @@ def _fit_generators(registered, preset: Preset, out: Path, seed: int, progress: 
 
 # %% ../../nbs/experiments/01_stages.ipynb #c1f6aa59
 def train_all(
-    preset="small",                # preset or its name
-    out=None,                      # folder for every stage; runs/PRESET by default
-    seed: int = 0,                 # of people, time courses, weights and draws
-    resampling: str | None = None, # training set: one of `RESAMPLING`; the preset's by default
-    n_jobs: int = 2,               # processes that render, threads that register
+    preset: Preset | str = "small",  # preset or its name
+    out: Path | str | None = None,   # folder for every stage; runs/PRESET by default
+    seed: int = 0,                   # of people, time courses, weights and draws
+    resampling: str | None = None,   # training set: one of `RESAMPLING`; the preset's by default
+    n_jobs: int = 2,                 # processes that render, threads that register
     progress: bool = True,
 ) -> tuple:
     "Simulate, register, train face code, generator and classifiers, score; returns (generator, classifiers)."
@@ -240,8 +245,8 @@ def _sweep_row(generator, valid: RegisteredFrames, estimator: AUClassifiers) -> 
     return {"left": paired_error(generator, valid), **error, "D_exp": generator.card["last_losses"].get("exp")}
 
 # %% ../../nbs/experiments/01_stages.ipynb #e74b97d8
-def sweep_generators(registered: RegisteredFrames, out, steps: int = 400, names=tuple(SWEEP), seed: int = 0,
-                     progress: bool = False) -> pd.DataFrame:
+def sweep_generators(registered: RegisteredFrames, out: Path | str, steps: int = 400,
+                     names: Iterable[str] = tuple(SWEEP), seed: int = 0, progress: bool = False) -> pd.DataFrame:
     "Train the variants `names` of `SWEEP` in folders under `out` (resumes) and score them: one row per variant."
     base = replace(get_preset("small"), size=48, gen_dim=16, warmup_share=0.0, coarse_share=0.0)
     train, valid = (coded(partition_frames(registered, name, base.size), base.aus) for name in ("Train", "Valid"))

@@ -6,6 +6,7 @@
 __all__ = ['DATABASES', 'PLAIN', 'LAMBDAS', 'FACTORS', 'POSE_WAYS', 'EXPERIMENTS', 'Experiment', 'tidy']
 
 # %% ../../nbs/experiments/07_tables.ipynb #21f51b77
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
@@ -17,6 +18,7 @@ from ..evaluation.intervals import bootstrap_difference, bootstrap_over_subjects
 from ..evaluation.scores import mean_icc
 from .claims import (Claim, drawn_difference, interval_of, same_frames, scored, verdict_row)
 from .conditions import scored_aus
+from .graph import Stage
 from .variants import (NINE, PaperChains, examples_stage, features_stage, normalised_stage,
                                             quality_stage)
 from ..facs import FERA_POSES, au_columns
@@ -35,7 +37,7 @@ class Experiment:
     answer: Callable | None = None
 
 
-def tidy(stages, root) -> pd.DataFrame:
+def tidy(stages: Iterable[Stage], root: Path | str) -> pd.DataFrame:
     "The estimates of several stages as one table."
     return pd.concat([pd.read_parquet(stage.folder(root) / "estimates.parquet") for stage in stages], ignore_index=True)
 

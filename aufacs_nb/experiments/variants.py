@@ -26,8 +26,8 @@ from ..evaluation.features import embed, silhouette
 from ..evaluation.image_quality import face_ssim
 from .conditions import differences, folds, less_neutral, photographs
 from .graph import Stage
-from .protocol import (START_VALUES, EstimateChains, joined_networks, preset_part, preset_values,
-                                            tidy_rows)
+from .protocol import (START_VALUES, EstimateChains, Protocol, joined_networks, preset_part,
+                                            preset_values, tidy_rows)
 from .stages import partition_frames
 from ..facs import AU_SETS, AUS, FERA_POSES, au_column, au_columns, intensity_to_unit
 from ..generation.runs import expression_estimates, load_critic, load_generator
@@ -373,7 +373,8 @@ class PoseChains(EstimateChains):
 class PaperChains(PoseChains):
     "And those of folds (§4.10), D_exp (§4.9) and pictures (§4.4, §4.11). missing: one of `MISSING`."
 
-    def __init__(self, protocol, seed: int = 0, licensed=None, init=None, missing: str = "zero"):
+    def __init__(self, protocol: Protocol | str, seed: int = 0, licensed: dict | None = None, init: str | None = None,
+                 missing: str = "zero"):
         super().__init__(protocol, seed, licensed, init)
         if missing not in MISSING:
             raise ValueError(f"missing={missing!r}: AUs that are not coded are one of {', '.join(MISSING)}.")
@@ -383,13 +384,12 @@ class PaperChains(PoseChains):
         "Estimates of a database by networks trained on its other folds, three stages; personalised or not."
         generator, known = self.generator(), self.networks(self.balanced("semantic"))
         said, aus = known if self.missing == "estimated" else {}, [au for au in AUS if au in AU_SETS[database]]
-        condition, found = "same domain, personal" if personal else "same domain", []
-        for number in range(FOLDS):
-            fold = self._stage("fold", dict(number=number, seed=self.seed), frames=self.frames(database), **said)
-            own = self.networks(self.balanced("semantic", generator=generator, frames=fold, aus=aus), frames=fold)
-            more = dict(seed=self.seed, generator=generator) if personal else {}
-            found.append(self.said("personal" if personal else "estimates", condition, own, fold, "Test", **more))
-        return found
+        how = ("personal", "same domain, personal") if personal else ("estimates", "same domain")
+        by = dict(seed=self.seed, generator=generator) if personal else {}
+        parts = [self._stage("fold", dict(number=number, seed=self.seed), frames=self.frames(database), **said)
+                 for number in range(FOLDS)]
+        sets = [self.balanced("semantic", generator=generator, frames=part, aus=aus) for part in parts]
+        return [self.said(*how, self.networks(own, frames=part), part, "Test", **by) for own, part in zip(sets, parts)]
 
     def critic(self, condition: str) -> Stage:
         "Estimates of Test by D_exp."
@@ -397,11 +397,11 @@ class PaperChains(PoseChains):
 
     def subtracted(self, condition: str, database: str) -> Stage:
         "Estimates less those of the calmest frame."
-        return self.said("subtracted", condition, self.networks(self.balanced("semantic")), self.frames(database),
-                         "Test" if database == "fera17" else None)
+        part, known = "Test" if database == "fera17" else None, self.networks(self.balanced("semantic"))
+        return self.said("subtracted", condition, known, self.frames(database), part)
 
 # %% ../../nbs/experiments/05_variants.ipynb #0dfc700c
-def quality_stage(c: PaperChains, **generators) -> Stage:
+def quality_stage(c: PaperChains, **generators: Stage) -> Stage:
     "FID and SSIM of generators on Test."
     params = dict(values=preset_values(c.protocol, START_VALUES), draws=40, seed=c.seed)
     return c._stage("quality", params, frames=c.frames(), start=c.pretrained(), **generators)
