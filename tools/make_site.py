@@ -42,8 +42,8 @@ def target(link, page, root=ROOT):
     found = PurePosixPath(os.path.normpath(page.parent / path).replace(os.sep, "/"))
     if found.parts[0] == ".." or not (root / found).exists():
         raise SiteError(f"{page}: links to {link}, which does not exist; mend the link or write the file")
-    if (root / found).is_dir():
-        return f"{setting(root, 'git_url')}/tree/main/{found}"
+    if (root / found).is_dir() or (found.suffix in (".md", ".ipynb") and found.parts[0] != "nbs"):
+        return f"{setting(root, 'git_url')}/{'tree' if (root / found).is_dir() else 'blob'}/main/{found}{fragment}"
     if found.parts[0] == "nbs" and found.suffix in (".ipynb", ".md", ".jpg", ".png"):
         return link.replace("#" + link.partition("#")[2], fragment) if mark else link
     up = "../" * (len(page.relative_to("nbs").parts) - 1)
