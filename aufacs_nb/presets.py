@@ -21,6 +21,7 @@ from safetensors.numpy import save_file
 
 import aufacs_nb
 from .facs import AUS
+from .model_cards import write_model_card
 from .weights import WeightsError, checked_card, read_tensors
 
 # %% ../nbs/0_start/03_presets.ipynb #bbf91a9e
@@ -157,18 +158,19 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
 
 # %% ../nbs/0_start/03_presets.ipynb #986d1c53
 def save_weights(
-    folder: Path | str,   # where `weights.safetensors` and `card.json` go
+    folder: Path | str,   # where `weights.safetensors`, `card.json`, `README.md` go
     tensors: dict,        # name → NumPy array or torch tensor
     preset: FrameValues,  # the configuration that made them
     **card: Any,          # seed, data, scores, command: whatever a reader needs in order to make them again
 ) -> Path:
-    "Store tensors and their card in `folder`, each file atomically; returns the folder."
+    "Store tensors, their card and a page about them in `folder`, each file atomically; returns the folder."
     folder = Path(folder)
     arrays = {k: v.detach().cpu().contiguous().numpy() if hasattr(v, "detach") else v for k, v in tensors.items()}
     arrays = {k: np.ascontiguousarray(v) for k, v in arrays.items()}  # others would be stored in the wrong order
     write_atomically(folder / "weights.safetensors", lambda path: save_file(arrays, path))
     text = json.dumps({"preset": asdict(preset), **card}, indent=2)
     write_atomically(folder / "card.json", lambda path: path.write_text(text + "\n", encoding="utf-8"))
+    write_model_card(folder, personal="zero" in tensors)
     return folder
 
 # %% ../nbs/0_start/03_presets.ipynb #2504b849

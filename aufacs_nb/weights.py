@@ -55,12 +55,12 @@ def _unbounded(value: object, field: str = "", depth: int = 0) -> str:
     if depth > DEEPEST:
         return f"{field[:80]} is nested more than {DEEPEST} deep"
     if isinstance(value, (int, float)):
-        return "" if math.isfinite(value) and abs(value) <= 1e300 else f"{field} is {str(value)[:20]}, no finite number"
+        return "" if abs(value) <= 1e300 else f"{field} is {str(value)[:20]}, no finite number"
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     found = (_unbounded(each, f"{field}.{key}".lstrip("."), depth + 1) for key, each in inner)
     return next(filter(None, found), "")
 
-
+# %% ../nbs/0_start/11_weights.ipynb #6d9479f3
 def read_json(path: str | Path) -> dict:
     "The table in a JSON file of at most 4 MB; WeightsError names what is unreadable, too large, too deep or no number."
     try:
@@ -128,8 +128,8 @@ CARD = {"type": "object", "definitions": {"values": VALUES}, "maxProperties": 50
     "config": {"allOf": [_VALUES, {"required": ["aus"]}]},
     "aus": _AUS, "clip_aus": _list(_whole(1, 99), 0, 99, uniqueItems=True),
     "zero": _list(_number(-1e6, 1e6), 1, 99), "alphas": _list(_ZERO_UP, 1, 8),
-    **dict.fromkeys(("part", "architecture", "network", "registration", "base", "base_sha256", "version", "revision", "device"),
-                    _WORD),
+    **dict.fromkeys(("part", "architecture", "network", "registration", "base", "base_sha256", "version", "revision",
+                     "device"), _WORD),
     **dict.fromkeys(("generator", "command", "reproducible", "remark"), _TEXT),
     "calibrated": {"type": "object", "properties": {"generator": _WORD, "people": _COUNT}},
     **dict.fromkeys(("personal", "scores", "icc", "trained_on", "tested_on", "calibrated_on", "valid_agreement",
