@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['rounded_levels', 'label_histogram', 'draw_evenly', 'ResamplingError', 'check_partitions', 'real_resample',
-           'semantic_pairs', 'ResampledSet', 'label_rows', 'gather', 'real_set', 'semantic_resample', 'plot_histograms']
+           'semantic_pairs', 'check_set_folder', 'ResampledSet', 'label_rows', 'gather', 'real_set',
+           'semantic_resample', 'plot_histograms']
 
 # %% ../../nbs/3_estimation/01_resampling.ipynb #6d51a283
 import warnings
@@ -12,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 import pandas as pd
+from pyarrow import parquet
 from tqdm.auto import tqdm
 from ..facs import AUS, LEVELS, au_column, au_columns, intensity_to_unit
-from ..presets import write_atomically
+from ..folders import check_ours, check_ranges, only_one, open_array, publish, read_table
 from ..generation.synthesis import synthesize
 from ..generation.training import rarity
 from ..tensors import IN_MEMORY, Rows, frame_store
@@ -136,6 +138,22 @@ def _write_frames(path, shape, batches):
         np.lib.format.write_array_header_1_0(file, header)
         for batch in batches: file.write(np.ascontiguousarray(batch, np.uint8).data)
 
+# %% ../../nbs/3_estimation/01_resampling.ipynb #3a0a5041
+def check_set_folder(folder):
+    "Raises `ResamplingError` or `FolderError` unless `folder` is new, empty, or holds a balanced set to be replaced."
+    path = Path(folder) / 'manifest.parquet'
+    check_ours(folder, path.name, 'a balanced set', besides=('frames.npy',))
+    others = [name for name in ('registration.json', 'normalization.json') if (Path(folder) / name).exists()]
+    if others or path.is_file() and 'intensity' not in parquet.read_schema(path).names: raise ResamplingError(
+        f'{folder}: holds frames that a balanced set would replace; choose another folder (--out)')
+
+def _write_set(folder, shape, batches, manifest):
+    "Write frames, as they come, and their table, the one thing by which readers see a set; returns the folder."
+    check_set_folder(folder)
+    with only_one(folder):
+        return publish(folder, {'frames.npy': lambda path: _write_frames(path, shape, batches),
+                                'manifest.parquet': lambda path: manifest.to_parquet(path, index=False)})
+
 # %% ../../nbs/3_estimation/01_resampling.ipynb #dae7656b
 @dataclass
 class ResampledSet:
@@ -149,21 +167,17 @@ class ResampledSet:
     manifest: pd.DataFrame
 
     def save(self, folder):
-        "Writes `folder`/frames.npy and `folder`/manifest.parquet; returns the folder."
-        parts = _batches(self.frames, np.arange(len(self.frames)))
-        write_atomically(Path(folder) / 'frames.npy', lambda path: _write_frames(path, self.frames.shape, parts))
-        write_atomically(Path(folder) / 'manifest.parquet', lambda path: self.manifest.to_parquet(path, index=False))
-        return Path(folder)
+        "Writes `folder`/frames.npy and `folder`/manifest.parquet; returns the folder. Errors: see `check_set_folder`."
+        return _write_set(folder, self.frames.shape, _batches(self.frames, np.arange(len(self.frames))), self.manifest)
 
     @classmethod
     def open(cls, folder):
-        "The set in `folder`, frames memory-mapped; `ResamplingError` if it is not there or not whole."
+        "The set in `folder`, frames memory-mapped; `ResamplingError` if it is not there, `FolderError` if not whole."
         paths = [Path(folder) / name for name in ('frames.npy', 'manifest.parquet')]
         missing = [path.name for path in paths if not path.is_file()]
         if missing: raise ResamplingError(f'{folder}: no {", ".join(missing)}; make the set with `aufacs resample`')
-        result = cls(np.load(paths[0], mmap_mode='r', allow_pickle=False), pd.read_parquet(paths[1]))
-        if len(result.frames) == len(result.manifest): return result
-        raise ResamplingError(f'{folder}: {len(result.frames)} frames but {len(result.manifest)} rows; make it again')
+        table = read_table(paths[1])
+        return cls(open_array(paths[0], len(table), (None, None, 3), np.uint8), table)
 
 # %% ../../nbs/3_estimation/01_resampling.ipynb #6a3055a5
 def label_rows(manifest, pairs, aus):
@@ -187,6 +201,8 @@ def real_set(frames, manifest, aus=AUS, per_intensity=30, seed=0, partitions=('T
     `frames`: (N, S, S, 3) uint8, `manifest`: its N rows. `out`: a folder to write to and open memory-mapped. Warnings
     and errors: see `real_resample`.
     """
+    check_ranges(per_intensity=per_intensity, seed=seed)
+    if out is not None: check_set_folder(out)
     drawn = pd.concat([real_resample(manifest, au, per_intensity, seed, partitions) for au in aus], ignore_index=True)
     pairs = drawn.rename(columns={'row': 'source_row'}).assign(target_row=drawn['row'], synthetic=False)
     made = ResampledSet(gather(frames, drawn['row'].to_numpy()), label_rows(manifest, pairs, aus))
@@ -222,13 +238,13 @@ def semantic_resample(frames, manifest, generator, aus=AUS, per_intensity=None, 
     unknown = sorted(set(aus) - set(preset.aus))
     if unknown: raise ResamplingError(f'the generator cannot make AU {unknown}: it was trained for {list(preset.aus)}')
     count = preset.per_intensity if per_intensity is None else per_intensity
+    check_ranges(per_intensity=count, seed=seed, batch=batch)
+    if out is not None: check_set_folder(out)
     pairs = [semantic_pairs(manifest, au, count, seed, partitions, preset.aus, targets) for au in aus]
     table = label_rows(manifest, pd.concat(pairs, ignore_index=True).assign(synthetic=True), preset.aus)
     shape, made = (len(table), preset.size, preset.size, 3), _synthetic(frames, table, generator, batch, progress)
     if out is None: return ResampledSet(_held(shape, made), table)
-    write_atomically(Path(out) / 'frames.npy', lambda path: _write_frames(path, shape, made))
-    write_atomically(Path(out) / 'manifest.parquet', lambda path: table.to_parquet(path, index=False))
-    return ResampledSet.open(out)
+    return ResampledSet.open(_write_set(out, shape, made, table))
 
 # %% ../../nbs/3_estimation/01_resampling.ipynb #d6c916a4
 def plot_histograms(before, after, titles=('before', 'after')):

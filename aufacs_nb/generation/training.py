@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'PairBatch', 'rarity', 'augment_pairs', 'TrainingError', 'clip_keys', 'check_training_data',
-           'WeightedRows', 'target_weights', 'RowSampler', 'PairSampler', 'set_trainable', 'generator_parts',
-           'make_accelerator', 'average_gradients', 'Phase', 'phase_of', 'follow', 'GeneratorTrainer', 'update',
-           'critic_update', 'train_step']
+           'WeightedRows', 'target_weights', 'RowSampler', 'PairSampler', 'data_content', 'set_trainable',
+           'generator_parts', 'make_accelerator', 'average_gradients', 'Phase', 'phase_of', 'follow',
+           'GeneratorTrainer', 'update', 'critic_update', 'train_step']
 
 # %% ../../nbs/2_generation/04_training.ipynb #1afcd38e
 import math
@@ -14,9 +14,11 @@ import warnings
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 
 from ..facs import check_targets
+from ..folders import array_content, table_content
 from .networks import build_critic, build_generator
 from ..tensors import Rows, frames_to_tensor
 from .losses import (changed_weight, critic_loss, expression_loss, generator_adversarial_loss,
@@ -158,6 +160,12 @@ class PairSampler(RowSampler):
         source_labels, target_labels = (torch.tensor(self.labels[column]) for column in rows[mine].T)
         return PairBatch(source, source_labels, target, target_labels, same[mine], epsilon[mine],
                          torch.tensor(rows[mine]), float(same.sum()) / part[1])
+
+# %% ../../nbs/2_generation/04_training.ipynb #a1cfa9b3
+def data_content(sampler: PairSampler) -> str:
+    "Fingerprint of the frames, labels, people and clips that a sampler draws from."
+    labels = pd.DataFrame(sampler.labels, columns=map(str, range(sampler.labels.shape[1])))
+    return f"{array_content(sampler.frames)} {table_content(labels.assign(who=sampler.subjects, clip=sampler.keys))}"
 
 # %% ../../nbs/2_generation/04_training.ipynb #015b62fe
 def set_trainable(network: torch.nn.Module, trainable: bool) -> None:

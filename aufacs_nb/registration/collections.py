@@ -28,10 +28,15 @@ import torch
 from numpy.lib import format as npy
 from tqdm.auto import tqdm
 
+# %% ../../nbs/1_registration/07_collections.ipynb #b298a159
 from .planar import DlibLandmarker, align_and_mask, find_dlib_model
 from ..databases import VIDEO_SUFFIXES, DatabaseError, check_manifest, read_image, sample_database, timed_frames
 from .detection import FaceLandmarker, check_picture, square_from_landmarks
+from ..facs import au_columns
+from ..folders import (FolderError, check_columns, check_facts, check_ours, check_ranges, claim, file_content,
+                               only_one, open_array, publish, read_facts, read_table, telling)
 from ..presets import weights_folder, write_atomically
+from ..tensors import Rows
 from .published_prnet import PublishedPRNet, fit_any_prnet, open_prnet, published_prefix
 from .frontal import (Registered, frontal_pixels, head_pose, position_map, register_face,
                                             uv_texture)
@@ -110,21 +115,27 @@ class RegisteredFrames(NamedTuple):
 def registration_of(folder) -> str:
     "How the frames in a folder were made: by one of `METHODS`, or as differences, such as 'mesh minus au0'."
     files = [Path(folder) / name for name in ("registration.json", "normalization.json")]
-    made, changed = (json.loads(file.read_text()) if file.is_file() else {} for file in files)
+    made, changed = (read_facts(file) if file.is_file() else {} for file in files)
     method = changed.get("registration") or made.get("method", "mesh")
     return f"{method} minus {changed['method']}" if changed else method
 
 
 def open_registered(folder) -> RegisteredFrames:
-    "Open a folder written by `register_manifest`; FileNotFoundError says what is missing and how to make it."
+    "Open a folder of `register_manifest`; FileNotFoundError or FolderError says what is missing or wrong in it."
     folder = Path(folder)
-    if not (folder / "manifest.parquet").is_file() or not (folder / "frames.npy").is_file():
-        raise FileNotFoundError(f"{folder}: no finished registration (frames.npy and manifest.parquet); "
-                                f"run `aufacs register INPUT --out {folder}`, it resumes where it stopped.")
-    table = pd.read_parquet(folder / "manifest.parquet").assign(registration=registration_of(folder))
+    missing = [name for name in ("frames.npy", "manifest.parquet") if not (folder / name).is_file()]
+    if missing:
+        way = "it resumes where it stopped" if (folder / "progress.jsonl").is_file() else "into a new or empty folder"
+        raise FileNotFoundError(f"{folder}: no finished registration (no {' and '.join(missing)}); "
+                                f"run `aufacs register INPUT --out {folder}`, {way}.")
+    table = read_table(folder / "manifest.parquet").assign(registration=registration_of(folder))
+    if "intensity" not in table:  # which balanced sets have
+        absent = {"partition": ""} | dict.fromkeys(au_columns(), math.nan)  # in a table of somebody else's
+        table = check_columns(table, folder / "manifest.parquet", ("subject", "valid")).assign(
+            **{name: value for name, value in absent.items() if name not in table})
     vertices = folder / "vertices.npy"
-    return RegisteredFrames(np.load(folder / "frames.npy", mmap_mode="r"), table,
-                            np.load(vertices, mmap_mode="r") if vertices.is_file() else None)
+    return RegisteredFrames(open_array(folder / "frames.npy", len(table), (None, None, 3), np.uint8), table,
+                            open_array(vertices, len(table), (468, 3), np.float32) if vertices.is_file() else None)
 
 # %% ../../nbs/1_registration/07_collections.ipynb #dcb844b5
 def sample_registered() -> RegisteredFrames:
@@ -422,6 +433,24 @@ def _fingerprint(manifest: pd.DataFrame, settings: dict) -> str:
     rows = pd.util.hash_pandas_object(manifest, index=False).to_numpy()
     return hashlib.sha256(rows.tobytes() + json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
+
+def _inputs(manifest: pd.DataFrame) -> pd.DataFrame:
+    "Path, frame and content of the file of each row; it lies beside the frames as inputs.parquet."
+    contents = {path: file_content(path) for path in manifest["path"].unique()}
+    return manifest[["path", "frame"]].assign(content=manifest["path"].map(contents)).reset_index(drop=True)
+
+
+def _changed(there: pd.DataFrame, here: pd.DataFrame) -> str:
+    "In words how two tables of `_inputs` differ: which files are others, and how many came or went."
+    old, new = (table.drop_duplicates("path").set_index("path")["content"] for table in (there, here))
+    both = old.index.intersection(new.index)
+    other = [Path(path).name for path in both[(old[both] != new[both]).to_numpy()]]
+    gone, come = ([Path(path).name for path in a.index.difference(b.index)] for a, b in ((old, new), (new, old)))
+    told = lambda names: names[0] if len(names) == 1 else f"{len(names)} files, such as {names[0]}"
+    said = [f"{what}: {told(names)}" for what, names in (
+        ("other content", other), ("new", come), ("not asked for any more", gone)) if names]
+    return "; ".join(said) or "other rows or labels in the manifest"
+
 # %% ../../nbs/1_registration/07_collections.ipynb #5b4d3d59
 class _RowFile:
     "An .npy file of `count` rows like those of `example`, written row by row; it grows with rows beyond them."
@@ -449,17 +478,6 @@ class _RowFile:
             file.truncate(self.start + count * self.row)
 
 # %% ../../nbs/1_registration/07_collections.ipynb #967ef490
-def _claim(state: Path, wanted: dict) -> None:
-    "Write down what a folder will hold; ValueError if it holds something else."
-    if not state.is_file():
-        write_atomically(state, lambda path: path.write_text(json.dumps(wanted, indent=1) + "\n"))
-    elif (there := json.loads(state.read_text()))["fingerprint"] != wanted["fingerprint"]:
-        names = [key for key in {**there, **wanted} if key != "fingerprint" and there.get(key) != wanted.get(key)]
-        said = [f"{key} {there.get(key, 'usual')} instead of {wanted.get(key, 'usual')}" for key in names]
-        raise ValueError(f"{state.parent} holds another registration ({', '.join(said) or 'other frames'}): choose "
-                         "another --out.")
-
-
 def _whole_lines(progress: Path) -> list:
     "The whole lines of a progress file; a torn last one is cut off the file."
     text = progress.read_bytes() if progress.is_file() else b""
@@ -474,18 +492,86 @@ def _add_line(progress: Path, line: dict) -> None:
     with open(progress, "a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
 
+# %% ../../nbs/1_registration/07_collections.ipynb #c1c937ca
+def _same_rows(old: pd.DataFrame, new: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    "Rows of two tables of `_inputs` that are the same frame of the same file, films only with all their frames."
+    keyed = []
+    for table in (old, new):
+        films = table["path"].str.lower().str.endswith(VIDEO_SUFFIXES).to_numpy(bool)
+        asked = table[films].groupby("path")["frame"].agg(lambda frames: str(frames.tolist())).to_dict()
+        keyed.append(pd.DataFrame({  # the number of a picture is its place among others, and changes with them
+            "path": table["path"], "frame": np.where(films, table["frame"], table.groupby("path").cumcount()),
+            "key": table["content"] + table["path"].map(lambda path: asked.get(path, "")), "row": range(len(table))}))
+    both = keyed[0].merge(keyed[1], on=["path", "frame", "key"], suffixes=("_old", "_new"))
+    return both["row_old"].to_numpy(), both["row_new"].to_numpy()
+
+
+def _moved_rows(path: Path, source: Path, count: int, old: np.ndarray, new: np.ndarray) -> None:
+    "Write an array of `count` rows like that at `source`, with its rows `old` in the places `new`."
+    rows = Rows(np.load(source, mmap_mode="r"), old)
+    file = _RowFile(path, count, np.zeros((1, *rows.shape[1:]), rows.dtype))
+    for start in range(0, len(old), 64):
+        file.write(new[start:start + 64], rows[start:start + 64])
+
+# %% ../../nbs/1_registration/07_collections.ipynb #bc1d5895
+def _carry(out: Path, there: pd.DataFrame, here: pd.DataFrame, facts: dict, lines: list) -> None:
+    "Give the rows that are done their places among other rows, and say which were lost; all in one rename."
+    places, said = dict(zip(*_same_rows(there, here))), _changed(there, here)
+    done = [(row, values) for line in lines for row, values in zip(line["rows"], line["measures"])]
+    kept = [] if "faces" in facts else [(row, places[row], values) for row, values in done if row in places]
+    warnings.warn(f"{out}: {len(kept)} of {len(done)} registered frames are kept ({said})", stacklevel=5)
+    old, new = (np.array([each[k] for each in kept], int) for k in (0, 1))
+    state = lines[-1]["state"] if len(kept) and lines[-1]["state"][0] in set(here["path"][new]) else None
+    line = json.dumps({"rows": new.tolist(), "measures": [each[2] for each in kept], "state": state}) + "\n"
+    arrays = {f"{name}.npy": lambda path, name=name: _moved_rows(path, out / f"{name}.npy", len(here), old, new)
+              for name in _empty_arrays(0, facts["size"], facts["uv"])} if kept else {}
+    publish(out, arrays | {
+        "inputs.parquet": lambda path: here.to_parquet(path, index=False),
+        "registration.json": lambda path: path.write_text(json.dumps(facts, indent=1) + "\n"),
+        "progress.jsonl": lambda path: path.write_text(line if kept else "")})
+
 # %% ../../nbs/1_registration/07_collections.ipynb #7fa0700a
-def _prepare(out: Path, manifest: pd.DataFrame, settings: dict) -> dict:
-    "Make the folder and {name: `_RowFile`} of its arrays; OSError says that it cannot be written and what to do."
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        _claim(out / "registration.json", {"fingerprint": _fingerprint(manifest, settings), **settings})
-        examples = _empty_arrays(1, settings["size"], settings["uv"])
-        count = 0 if "faces" in settings else len(manifest)
+def _check_finished(out: Path, manifest: pd.DataFrame, settings: dict) -> None:
+    "FolderError unless a finished folder holds these rows of these files by these settings; older ones say no files."
+    check_ours(out, "registration.json", "a registration")
+    facts = read_facts(out / "registration.json")
+    check_facts(out, facts | {"fingerprint": 0}, settings | {"fingerprint": 0}, "another registration")
+    there = read_table(out / "inputs.parquet") if (out / "inputs.parquet").is_file() else None
+    here = None if there is None else _inputs(manifest)
+    same = there is None or here.equals(there)
+    if not same or facts.get("fingerprint") != _fingerprint(manifest, settings):
+        said = "other rows in the manifest" if there is None else _changed(there, here)
+        raise FolderError(f"{out}: holds another registration ({said}). Choose another folder (--out), or delete this "
+                          "one to begin anew.")
+
+
+def _lay_out(out: Path, manifest: pd.DataFrame, settings: dict, fresh: bool) -> dict:
+    "{name: `_RowFile`} of the arrays in a folder; those of an earlier beginning are removed if it is `fresh`."
+    examples, count = _empty_arrays(1, settings["size"], settings["uv"]), 0 if "faces" in settings else len(manifest)
+    for path in ((out / f"{name}.npy" for name in _empty_arrays(0, 1, 1)) if fresh else ()):
+        path.unlink(missing_ok=True)
+    with telling(out):
         return {name: _RowFile(out / f"{name}.npy", count, one) for name, one in examples.items()}
-    except OSError as error:
-        raise OSError(f"{out}: cannot write there ({error}): choose an --out you may write to, on a disk with "
-                      "room") from error
+
+# %% ../../nbs/1_registration/07_collections.ipynb #0f274ea3
+def _prepare(out: Path, manifest: pd.DataFrame, settings: dict) -> dict:
+    "Claim the folder for these rows and settings; {name: `_RowFile`} of its arrays. Errors: see `claim` and `telling`."
+    facts, lines = {"fingerprint": _fingerprint(manifest, settings), **settings}, _whole_lines(out / "progress.jsonl")
+    check_ours(out, "registration.json", "a registration")
+    state, stored, here = out / "registration.json", out / "inputs.parquet", _inputs(manifest)
+    if lines:
+        there = read_facts(state)
+        check_facts(out, there | {"fingerprint": 0}, settings | {"fingerprint": 0}, "another registration")
+        before = read_table(stored) if stored.is_file() else None
+        if before is None and there.get("fingerprint") != facts["fingerprint"]:
+            raise FolderError(f"{out}: holds another registration (other rows in the manifest). Choose another folder.")
+        if before is not None and not (here.equals(before) and there.get("fingerprint") == facts["fingerprint"]):
+            _carry(out, before, here, facts, lines)
+            lines = _whole_lines(out / "progress.jsonl")
+    claim(out, facts, "another registration", False, "registration.json")
+    with telling(stored):
+        write_atomically(stored, lambda path: here.to_parquet(path, index=False))
+    return _lay_out(out, manifest, settings, fresh=not lines)
 
 # %% ../../nbs/1_registration/07_collections.ipynb #6eb94aa3
 def _with_measures(manifest: pd.DataFrame, lines: list, everybody: bool = False) -> pd.DataFrame:
@@ -514,23 +600,22 @@ class _Work:
         self.state, self.done = lines[-1]["state"] if lines else None, np.zeros(len(manifest), bool)
         self.done[rows := [row for line in lines for row in line["rows"]]] = True
         self.everybody, self.count = "faces" in settings, len(rows)
-        self.finished = (out / "manifest.parquet").is_file()  # which comes last
     def write(self, stretch: Stretch, painted: Painted, state: list) -> None:
         "Keep a stretch: its rows first, then its line."
-        places = range(self.count, self.count + len(stretch.rows)) if self.everybody else stretch.rows
-        for name, values in painted.arrays.items():
-            self.files[name].write(places, values)
-        self.count += len(rows := [int(row) for row in stretch.rows])
-        _add_line(self.progress, {"rows": rows, "measures": painted.measures, "state": state})
+        rows = [int(row) for row in stretch.rows]
+        places = range(self.count, self.count + len(rows)) if self.everybody else rows
+        with telling(self.out):
+            for name, values in painted.arrays.items():
+                self.files[name].write(places, values)
+            _add_line(self.progress, {"rows": rows, "measures": painted.measures, "state": state})
+        self.count += len(rows)
     def finish(self) -> None:
-        "Write the manifest with its measures; the progress file has served."
+        "Cut the arrays after their last row; then write the manifest with its measures, by which readers see them."
         complete = _with_measures(self.manifest, _whole_lines(self.progress), self.everybody)
         for file in self.files.values():
             file.end(len(complete))
-        write_atomically(self.out / "manifest.parquet", lambda path: complete.to_parquet(path, index=False))
-        self.progress.unlink(missing_ok=True)
-        if not self.everybody:
-            _say_groups(complete)
+        publish(self.out, {"manifest.parquet": lambda path: complete.to_parquet(path, index=False)})
+        _ = self.everybody or _say_groups(complete)
 
 # %% ../../nbs/1_registration/07_collections.ipynb #0281159c
 @contextmanager
@@ -603,6 +688,19 @@ def _wants_everybody(faces: str) -> bool:
         raise ValueError(f"faces={faces!r} is unknown: choose 'main', one person, or 'all' (--faces all).")
     return faces == "all"
 
+
+def _register(out: Path, rows: pd.DataFrame, settings: dict, steps, faults: _Faults, n_jobs: int,
+              progress: bool) -> RegisteredFrames:
+    "The registration in a folder: opened if it is finished and of these rows, else made, by one process alone."
+    if (out / "manifest.parquet").is_file():  # which comes last
+        _check_finished(out, rows, settings)
+    else:
+        check_ours(out, "registration.json", "a registration")
+        with only_one(out):
+            _register_rest(_Work(out, rows, settings), *steps(), faults, n_jobs, progress)
+    (out / "progress.jsonl").unlink(missing_ok=True)
+    return open_registered(out)
+
 # %% ../../nbs/1_registration/07_collections.ipynb #b562581a
 def register_manifest(
     manifest: pd.DataFrame,   # rows of `databases`
@@ -621,11 +719,11 @@ def register_manifest(
     faces: str = "main",      # or "all": a row for each face of each frame, in the order in which they are found
 ) -> RegisteredFrames:
     "Register every frame of a manifest; resumes an interrupted run, constant memory, same bytes for any `n_jobs`."
-    faults, models = _Faults(on_error), load_models(method, landmarks, prnet, device)
-    values, everybody = {"size": size, "method": method, "fill": fill, "uv": uv}, _wants_everybody(faces)
+    check_ranges(size=size, uv=uv, n_jobs=n_jobs)
+    models, everybody = load_models(method, landmarks, prnet, device), _wants_everybody(faces)
+    values = {"size": size, "method": method, "fill": fill, "uv": uv}
     settings = values | models.settings | ({"faces": faces} if everybody else {})
-    work = _Work(Path(out), check_manifest(manifest).reset_index(drop=True), settings)
-    if not work.finished:
-        find = partial(find_stretch, landmarker or FaceLandmarker.from_pretrained(device=device), everybody=everybody)
-        _register_rest(work, find, partial(paint_stretch, **values, models=models), faults, n_jobs, progress)
-    return open_registered(work.out)
+    rows = check_manifest(check_columns(manifest, "manifest")).reset_index(drop=True)
+    steps = lambda: (partial(find_stretch, landmarker or FaceLandmarker.from_pretrained(device=device),
+                             everybody=everybody), partial(paint_stretch, **values, models=models))
+    return _register(Path(out), rows, settings, steps, _Faults(on_error), n_jobs, progress)

@@ -20,7 +20,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from joblib import Parallel, delayed
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from scipy.optimize import linear_sum_assignment
@@ -31,6 +30,7 @@ from tqdm.auto import tqdm
 
 from .planar import LANDMARKS_68
 from .detection import SameConv, Square, cut_all, fit_meshes, load_networks, square_from_landmarks
+from ..folders import check_ours, check_ranges, claim, in_processes, only_one, telling
 from ..geometry.meshes import canonical_face
 from ..presets import WeightsError, load_weights, save_weights, weights_folder, write_atomically
 from ..geometry.rasterize import rasterize
@@ -277,7 +277,8 @@ def _render_part(folder, seed, number, people=PART_PEOPLE, faces=PART_FACES):
     pictures, points = (np.stack(each) for each in zip(*drawn))
     for name, array in (("points", with_pseudo_labels(pictures, points)[0]), ("pictures", pictures)):
         path = done.with_name(done.name.replace("pictures", name))
-        write_atomically(path, lambda temporary: _save_array(temporary, array))
+        with telling(path):
+            write_atomically(path, lambda temporary: _save_array(temporary, array))
     return done
 
 # %% ../../nbs/1_registration/08_prnet.ipynb #3ae21c33
@@ -293,9 +294,12 @@ class Pool(NamedTuple):
 
 
 def render_pool(folder, parts, seed=0, jobs=1, people=PART_PEOPLE, faces=PART_FACES, progress=True):
-    "A `Pool` of parts · people · faces pictures in `folder`; parts that are already there are not rendered again."
-    work = (delayed(_render_part)(folder, seed, number, people, faces) for number in range(parts))
-    done = list(tqdm(Parallel(jobs, return_as="generator")(work), "rendering", parts, disable=not progress))
+    "A `Pool` of parts · people · faces pictures in `folder`; parts that are there are kept, of another seed refused."
+    check_ranges(n_jobs=jobs, seed=seed)
+    claim(folder, {"seed": seed, "people": people, "faces": faces}, "a pool of faces",
+          begun=any(Path(folder).glob("part_*_pictures.npy")), facts_file="pool.json")
+    work = in_processes(jobs, _render_part, [(folder, seed, number, people, faces) for number in range(parts)])
+    done = list(tqdm(work, "rendering", parts, disable=not progress))
     points = [np.load(path.with_name(path.name.replace("pictures", "points"))) for path in done]
     return Pool([np.load(path, mmap_mode="r") for path in done], np.concatenate(points).astype(np.float32))
 
@@ -458,7 +462,8 @@ def save_prnet_trainer(path, trainer):
     tensors["losses"] = torch.tensor(trainer.losses, dtype=torch.float64)
     facts = json.dumps({"values": asdict(trainer.values), "seed": trainer.seed})
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, lambda temporary: save_file(tensors, temporary, {"facts": facts}))
+    with telling(path):
+        write_atomically(path, lambda temporary: save_file(tensors, temporary, {"facts": facts}))
 
 # %% ../../nbs/1_registration/08_prnet.ipynb #ecfd163c
 def restore_prnet_trainer(path, trainer):
@@ -562,6 +567,23 @@ def load_prnet(name_or_folder="small", device="cpu"):
         raise WeightsError(f"{folder}: weights of another network than PRNet ({error}).") from error
     return network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
 
+# %% ../../nbs/1_registration/08_prnet.ipynb #58473f1c
+def _fit(trainer, pool, checkpoint, every, progress):
+    "Take the steps that are left, with a bar; a checkpoint after `every` of them and at the end."
+    bar = tqdm(total=trainer.values.steps, initial=len(trainer.losses), desc="training", disable=not progress)
+    while len(trainer.losses) < trainer.values.steps:
+        bar.set_postfix(loss=f"{training_step(trainer, pool):.4f}", refresh=False)
+        bar.update()
+        if len(trainer.losses) % every == 0 or len(trainer.losses) == trainer.values.steps:
+            save_prnet_trainer(checkpoint, trainer)
+
+
+def _of_older_version(pool, values, seed):
+    "Tell a pool that does not say its seed: the checkpoint beside it did."
+    if any(pool.glob("part_*_pictures.npy")) and not (pool / "pool.json").is_file():
+        facts = {"seed": seed, "people": values.people, "faces": values.faces}
+        write_atomically(pool / "pool.json", lambda path: path.write_text(json.dumps(facts)))
+
 # %% ../../nbs/1_registration/08_prnet.ipynb #c516c4e7
 def train_prnet(out, preset="small", seed=0, jobs=1, every=250, progress=True):
     """Render a pool of virtual people and train a `PRNet` on it; returns the folder `out` with weights and card.
@@ -570,15 +592,15 @@ def train_prnet(out, preset="small", seed=0, jobs=1, every=250, progress=True):
     one machine with one number of threads.
     preset: "tiny", "small", "paper" or `PRNetValues`; jobs: processes that render; every: steps between checkpoints
     """
-    out, values = Path(out), prnet_values(preset)
-    pool = render_pool(out / "pool", values.parts, seed, jobs, values.people, values.faces, progress)
-    trainer, checkpoint = PRNetTrainer(values, seed), out / "checkpoint.safetensors"
-    if checkpoint.is_file():
-        restore_prnet_trainer(checkpoint, trainer)
-    bar = tqdm(total=values.steps, initial=len(trainer.losses), desc="training", disable=not progress)
-    while len(trainer.losses) < values.steps:
-        bar.set_postfix(loss=f"{training_step(trainer, pool):.4f}", refresh=False)
-        bar.update()
-        if len(trainer.losses) % every == 0 or len(trainer.losses) == values.steps:
-            save_prnet_trainer(checkpoint, trainer)
-    return _save_prnet(out, trainer, pool)
+    out, values, checkpoint = Path(out), prnet_values(preset), Path(out) / "checkpoint.safetensors"
+    check_ranges(every=every, seed=seed, n_jobs=jobs)
+    check_ours(out, checkpoint.name, "a training of PRNet", besides=("pool",))
+    trainer = PRNetTrainer(values, seed)
+    with only_one(out):
+        if checkpoint.is_file():
+            restore_prnet_trainer(checkpoint, trainer)
+            _of_older_version(out / "pool", values, seed)
+        pool = render_pool(out / "pool", values.parts, seed, jobs, values.people, values.faces, progress)
+        _fit(trainer, pool, checkpoint, every, progress)
+        with telling(out):
+            return _save_prnet(out, trainer, pool)

@@ -18,6 +18,7 @@ import pandas as pd
 from numpy.lib.format import open_memmap
 from tqdm.auto import tqdm
 
+from ..folders import only_one, open_array, read_table, telling
 from ..presets import write_atomically
 from .collections import registration_of
 
@@ -177,15 +178,15 @@ def _source(folder: Path) -> tuple:
     "Frames, meshes or None, and manifest of a registered folder or a balanced set, memory-mapped."
     if not (folder / "manifest.parquet").is_file():
         raise FileNotFoundError(f"{folder}: no finished registration; run `aufacs register INPUT --out {folder}`.")
-    table, meshes = pd.read_parquet(folder / "manifest.parquet"), folder / "vertices.npy"
+    table, meshes = read_table(folder / "manifest.parquet", ("subject",)), folder / "vertices.npy"
     if (folder / "normalization.json").is_file() or "minus" in " ".join(table.get("registration", [])):
         raise ValueError(f"{folder} holds differences already: give the folder they were made from.")
     if table.subject.isna().any():
         raise ValueError(f"{folder}: {table.subject.isna().sum()} rows of the manifest have no subject: name them.")
     if "valid" not in table:  # a balanced set
         table = table.assign(valid=True)
-    frames = np.load(folder / "frames.npy", mmap_mode="r")
-    return frames, np.load(meshes, mmap_mode="r") if meshes.is_file() else None, table
+    frames = open_array(folder / "frames.npy", len(table), (None, None, 3), np.uint8)
+    return frames, open_array(meshes, len(table), (468, 3), np.float32) if meshes.is_file() else None, table
 
 
 def _registrations(folder: Path, table: pd.DataFrame) -> pd.Series:
@@ -195,7 +196,8 @@ def _registrations(folder: Path, table: pd.DataFrame) -> pd.Series:
 # %% ../../nbs/1_registration/10_references.ipynb #470e8b56
 def _claim(folder: Path, out: Path, method: str, registration: str) -> None:
     "Make `out` a folder for differences, unfinished; ValueError if it holds something else, OSError if it cannot be."
-    if out.is_dir() and any(out.iterdir()) and not (out / "normalization.json").is_file():
+    others = [path for path in out.iterdir() if path.name[0] != "."] if out.is_dir() else []
+    if others and not (out / "normalization.json").is_file():
         raise ValueError(f"{out} holds something else: choose a new or an empty folder for the differences.")
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -293,13 +295,14 @@ def normalize_registered(
     if method not in REFERENCE_METHODS or method == "mean" and given:
         make_reference(frames, [], method, given=next(iter(given.values()), None))
     found = _coded_neutral(table, people, given) if method == "au0" and vertices is None else {}
-    _claim(folder, out, method, next(iter(registrations), registration_of(folder)))
-    made = _write_differences(out, frames, people, lambda name, rows: make_reference(
-        frames, rows, method, vertices, (given | found).get(name)), progress)
-    if vertices is not None:
-        shutil.copyfile(folder / "vertices.npy", out / "vertices.npy")
-    table = _described(table, made, found, registrations + f" minus {method}")
-    write_atomically(out / "manifest.parquet", lambda path: table.to_parquet(path, index=False))
+    with only_one(out), telling(out):
+        _claim(folder, out, method, next(iter(registrations), registration_of(folder)))
+        made = _write_differences(out, frames, people, lambda name, rows: make_reference(
+            frames, rows, method, vertices, (given | found).get(name)), progress)
+        if vertices is not None:
+            shutil.copyfile(folder / "vertices.npy", out / "vertices.npy")
+        table = _described(table, made, found, registrations + f" minus {method}")
+        write_atomically(out / "manifest.parquet", lambda path: table.to_parquet(path, index=False))
     return out
 
 # %% ../../nbs/1_registration/10_references.ipynb #5d6111ed

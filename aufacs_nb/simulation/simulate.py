@@ -10,16 +10,16 @@ __all__ = ['SCRIPTS', 'WITHOUT', 'WRINKLED', 'WIDE_POSE', 'WIDE_GAZE', 'SIMULATO
 # %% ../../nbs/5_simulation/10_simulate.ipynb #a09fa0fe
 import json
 import os
+import shutil
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 import numpy as np
 import pandas as pd
-from joblib import Parallel, delayed
-from joblib.externals.loky import get_reusable_executor
 from PIL import Image
 from tqdm.auto import tqdm
 from ..facs import AUS, FERA_POSES, au_columns
+from ..folders import check_ours, check_ranges, in_processes, only_one, telling
 from .face_model import SPEECH, sample_identity
 from .appearance import sample_person
 from .camera import DOMAINS, face_truth, render_person, sample_scene
@@ -79,6 +79,7 @@ def make_plan(database, seed=0, size=256, frames=24, sessions=1, media='video', 
     for wrong, message in _faults_of_form(p) + _faults_of_content(p):
         if wrong:
             raise SimulationError(f'cannot simulate with {message}')
+    check_ranges(size=np.max(size), frames=frames, sessions=sessions, activity=activity, people=max(people.values()))
     subjects = {partition: {name: person_seed(seed, partition or database, i, woman)
                             for i, (name, woman) in enumerate(people.items())}
                 for partition, people in LAYOUTS[database].people(p).items()}
@@ -89,27 +90,18 @@ def _write_text(path, text):
     "Write a small file so that it is either whole or not there."
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f'.{path.name}.part')
-    part.write_text(text)
-    os.replace(part, path)
+    with telling(path):
+        part.write_text(text)
+        os.replace(part, path)
 
 
 def read_plan(root):
     "The stored plan of the simulation at `root`: its parameters, and the subjects of each partition."
     try:
-        return json.loads((Path(root) / PLAN_FILE).read_text())
-    except (OSError, ValueError) as e:
+        plan = json.loads((Path(root) / PLAN_FILE).read_text())
+        return {key: plan[key] for key in ('made_by', 'people', 'parameters', 'subjects')}
+    except (OSError, ValueError, KeyError, TypeError) as e:
         raise SimulationError(f'{root}: no readable {PLAN_FILE}; is it a simulated database? ({e})') from e
-
-
-def _store_plan(root, plan):
-    "Store the plan at `root`; `SimulationError` if another simulation lives there."
-    if (root / PLAN_FILE).exists():
-        there, here = read_plan(root)['parameters'], plan['parameters']
-        if other := [k for k in here if there.get(k) != here[k]]:
-            raise SimulationError(f'{root}: holds a simulation with {other[0]}={there.get(other[0])!r}, not '
-                                  f'{here[other[0]]!r}; choose another folder or delete this one')
-    else:
-        _write_text(root / PLAN_FILE, json.dumps(plan, indent=1) + '\n')
 
 # %% ../../nbs/5_simulation/10_simulate.ipynb #cb860690
 WIDE_POSE, WIDE_GAZE = (16., 11., 8.), (10., 7., 0.)  # degrees: spread of head and gaze in rich clips
@@ -251,8 +243,9 @@ def _write_truth(root, plan, clip):
     arrays = _arrays(plan, clip, truth)
     _write_text(path.with_suffix('.json'), json.dumps(_plain(_facts(plan, clip)), indent=1, sort_keys=True) + '\n')
     part = path.with_name(f'.{path.name}.part')
-    with open(part, 'wb') as out: np.savez_compressed(out, **arrays)
-    os.replace(part, path)
+    with telling(path):
+        with open(part, 'wb') as out: np.savez_compressed(out, **arrays)
+        os.replace(part, path)
 
 # %% ../../nbs/5_simulation/10_simulate.ipynb #ee7a5063
 def read_truth(path):
@@ -282,13 +275,15 @@ def _write_clip(root, plan, clip):
     _write_truth(root, plan, clip)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f'.{path.name}.part')
-    if path.suffix:
-        write_video(part, render_clip(plan, *clip), layout.fps, path.suffix[1:])
-    else:
-        part.mkdir(exist_ok=True)
-        for i, frame in enumerate(render_clip(plan, *clip), 1):
-            Image.fromarray(frame).save(part / layout.picture(clip, i))
-    os.replace(part, path)
+    with telling(path):
+        if path.suffix:
+            write_video(part, render_clip(plan, *clip), layout.fps, path.suffix[1:])
+        else:
+            shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
+            part.mkdir()
+            for i, frame in enumerate(render_clip(plan, *clip), 1):
+                Image.fromarray(frame).save(part / layout.picture(clip, i))
+        os.replace(part, path)
 
 # %% ../../nbs/5_simulation/10_simulate.ipynb #3d60cc6a
 def plan_clips(plan):
@@ -306,18 +301,42 @@ def _write_labels(root, plan):
         for path, text in files.items():
             _write_text(root / path, text)
 
+# %% ../../nbs/5_simulation/10_simulate.ipynb #c897cfb3
+def _take_back(root, plan):
+    "Remove what a plan without a finished clip has written: labels, truth, and half clips."
+    for clip in plan_clips(plan):
+        labels = LAYOUTS[plan['parameters']['database']].labels(clip, clip_truth(plan, *clip[:3]))
+        truth = truth_path(root, plan, clip)
+        for path in (*(root / name for name in labels), truth, truth.with_suffix('.json')):
+            path.unlink(missing_ok=True)
+    for part in list(root.rglob('.*.part')):
+        shutil.rmtree(part) if part.is_dir() else part.unlink()
+
+
+def _store_plan(root, plan):
+    "Store the plan at `root`; `SimulationError` if another simulation, `FolderError` if something else lives there."
+    check_ours(root, PLAN_FILE, 'a simulation')
+    if (root / PLAN_FILE).exists() and (there := read_plan(root))['parameters'] != plan['parameters']:
+        old, new = there['parameters'], plan['parameters']
+        if any(clip_path(root, there, *clip).exists() for clip in plan_clips(there)):
+            k = next(k for k in {**new, **old} if old.get(k) != new.get(k))
+            raise SimulationError(f'{root}: holds a simulation with {k}={old.get(k)!r}, not {new.get(k)!r}; '
+                                  'choose another folder or delete this one')
+        _take_back(root, there)
+    _write_text(root / PLAN_FILE, json.dumps(plan, indent=1) + '\n')
+
 # %% ../../nbs/5_simulation/10_simulate.ipynb #d341c792
 def _simulate(root, plan, n_jobs, progress):
     "Write everything that `plan` asks for and `root` lacks; returns root as a Path."
     root = Path(root)
-    _store_plan(root, plan)
-    _write_labels(root, plan)
-    todo = [clip for clip in plan_clips(plan) if not clip_path(root, plan, *clip).exists()]
-    done = Parallel(n_jobs, return_as='generator')(delayed(_write_clip)(root, plan, clip) for clip in todo)
-    for _ in tqdm(done, total=len(todo), desc='clips', disable=not progress):
-        pass
-    if n_jobs != 1:  # idle workers would keep a process that was itself forked from ending
-        get_reusable_executor().shutdown()
+    check_ranges(n_jobs=n_jobs)
+    check_ours(root, PLAN_FILE, 'a simulation')
+    with only_one(root):
+        _store_plan(root, plan)
+        _write_labels(root, plan)
+        todo = [(root, plan, clip) for clip in plan_clips(plan) if not clip_path(root, plan, *clip).exists()]
+        for _ in tqdm(in_processes(n_jobs, _write_clip, todo), total=len(todo), desc='clips', disable=not progress):
+            pass
     return root
 
 # %% ../../nbs/5_simulation/10_simulate.ipynb #f53a77de
