@@ -25,7 +25,7 @@ setup(
     package_data={"aufacs_nb": ["py.typed", "assets/**/*"]},
     python_requires=f">={settings['min_python']}",
     install_requires=settings["requirements"].split(),
-    extras_require={extra: settings[f"{extra}_requirements"].split() for extra in ("dev", "dlib", "fid", "plots", "cluster", "hub", "live")},
+    extras_require={extra: settings[f"{extra}_requirements"].split() for extra in ("dev", "heic", "dlib", "fid", "plots", "cluster", "hub", "live")},
     entry_points={"console_scripts": settings["console_scripts"].split(),
                   "nbdev": [f"{settings['lib_name']}={settings['lib_path']}._modidx:d"]},
     zip_safe=False,

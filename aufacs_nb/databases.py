@@ -4,28 +4,30 @@
 
 # %% auto #0
 __all__ = ['MANIFEST_COLUMNS', 'PICTURE_SUFFIXES', 'LARGEST_PICTURE', 'UNREADABLE', 'VIDEO_SUFFIXES', 'CRF', 'NOT_CODED',
-           'ON_ERROR', 'FROM_0', 'FERA_PARTITIONS', 'EXPRESSIONS', 'READERS', 'SIGNATURES', 'DatabaseError',
-           'check_manifest', 'read_image', 'timed_frames', 'read_video', 'count_frames', 'frame_rate', 'write_video',
-           'read_coding', 'read_intensity_file', 'read_occurrence', 'Recording', 'find_fera17', 'fera17_manifest',
-           'find_bp4d', 'bp4d_manifest', 'find_disfa', 'disfa_manifest', 'pspi', 'read_facs_file', 'find_unbc',
-           'unbc_manifest', 'multipie_manifest', 'file_manifest', 'folder_manifest', 'detect_database', 'manifest',
-           'read_frames', 'sample_data', 'sample_database', 'clip_names', 'neutral_rows']
+           'ON_ERROR', 'FROM_0', 'FERA_PARTITIONS', 'FROM_1', 'ONE_MORE', 'EXPRESSIONS', 'READERS', 'SIGNATURES',
+           'DatabaseError', 'check_manifest', 'read_image', 'timed_frames', 'read_video', 'count_frames', 'frame_rate',
+           'write_video', 'read_coding', 'read_intensity_file', 'read_occurrence', 'Recording', 'find_fera17',
+           'fera17_manifest', 'find_bp4d', 'bp4d_manifest', 'find_disfa', 'disfa_manifest', 'pspi', 'read_facs_file',
+           'find_unbc', 'unbc_manifest', 'multipie_manifest', 'file_manifest', 'folder_manifest', 'detect_database',
+           'manifest', 'read_frames', 'sample_data', 'sample_database', 'clip_names', 'neutral_rows']
 
 # %% ../nbs/0_start/02_databases.ipynb #ba81cb5e
+import importlib.util
 import inspect
 import math
 import os
 import re
 import warnings
 from collections import Counter
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 import av
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 import aufacs_nb
 from .facs import AU_NAMES, AU_SETS, AUS, FERA_POSES, LabelError, au_column, au_columns, check_intensities
 
@@ -37,7 +39,7 @@ class DatabaseError(ValueError):
     "A database that cannot be read: the message names the file, what is wrong and what to do."
 
 
-def check_manifest(df, source='manifest'):
+def check_manifest(df: pd.DataFrame, source: str = 'manifest') -> pd.DataFrame:
     "`df` itself if it is a frame manifest, else `DatabaseError` or `LabelError` naming `source` and the fault."
     if missing := [c for c in MANIFEST_COLUMNS if c not in df.columns]:
         raise DatabaseError(f'{source}: column {missing[0]!r} is missing; a manifest has {", ".join(MANIFEST_COLUMNS)}')
@@ -49,11 +51,20 @@ def check_manifest(df, source='manifest'):
     if (twice := df.duplicated(['path', 'frame'])).any():
         row = df[twice].iloc[0]
         raise DatabaseError(f'{source}: frame {row["frame"]} of {Path(row["path"]).name} stands there twice; drop one')
+    if 'valid' in df and df['valid'].dtype.kind not in 'bui':
+        raise DatabaseError(f'{source}: column \'valid\' holds {df["valid"].dtype}; give true or false, or drop it')
     check_intensities(df[[c for c in df.columns if re.fullmatch(r'AU\d\d', c)]].to_numpy(np.float32), source)
     return df
 
 # %% ../nbs/0_start/02_databases.ipynb #c96e764a
-PICTURE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.webp', '.tif', '.tiff')
+PICTURE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.jpe', '.jfif', '.bmp', '.webp', '.tif', '.tiff', '.gif', '.apng', '.jp2',
+                    '.ppm', '.pgm')
+if features.check('avif'):
+    PICTURE_SUFFIXES += ('.avif',)
+if importlib.util.find_spec('pillow_heif'):  # iPhones; no part of Pillow
+    import pillow_heif
+    pillow_heif.register_heif_opener()
+    PICTURE_SUFFIXES += ('.heic', '.heif')
 LARGEST_PICTURE = 64_000_000  # pixels; larger ones are averaged down by a whole factor
 
 
@@ -61,83 +72,287 @@ def _reduction(picture):
     "Whole factor that brings a picture to `LARGEST_PICTURE` pixels or fewer."
     return math.ceil(math.sqrt(picture.width * picture.height / LARGEST_PICTURE))
 
+# %% ../nbs/0_start/02_databases.ipynb #3d2383d7
+_MOST, _BITS, _INK = (341, 281), 258, 262   # TIFF tags: largest value, bits of a value, which end is white
+_NOT_SAID = ('{}: its values run from {:g} to {:g}, and the file does not say which of them is white: write it into '
+             'the TIFF tag MaxSampleValue, or save the picture with 8 bits')
 
-def _to_rgb(picture):
-    "PIL picture -> uint8 (H, W, 3), upright; 16-bit grey is scaled, alpha dropped, a very large one reduced."
+
+def _white(picture):
+    "The value that is white in a picture of more than 8 bits, as its file says; None where it does not."
+    tags = getattr(picture, 'tag_v2', {})
+    said = [float(np.max(tags[tag])) for tag in _MOST if tag in tags]
+    bits = int(np.max(tags.get(_BITS, 16)))
+    return said[0] if said else 2.**bits - 1 if bits < 16 else None
+
+
+def _guessed(low, high, floats):
+    "The value that is white where nobody says it, from the range of values; None where that tells nothing."
+    if floats:
+        return 1. if high < 1.001 else 255. if 64 <= high <= 255 else None  # 1.001: what rounding leaves
+    return 65535. if high == 0 or 2**14 <= high < 2**16 else None
+
+# %% ../nbs/0_start/02_databases.ipynb #0946a3b9
+def _eight_bits(pixels, white, name):
+    "Grey values (H, W) of more than 8 bits as uint8, where `white`, or what can be guessed, becomes 255."
+    low, high = float(pixels.min()), float(pixels.max())
+    if white is None or not 0 < high <= 1.01 * white:  # a tag that the pixels contradict says nothing
+        white = _guessed(low, high, pixels.dtype.kind == 'f')
+    if white is None or not low > -.001:
+        raise DatabaseError(_NOT_SAID.format(name, low, high))
+    if white == 65535:
+        return (pixels.astype(np.uint32) >> 8).astype(np.uint8)
+    return (np.clip(pixels / np.float32(white), 0, 1) * 255 + .5).astype(np.uint8)
+
+
+def _refuse_dark(picture, deep, name):
+    "`DatabaseError` for a colour picture of 16 bits that uses the lowest ones only: of those Pillow keeps nothing."
+    if deep and picture.mode[:3] == 'RGB' and max(high for _, high in picture.getextrema()[:3]) < 64:
+        raise DatabaseError(f'{name}: a picture of 16 bits, all of it nearly black; if its values fill fewer bits, '
+                            'scale them to 16, or save it with 8')
+
+# %% ../nbs/0_start/02_databases.ipynb #ffc37a9c
+def _believed(aspect):
+    "A width of pixels over their height, as a float; 1 where it is close to it, and where nobody builds such pixels."
+    return float(aspect) if aspect and 1 / 4 <= aspect <= 4 and abs(aspect - 1) >= .01 else 1.
+
+
+def _stretched(width, height, aspect):
+    "The size of a picture of which each pixel has become a square: the side that is too short grows."
+    return (round(width * aspect), height) if aspect > 1 else (width, round(height / aspect))
+
+
+def _pixel_aspect(picture):
+    "Width over height of a picture's pixels as it is shown, from its densities: pixels to the inch, across and down."
+    keys = ('aspect', 'jfif_density', 'dpi', 'resolution')
+    said = next((picture.info[key] for key in keys if key in picture.info), ())
+    across, down = map(float, said) if len(said) == 2 else (1., 1.)
+    across, down = (down, across) if picture.getexif().get(0x0112, 1) > 4 else (across, down)  # lies on its side
+    return _believed(down / across if across and down else 1)
+
+# %% ../nbs/0_start/02_databases.ipynb #ace86cc0
+def _as_grey(picture, white, name):
+    "A picture of one channel of more than 8 bits as one of 8."
+    pixels = np.asarray(picture)
+    upside = getattr(picture, 'tag_v2', {}).get(_INK) == 0  # the largest value is black
+    grey = _eight_bits(pixels, white, name)
+    return Image.fromarray(255 - grey if upside else grey)
+
+
+def _to_rgb(picture, name='picture'):
+    "PIL picture -> uint8 (H, W, 3), upright, of square pixels; 16 bits scaled, no alpha, a very large one reduced."
     if (factor := _reduction(picture)) > 1:
         picture.draft(None, (picture.width // factor, picture.height // factor))  # JPEG decodes it smaller
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith('I'):
-        picture = Image.fromarray((np.asarray(picture).astype(np.uint32) >> 8).astype(np.uint8))
-    picture = picture.convert('RGB')
+    deep = any(';16' in str(tile[3]) for tile in getattr(picture, 'tile', ()))  # empty as soon as something is loaded
+    aspect, white, turn = _pixel_aspect(picture), _white(picture), picture.getexif().get(0x0112, 1)
+    if picture.mode[0] in 'IF':
+        picture = _as_grey(picture, white, name)
+        picture.getexif()[0x0112] = turn
+    picture = ImageOps.exif_transpose(picture).convert('RGB')
+    _refuse_dark(picture, deep, name)
+    if aspect != 1:
+        picture = picture.resize(_stretched(*picture.size, aspect), Image.Resampling.BICUBIC)
     return np.array(picture.reduce(factor) if (factor := _reduction(picture)) > 1 else picture)
 
+# %% ../nbs/0_start/02_databases.ipynb #50619362
+@contextmanager
+def _named_faults(path):
+    "Turn what goes wrong with the picture at `path` into a `DatabaseError` that names it."
+    try:
+        yield
+    except DatabaseError:
+        raise
+    except FileNotFoundError as e:
+        raise DatabaseError(f'{path}: no such picture; check the path') from e
+    except Image.DecompressionBombError as e:
+        raise DatabaseError(_GIANT.format(path, 2 * Image.MAX_IMAGE_PIXELS)) from e
+    except (OSError, ValueError, SyntaxError, EOFError) as e:
+        raise DatabaseError(f'{path}: not a readable picture ({e}); copy it again or remove it') from e
+
 # %% ../nbs/0_start/02_databases.ipynb #23d3276f
-def read_image(path):
-    """The picture at `path` as uint8 (H, W, 3) RGB, at most `LARGEST_PICTURE` pixels of it.
+_GIANT = ('{}: it has more pixels than {:,}, which is a way to fill the memory of whoever opens it; make it smaller, '
+          'if you trust it')
+
+
+def _say_first(picture, path):
+    "A warning for a file of several pictures; MPO files are photographs with small copies of themselves."
+    if (frames := getattr(picture, 'n_frames', 1)) > 1 and picture.format != 'MPO':
+        warnings.warn(f'{path}: the first of its {frames} pictures is read; make a film of an animation to read all',
+                      stacklevel=3)
+
+
+def read_image(path: str | os.PathLike) -> np.ndarray:
+    """The picture at `path` as uint8 (H, W, 3) RGB, upright, of square pixels, at most `LARGEST_PICTURE` of them.
 
     `DatabaseError` if it is missing, unreadable, truncated, or of more pixels than Pillow opens (179 million).
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore', Image.DecompressionBombWarning)
-            with Image.open(path) as picture:
-                return _to_rgb(picture)
-    except FileNotFoundError as e:
-        raise DatabaseError(f'{path}: no such picture; check the path') from e
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
-        raise DatabaseError(f'{path}: not a readable picture ({e}); copy it again or remove it') from e
+    with _named_faults(path), warnings.catch_warnings():
+        warnings.simplefilter('ignore', Image.DecompressionBombWarning)
+        with Image.open(path) as picture:
+            _say_first(picture, path)
+            return _to_rgb(picture, path)
 
 # %% ../nbs/0_start/02_databases.ipynb #15339f76
 UNREADABLE = (OSError, ValueError, EOFError, av.FFmpegError)
-VIDEO_SUFFIXES = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.wmv')
+VIDEO_SUFFIXES = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.wmv', '.mpeg', '.mpe', '.m2v', '.3gp',
+                  '.3g2', '.mts', '.m2ts', '.vob', '.flv', '.f4v', '.ogv', '.asf', '.dv', '.mxf', '.divx')
+_ALONE = dict(options={'protocol_whitelist': 'none'}, buffer_size=1 << 20, metadata_errors='replace')
 
 
+@contextmanager
 def _open_video(path):
     "An open PyAV container that holds a picture stream; `DatabaseError` naming `path` otherwise."
-    try:
-        container = av.open(str(path))
-    except UNREADABLE as e:
-        raise DatabaseError(f'{path}: not a readable video ({e}); copy it again or remove it') from e
-    if not container.streams.video:
-        container.close()
-        raise DatabaseError(f'{path}: no picture stream in it; is it a sound file, or cut off?')
-    return container
+    if Path(path).exists() and not Path(path).is_file():
+        raise DatabaseError(f'{path}: no film but a folder, a pipe or a device; give a file')
+    with ExitStack() as stack:
+        try:
+            container = stack.enter_context(av.open(stack.enter_context(open(path, 'rb')), **_ALONE))
+        except UNREADABLE as e:
+            raise DatabaseError(f'{path}: not a readable video ({e}); copy it again or remove it') from e
+        if not container.streams.video:
+            raise DatabaseError(f'{path}: no picture stream in it; is it a sound file, or cut off?')
+        yield container
+
+# %% ../nbs/0_start/02_databases.ipynb #614b40bb
+def _as_shown(pixels, matrix):
+    "Pixels (H, W, 3) as a display matrix (9,), x' = a x + c y and y' = b x + d y for its a b · c d …, has them shown."
+    a, b, _, c, d = (float(value) for value in matrix[:5])
+    if abs(a) + abs(d) < abs(b) + abs(c):
+        pixels, a, d = pixels.swapaxes(0, 1), c, b
+    return pixels[::-1 if d < 0 else 1, ::-1 if a < 0 else 1]
+
+
+def _shown(frame, aspect, path):
+    "A PyAV frame as uint8 (H, W, 3) RGB, upright, of square pixels; `DatabaseError` for one that is too large."
+    if frame.width * frame.height > LARGEST_PICTURE:
+        raise DatabaseError(_GIANT.format(path, LARGEST_PICTURE))
+    aspect = _believed(aspect)
+    if aspect != 1:
+        width, height = _stretched(frame.width, frame.height, aspect)
+        frame_size = dict(width=width, height=height, interpolation='BICUBIC')
+    pixels = frame.to_ndarray(format='rgb24', **(frame_size if aspect != 1 else {}))
+    matrix = [bytes(data) for data in frame.side_data if data.type.name == 'DISPLAYMATRIX']
+    return np.ascontiguousarray(_as_shown(pixels, np.frombuffer(matrix[0], np.int32)) if matrix else pixels)
+
+# %% ../nbs/0_start/02_databases.ipynb #a116e5e4
+def _promised(container, stream, rate):
+    "Seconds that a film's header promises, and whether it speaks of the pictures alone; (None, False) if it does not."
+    form, tag = container.format.name, stream.metadata.get('DURATION', '')
+    if form == 'avi' and stream.frames:
+        return stream.frames / rate, True
+    if form.startswith('mpeg'):
+        return None, False  # what FFmpeg says of such streams is read off their last packets
+    if stream.duration:
+        return float(stream.duration * stream.time_base), True
+    if re.fullmatch(r'\d+:\d+:\d+(\.\d+)?', tag):
+        hours, minutes, seconds = map(float, tag.split(':'))
+        return 3600 * hours + 60 * minutes + seconds, True
+    alone = len(container.streams) == 1 and form != 'flv'  # which counts from zero, not from the first frame
+    return (container.duration / 1e6, alone) if container.duration else (None, False)
+
+
+def _lacking(seen, promised, sure, count, rate):
+    "Whether `seen` seconds with `count` frames are fewer than `promised`; frames may come less evenly than at `rate`."
+    even = abs(count - seen * rate) <= 1 + .05 * count
+    allowed = 1.5 / rate if sure and even else 1 + .1 * promised
+    return promised - seen > max(allowed, .005 * promised)
+
+# %% ../nbs/0_start/02_databases.ipynb #7f443cf1
+@dataclass
+class _Tally:
+    "What came out of a film: frames, packets that could not be decoded, first and last time, seconds of a frame."
+    frames: int = 0
+    bad: int = 0
+    first: float = 0.
+    last: float = 0.
+    rate: float = 25.
+
+    def note(self, time):
+        "Count one more frame and give its time, in seconds after the first; None, where the film has none: by number."
+        time = self.first + self.frames / self.rate if time is None else time
+        self.first = time if not self.frames else self.first
+        self.frames, self.last = self.frames + 1, time
+        return time - self.first
+
+# %% ../nbs/0_start/02_databases.ipynb #5c856e49
+def _say_less(path, container, stream, tally):
+    "One warning for a film that ends early or has packets that could not be decoded; `DatabaseError` if nothing could."
+    if tally.bad and not tally.frames:
+        raise DatabaseError(f'{path}: none of its frames can be decoded ({tally.bad} bad packets); copy it again')
+    seen, (promised, sure) = tally.last - tally.first + 1 / tally.rate, _promised(container, stream, tally.rate)
+    said = [f'{tally.bad} packets could not be decoded and were left out'] if tally.bad else []
+    if promised and tally.frames and _lacking(seen, promised, sure, tally.frames, tally.rate):
+        said.insert(0, f'ends early: {tally.frames} frames, {seen:.1f} s, were decoded, and its header promises '
+                       f'{promised * tally.rate:.0f}, {promised:.1f} s')
+    if said:
+        warnings.warn(f'{path}: {"; ".join(said)}', stacklevel=3)
 
 # %% ../nbs/0_start/02_databases.ipynb #32b93628
-def timed_frames(path):
-    """Iterate over (seconds, uint8 (H, W, 3) RGB) of the video at `path`, upright, one decoding thread.
+def _decoded(container, stream, tally):
+    "Iterate over the frames of a stream; packets that cannot be decoded are counted."
+    for packet in container.demux(stream):
+        try:
+            frames = packet.decode()
+        except EOFError:
+            return
+        except av.FFmpegError:
+            tally.bad, frames = tally.bad + 1, ()
+        yield from frames
+
+# %% ../nbs/0_start/02_databases.ipynb #9cf82138
+def timed_frames(path: str | os.PathLike) -> Iterator[tuple[float, np.ndarray]]:
+    """Iterate over (seconds, uint8 (H, W, 3) RGB) of the video at `path`, upright, of square pixels, on one thread.
 
     Seconds count from the first frame and come from the file: a telephone's frames are not evenly spaced.
+    A film that ends early, or lacks frames, is read with a warning; `DatabaseError` where nothing can be read.
     """
     with _open_video(path) as container:
-        first = None
+        stream = container.streams.video[0]
+        tally = _Tally(rate=float(stream.average_rate or 25))
         try:
-            for frame in container.decode(video=0):
-                time = frame.time or 0.
-                first = time if first is None else first
-                upright = np.rot90(frame.to_ndarray(format='rgb24'), round(frame.rotation / 90))
-                yield time - first, np.ascontiguousarray(upright)
+            for frame in _decoded(container, stream, tally):
+                yield tally.note(frame.time), _shown(frame, stream.sample_aspect_ratio, path)
+        except DatabaseError:
+            raise
         except UNREADABLE as e:
             raise DatabaseError(f'{path}: the video breaks off while decoding ({e}); copy it again') from e
+        _say_less(path, container, stream, tally)
 
 # %% ../nbs/0_start/02_databases.ipynb #4167d7ef
-def read_video(path):
+def read_video(path: str | os.PathLike) -> Iterator[np.ndarray]:
     "Iterate over the frames of the video at `path`: uint8 (H, W, 3) RGB each, upright."
     return (image for _, image in timed_frames(path))
 
 
-def count_frames(path):
-    "Number of frames of the video at `path`, from its index; by reading the packets where there is no index."
+def _credible(container, stream):
+    "Whether the number of frames in a header is that of the film: no part is cut out, and the last packet is there."
+    start, unit = stream.start_time or 0, (stream.average_rate or 0) * stream.time_base  # frames in a unit of time
+    if not stream.frames or not stream.duration or abs(stream.duration * unit - stream.frames) > .5:
+        return False
+    container.seek(stream.duration + start, stream=stream)
+    packets = [packet for packet in container.demux(stream) if packet.pts is not None]
+    if not packets or any(packet.is_discard for packet in packets):
+        return False
+    return (max(packet.pts + (packet.duration or 0) for packet in packets) - start - stream.duration) * unit > -1
+
+# %% ../nbs/0_start/02_databases.ipynb #60e6b91d
+def count_frames(path: str | os.PathLike) -> int:
+    "Number of frames that the video at `path` gives: what its header says, where that is credible, or by decoding."
     with _open_video(path) as container:
-        stream = container.streams.video[0]
+        stream, tally = container.streams.video[0], _Tally()
         try:
-            return stream.frames or sum(packet.size > 0 for packet in container.demux(stream))
+            if _credible(container, stream):
+                return stream.frames
+        except UNREADABLE:
+            pass
+    with _open_video(path) as container:
+        try:
+            return sum(1 for _ in _decoded(container, container.streams.video[0], tally))
         except UNREADABLE as e:
             raise DatabaseError(f'{path}: the video breaks off while counting ({e}); copy it again') from e
 
 
-def frame_rate(path):
+def frame_rate(path: str | os.PathLike) -> float:
     "Frames per second of the video at `path`, 25 where it does not say."
     with _open_video(path) as container:
         return float(container.streams.video[0].average_rate or 25)
@@ -159,10 +374,10 @@ def write_video(path, frames, fps, form='mp4', comment=''):
         out.mux(stream.encode())
 
 # %% ../nbs/0_start/02_databases.ipynb #675d3426
-def _walk(root):
-    "(folder, name) of everything under `root`, sorted; links are followed once, hidden files left out."
-    seen = set()
-    for folder, subfolders, files in os.walk(root, followlinks=True):
+def _walk(root, closed=None):
+    "(folder, name) of all under `root`, sorted; links are followed once, no hidden files; `closed`: folders that fail."
+    seen, note = set(), None if closed is None else lambda error: closed.append(Path(error.filename).name)
+    for folder, subfolders, files in os.walk(root, onerror=note, followlinks=True):
         place = os.stat(folder)
         if (place.st_dev, place.st_ino) in seen:
             subfolders.clear()
@@ -171,7 +386,7 @@ def _walk(root):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith('.'))
         yield from ((folder, name) for name in sorted(subfolders + files) if not name.startswith('.'))
 
-
+# %% ../nbs/0_start/02_databases.ipynb #92a7389a
 def _store(found, key, path, faults=None):
     "Put `path` into the dictionary `found`; if another file has that place, `DatabaseError`, or a line in `faults`."
     if found.setdefault(key, Path(path)) == Path(path):
@@ -636,12 +851,25 @@ def find_disfa(root, camera='left', faults=None):
     return clips, files, landmarks
 
 # %% ../nbs/0_start/02_databases.ipynb #965f88fd
+FROM_1 = 'landmark files count from 1 (the first belongs to the first frame)'
+
+
 def _landmark_files(subject, n_frames, points):
-    "Landmark file of each frame, (n_frames,) str, of `points` {number: file}: from 0, or from 1 if just those exist."
-    first = int(set(points) == set(range(1, n_frames + 1)))
+    "Landmark file of each frame, (n_frames,) str, of `points` {number: file}, from 0 or from 1, and a note."
+    first = int(0 not in points and n_frames in points)
     if missing := [number for number in range(first, first + n_frames) if number not in points]:
         raise DatabaseError(f'{subject}: landmark file {missing[0]} (frame {missing[0] + 1}) is missing; restore it')
-    return np.array([str(points[number]) for number in range(first, first + n_frames)])
+    return np.array([str(points[number]) for number in range(first, first + n_frames)]), FROM_1 if first else ''
+
+
+def _without_last(columns, n_frames):
+    "{au: labels} of n_frames, and a note, where all have one label more than there are frames; else as they are."
+    if not columns or {len(column) for column in columns.values()} != {n_frames + 1}:
+        return columns, ''
+    return {au: column[:-1] for au, column in columns.items()}, ONE_MORE
+
+# %% ../nbs/0_start/02_databases.ipynb #fffeea56
+ONE_MORE = 'one label more than frames (the last is left out)'
 
 
 def _disfa_recording(subject, clip, files, points):
@@ -650,11 +878,15 @@ def _disfa_recording(subject, clip, files, points):
         raise DatabaseError(f'{next(iter(files.values()))}: labels, but no film of {subject}; copy the film')
     if not files:
         raise DatabaseError(f'{clip}: no ActionUnit_Labels/{subject}/{subject}_au1.txt … of it; copy the labels')
-    (columns, note), paths = _read_aus(subject, files, AU_SETS['disfa']), _clip_frames(clip)
+    (columns, *notes), paths = _read_aus(subject, files, AU_SETS['disfa']), _clip_frames(clip)
     head = dict(database='disfa', partition='', subject=subject, session='film', pose_yaw=0., pose_pitch=0.)
-    extra = {} if points is None else {'landmarks': _landmark_files(subject, len(paths), points)}
+    columns, note = _without_last(columns, len(paths))
+    extra, notes = {}, [*notes, note]
+    if points is not None:
+        extra['landmarks'], note = _landmark_files(subject, len(paths), points)
+        notes.append(note)
     labels = _fit(columns, files, clip, len(paths))
-    return Recording(head, np.arange(1, len(paths) + 1), paths, labels, extra, note)
+    return Recording(head, np.arange(1, len(paths) + 1), paths, labels, extra, '; '.join(filter(None, notes)))
 
 # %% ../nbs/0_start/02_databases.ipynb #321a3258
 def disfa_manifest(root, camera='left', landmarks=False, on_error='raise'):
@@ -823,6 +1055,31 @@ def _unlabelled(rows, root, skipped):
     table.attrs.update(skipped=skipped, notes=[])
     return table
 
+# %% ../nbs/0_start/02_databases.ipynb #66e3560a
+_BESIDES = frozenset("""txt csv tsv json jsonl md rst pdf html htm log xml yaml yml ini toml cfg parquet npy npz mat
+xls xlsx ods doc docx odt db sqlite srt vtt ass wav mp3 m4a aac flac ogg opus py ipynb r m sh bat safetensors""".split())
+
+
+def _kinds(names):
+    "'2 .heic, 1 .psd' from names of files, the most frequent first."
+    kinds = Counter(Path(name).suffix.lower() or 'without an ending' for name in names)
+    return ', '.join(f'{count} {kind}' for kind, count in kinds.most_common())
+
+
+def _left_unread(root, suffixes=PICTURE_SUFFIXES + VIDEO_SUFFIXES):
+    "A sentence on what lies under `root` and is not read; '' for nothing."
+    closed, names, lost = [], [], []
+    for path in (Path(folder, name) for folder, name in _walk(root, closed)):
+        if not path.exists():
+            lost.append(path.name)
+        elif path.is_file() and not path.name.lower().endswith(suffixes) and path.suffix.lower()[1:] not in _BESIDES:
+            names.append(path.name)
+    said = [f'{len(names)} files that are neither picture nor film by their names ({_kinds(names)})'] if names else []
+    said += [f'{len(lost)} links that lead nowhere ({", ".join(lost[:3])})'] if lost else []
+    said += [f'{len(closed)} folders that may not be opened ({", ".join(closed[:3])})'] if closed else []
+    heic = any(name.lower().endswith(('.heic', '.heif')) for name in names)
+    return f'{root}: left out: {"; ".join(said)}' + "; .heic needs: pip install 'aufacs_nb[heic]'" * heic if said else ''
+
 # %% ../nbs/0_start/02_databases.ipynb #6b92681d
 def _files(root, suffixes):
     "Files with one of `suffixes` anywhere under `root`, in natural order; hidden ones left out."
@@ -843,7 +1100,7 @@ def _file_rows(root, path, seen):
     return [head | {'frame': frame} for frame in frames]
 
 # %% ../nbs/0_start/02_databases.ipynb #bdb710cd
-def file_manifest(path):
+def file_manifest(path: str | os.PathLike) -> pd.DataFrame:
     "Frame manifest of one picture or video; `DatabaseError` if it is neither, or holds no frame."
     path = Path(path).absolute()
     if path.suffix.lower() not in PICTURE_SUFFIXES + VIDEO_SUFFIXES:
@@ -855,8 +1112,21 @@ def file_manifest(path):
         raise DatabaseError(f'{path}: no frame in this video; copy or record it again')
     return _unlabelled(rows, path, [])
 
+# %% ../nbs/0_start/02_databases.ipynb #7aed91bb
+_PLACES = {'BP4D': re.compile(r'.*/[FM]\d{3}/T\d+/\d+\.\w+|.*/[FM]\d{3}(/|_)T\d+\.\w+', re.I),
+           'UNBC': re.compile(r'.*/\d{3}-[a-z]{2}\d{3}/\w+/\w+\d{3}\.\w+', re.I)}
 
-def folder_manifest(root, on_error='raise'):
+
+def _without_codes(root):
+    "A sentence where pictures lie under `root` as those of a database, and no intensity belongs to them; or ''."
+    for name, place in _PLACES.items():
+        if any(place.fullmatch(f'{Path(folder).as_posix()}/{file}') for folder, file in _walk(root)):
+            return (f'{root}: these look like pictures of {name}, but its intensity files are not there; '
+                    'read without labels')
+    return ''
+
+# %% ../nbs/0_start/02_databases.ipynb #58cbdb8b
+def folder_manifest(root: str | os.PathLike, on_error: str = 'raise') -> pd.DataFrame:
     "Frame manifest of a folder of pictures and videos: `frame` counts within a session, AU columns are NaN."
     root, rows, skipped, seen = Path(root).absolute(), [], [], {}
     for path in _files(root, PICTURE_SUFFIXES + VIDEO_SUFFIXES):
@@ -865,7 +1135,9 @@ def folder_manifest(root, on_error='raise'):
     if not rows:
         raise DatabaseError(f'{root}: no picture and no video in it; looked for '
                             f'{", ".join(PICTURE_SUFFIXES + VIDEO_SUFFIXES)}' + ''.join(f'; {s}' for s in skipped[:1]))
-    return _unlabelled(rows, root, skipped)
+    table = _unlabelled(rows, root, skipped)
+    table.attrs['notes'] = [sentence for sentence in (_left_unread(root), _without_codes(root)) if sentence]
+    return table
 
 # %% ../nbs/0_start/02_databases.ipynb #e440462d
 READERS = {'fera17': fera17_manifest, 'bp4d': bp4d_manifest, 'disfa': disfa_manifest, 'unbc': unbc_manifest,

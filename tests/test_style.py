@@ -187,7 +187,7 @@ def declared():
     """Names of the requirements in settings.ini, optional ones too, and the distributions of each importable name."""
     parser = ConfigParser(delimiters=["="])
     parser.read(ROOT / "settings.ini", encoding="utf-8")
-    optional = {normal(r).removesuffix("-bin") for extra in ("dlib", "plots", "cluster", "hub")
+    optional = {normal(r).removesuffix("-bin") for extra in ("dlib", "heic", "plots", "cluster", "hub", "live")
                 for r in parser["DEFAULT"][f"{extra}_requirements"].split()}
     return {normal(r) for r in parser["DEFAULT"]["requirements"].split()} | optional, packages_distributions()
 

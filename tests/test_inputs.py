@@ -1,0 +1,222 @@
+"""Pictures and films as cameras, scanners and broken copies leave them: each is read right, or refused with a word."""
+import socket
+import warnings
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from aufacs_nb.databases import (DatabaseError, bp4d_manifest, check_manifest, count_frames, folder_manifest, manifest,
+                                 read_image, read_frames, timed_frames)
+
+y, x = np.mgrid[:48, :64]
+RAMP = np.stack([x * 4, y * 5, 0 * x + 90], -1).astype(np.uint8)
+UNDO = {1: lambda a: a, 2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud, 5: lambda a: a.swapaxes(0, 1),
+        6: np.rot90, 7: lambda a: np.rot90(a.swapaxes(0, 1), 2), 8: lambda a: np.rot90(a, -1)}
+
+
+def close(image, other, by=2):
+    return image.shape == other.shape and np.abs(image.astype(int) - other).max() <= by
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "tif", "webp"])
+@pytest.mark.parametrize("tag", UNDO)
+def test_all_eight_ways_to_hold_a_camera(tmp_path, tag, ending):
+    exif = Image.Exif()
+    exif[0x0112] = tag
+    picture = Image.fromarray(np.ascontiguousarray(UNDO[tag](RAMP)))
+    picture.save(tmp_path / f"held.{ending}", exif=exif, **{"webp": {"lossless": True}, "jpg": {"quality": 98}}.get(ending, {}))
+    assert close(read_image(tmp_path / f"held.{ending}"), RAMP, 12 if ending == "jpg" else 0)
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "tif", "bmp"])
+def test_pixels_that_are_no_squares(tmp_path, ending):
+    "72 by 36 to the inch: twice as high as wide. On its side the same, the other way round."
+    quick = Image.fromarray(RAMP).resize((64, 24))
+    quick.save(tmp_path / f"a.{ending}", dpi=(72, 36), **({"quality": 98} if ending == "jpg" else {}))
+    assert read_image(tmp_path / f"a.{ending}").shape == (48, 64, 3)
+    assert close(read_image(tmp_path / f"a.{ending}")[4:-4, 4:-4], RAMP[4:-4, 4:-4], 14)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    quick.save(tmp_path / "side.png", dpi=(72, 36), exif=exif)
+    assert read_image(tmp_path / "side.png").shape == (64, 48, 3)
+
+
+def test_the_aspect_alone_without_a_unit_and_nonsense(tmp_path):
+    Image.fromarray(RAMP).save(tmp_path / "a.jpg")
+    data = (tmp_path / "a.jpg").read_bytes()
+    start = data.index(b"JFIF\0") + 7
+    for density, shape in ((b"\0\0\3\0\2", (72, 64, 3)), (b"\0\0\2\0\3", (48, 96, 3)), (b"\0\0\0\0\0", RAMP.shape),
+                           (b"\1\0\1\3\xe8", RAMP.shape)):
+        (tmp_path / "b.jpg").write_bytes(data[:start] + density + data[start + 5:])
+        assert read_image(tmp_path / "b.jpg").shape == shape
+
+
+GREY = RAMP[..., 0]
+WHITE = {"10 bits, said": (np.uint16, 1023, {281: 1023}), "12 bits, said": (np.uint16, 4095, {341: 4095}),
+         "int32, said": (np.int32, 10**6, {341: 10**6}), "float, 0 to 1": (np.float32, 1, {}),
+         "float, 0 to 255": (np.float32, 255, {}), "float, said": (np.float32, 1000, {341: 1000.}),
+         "16 bits": (np.uint16, 65535, {})}
+
+
+@pytest.mark.parametrize("form", WHITE)
+def test_more_than_eight_bits(tmp_path, form):
+    dtype, white, tags = WHITE[form]
+    values = GREY / 252 * white
+    Image.fromarray((values if dtype is np.float32 else values.round()).astype(dtype)).save(tmp_path / "deep.tif", tiffinfo=tags)
+    assert close(read_image(tmp_path / "deep.tif"), np.repeat((GREY / 252 * 255).astype(np.uint8)[..., None], 3, 2), 1)
+
+
+@pytest.mark.parametrize("dtype, white", [(np.uint16, 1023), (np.uint16, 4095), (np.int32, 255), (np.int32, 10**6),
+                                          (np.float32, 5)])
+def test_what_is_white_must_be_said(tmp_path, dtype, white):
+    Image.fromarray((GREY / 255 * white).astype(dtype)).save(tmp_path / "dark.tif")
+    with pytest.raises(DatabaseError, match="dark.tif: its values run from 0 to .*MaxSampleValue"):
+        read_image(tmp_path / "dark.tif")
+
+
+def test_sixteen_bits_of_colour(tmp_path):
+    for name, values in (("dark", RAMP.astype(np.uint16) * 4), ("full", RAMP.astype(np.uint16) * 257)):
+        with av.open(str(tmp_path / f"{name}.png"), "w", format="image2") as out:
+            stream = out.add_stream("png", rate=1)
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "rgb48be"
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(values, format="rgb48le").reformat(format="rgb48be")))
+            out.mux(stream.encode())
+    assert close(read_image(tmp_path / "full.png"), RAMP, 1)
+    with pytest.raises(DatabaseError, match="dark.png: .*nearly black"):
+        read_image(tmp_path / "dark.png")
+
+
+def test_bombs_and_animations(tmp_path):
+    Image.new("1", (20000, 10000)).save(tmp_path / "bomb.png")
+    with pytest.raises(DatabaseError, match="bomb.png: it has more pixels than"):
+        read_image(tmp_path / "bomb.png")
+    frames = [Image.fromarray(RAMP), Image.fromarray(255 - RAMP)]
+    for ending in ("gif", "webp", "tif", "png"):
+        frames[0].save(tmp_path / f"two.{ending}", save_all=True, append_images=frames[1:], lossless=True)
+        with pytest.warns(UserWarning, match=f"two.{ending}: the first of its 2 pictures"):
+            assert close(read_image(tmp_path / f"two.{ending}"), RAMP, 60 if ending == "gif" else 1)
+
+
+def write_film(path, frames=60, codec="mpeg4", form=None, aspect=None, size=(64, 48)):
+    "A film of noise whose top left quarter is white."
+    noise = np.random.default_rng(0).integers(0, 120, (frames, size[1], size[0], 3), dtype=np.uint8)
+    noise[:, :size[1] // 2, :size[0] // 2] = 255
+    with av.open(str(path), "w", format=form) as out:
+        stream = out.add_stream(codec, rate=25)
+        stream.width, stream.height, stream.pix_fmt = *size, "rgb24" if codec == "png" else "yuv420p"
+        if aspect:
+            stream.codec_context.sample_aspect_ratio = aspect
+        for frame in noise:
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        out.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize("a, b, c, d", [(1, 0, 0, 1), (-1, 0, 0, 1), (1, 0, 0, -1), (-1, 0, 0, -1),
+                                        (0, 1, 1, 0), (0, 1, -1, 0), (0, -1, 1, 0), (0, -1, -1, 0)])
+def test_all_eight_display_matrices(tmp_path, a, b, c, d):
+    path = write_film(tmp_path / "a.mp4", 2)
+    data = bytearray(path.read_bytes())
+    start = data.find(b"tkhd") + 44
+    data[start:start + 36] = np.array([a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30], ">i4").tobytes()
+    path.write_bytes(data)
+    image = next(timed_frames(path))[1]
+    white = np.argwhere(image.min(2) > 200).mean(0) / image.shape[:2] < .5
+    assert image.shape == ((48, 64, 3) if a else (64, 48, 3)) and white.tolist() == [b + d > 0, a + c > 0]
+
+
+@pytest.mark.parametrize("ending, aspect, shape", [("avi", Fraction(16, 15), (48, 68, 3)), ("mkv", Fraction(8, 9), (54, 64, 3)),
+                                                   ("mp4", Fraction(4, 3), (48, 85, 3)), ("mp4", Fraction(401, 400), (48, 64, 3))])
+def test_television_becomes_square(tmp_path, ending, aspect, shape):
+    image = next(timed_frames(write_film(tmp_path / f"a.{ending}", 2, aspect=aspect)))[1]
+    assert image.shape == shape and (image[:shape[0] // 2 - 3, :shape[1] // 2 - 3] > 200).all()
+
+
+@pytest.mark.parametrize("ending, codec", [("mkv", "mpeg4"), ("avi", "mpeg4"), ("webm", "libvpx")])
+def test_films_that_end_early_say_so_and_whole_ones_do_not(tmp_path, ending, codec):
+    data = write_film(tmp_path / f"whole.{ending}", codec=codec).read_bytes()
+    with warnings.catch_warnings(action="error"):
+        assert sum(1 for _ in timed_frames(tmp_path / f"whole.{ending}")) == count_frames(tmp_path / f"whole.{ending}") == 60
+    (tmp_path / f"short.{ending}").write_bytes(data[:len(data) // 2])
+    with pytest.warns(UserWarning, match=r"ends early: \d+ frames, .* promises 60, 2.4 s"):
+        seen = list(timed_frames(tmp_path / f"short.{ending}"))
+    assert 1 <= len(seen) == count_frames(tmp_path / f"short.{ending}") < 50
+
+
+def test_bad_packets_are_left_out_and_counted(tmp_path):
+    path = write_film(tmp_path / "a.mov", 6, codec="png")
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"\x89PNG", b"torn", 1))
+    with pytest.warns(UserWarning, match="a.mov: 1 packets could not be decoded and were left out$"):
+        assert len(list(timed_frames(path))) == 5
+    path.write_bytes(data.replace(b"\x89PNG", b"torn"))
+    with pytest.raises(DatabaseError, match=r"a.mov: none of its frames can be decoded \(6 bad packets\)"):
+        list(timed_frames(path))
+
+
+def test_a_count_in_a_header_is_believed_only_if_the_film_is_there(tmp_path):
+    path = write_film(tmp_path / "a.mp4")
+    assert count_frames(path) == 60
+    data = bytearray(path.read_bytes())
+    start = data.find(b"elst") + 12   # the film is trimmed: its first second is shown
+    data[start:start + 4] = (1000).to_bytes(4, "big")
+    path.write_bytes(data)
+    assert count_frames(path) == sum(1 for _ in timed_frames(path)) == 25
+
+
+def test_no_name_and_no_film_reaches_the_network(tmp_path, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(.2)
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/film.mp4"
+        for text in (f"ffconcat version 1.0\nfile '{url}'\n", f"#EXTM3U\n#EXTINF:5,\n{url}\n#EXT-X-ENDLIST\n",
+                     "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5555 RTP/AVP 96\n"):
+            (tmp_path / "trap.mp4").write_text(text)
+            with pytest.raises(DatabaseError, match="trap.mp4"):
+                list(timed_frames(tmp_path / "trap.mp4"))
+        write_film(tmp_path / "there.avi", 3)
+        table = folder_manifest(tmp_path, "skip").head(1)
+        (tmp_path / "trap.mp4").write_text("ffconcat version 1.0\nfile 'there.avi'\n")
+        for path in (url, f"concat:{tmp_path / 'there.avi'}", f"file:{tmp_path / 'there.avi'}", tmp_path / "trap.mp4"):
+            with pytest.raises(DatabaseError):
+                list(timed_frames(path))
+            with pytest.raises(DatabaseError):
+                list(read_frames(table.assign(path=str(path))))
+        with pytest.raises(TimeoutError):
+            server.accept()
+    assert len(list(timed_frames((tmp_path / "there.avi").rename(tmp_path / "http:b.avi")))) == 3
+
+
+def test_what_a_folder_holds_besides_is_named_once(tmp_path):
+    Image.fromarray(RAMP).save(tmp_path / "a.png")
+    assert folder_manifest(tmp_path).attrs["notes"] == []
+    for name in ("b.heic", "c.HEIC", "d.psd", "notes.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / "gone.jpg").symlink_to("nowhere")
+    for ending in ("jfif", "gif", "avif"):
+        Image.fromarray(RAMP).save(tmp_path / f"more.{ending}", format="JPEG" if ending == "jfif" else None)
+    for ending, form in (("3gp", "3gp"), ("mpeg", "mpeg"), ("MTS", "mpegts")):
+        write_film(tmp_path / f"film.{ending}", 5, codec="mpeg4" if form == "3gp" else "mpeg2video", form=form)
+    table = folder_manifest(tmp_path)
+    assert len(table) == 4 + 15
+    [note] = table.attrs["notes"]
+    assert "3 files" in note and "2 .heic, 1 .psd" in note and "1 links" in note and "gone.jpg" in note and "txt" not in note
+
+
+def test_pictures_of_a_database_without_its_labels(tmp_path):
+    (tmp_path / "F001/T1").mkdir(parents=True)
+    Image.fromarray(RAMP).save(tmp_path / "F001/T1/0001.jpg")
+    [note] = manifest(tmp_path).attrs["notes"]
+    assert "BP4D" in note and "without labels" in note
+    with pytest.raises(DatabaseError, match="no BP4D intensity file"):
+        bp4d_manifest(tmp_path)
+
+
+def test_a_valid_column_of_text_is_refused(tmp_path):
+    Image.fromarray(RAMP).save(tmp_path / "a.png")
+    table = folder_manifest(tmp_path)
+    check_manifest(table.assign(valid=True))
+    with pytest.raises(DatabaseError, match="true or false"):
+        check_manifest(table.assign(valid="False"))
