@@ -89,14 +89,14 @@ def one_thread() -> Iterator[None]:
     finally:
         torch.set_num_threads(before)
 
-# %% ../nbs/0_start/08_tensors.ipynb #77b39001
+# %% ../nbs/0_start/08_tensors.ipynb #d43c1811
 def _give_back(array) -> None:
     "Let go of the pages that were read from a memory map; nothing that was written to it is lost."
     pages = getattr(array, "_mmap", None)
     if pages is not None and array.mode != "c" and hasattr(pages, "madvise"):  # mode "c" keeps changes in the pages
         pages.madvise(mmap.MADV_DONTNEED)
 
-
+# %% ../nbs/0_start/08_tensors.ipynb #77b39001
 class Rows:
     """Chosen rows of an array (M, …), often a memory map, as an array of their own that is read only where indexed.
 
@@ -108,8 +108,10 @@ class Rows:
         rows = np.flatnonzero(rows) if np.asarray(rows).dtype == bool else np.asarray(rows, np.int64)
         if len(rows) and not -len(array) <= rows.min() <= rows.max() < len(array):
             raise IndexError(f"rows {rows.min()} to {rows.max()} of an array that has {len(array)}")
-        self.array, self.rows = (array.array, array.rows[rows]) if isinstance(array, Rows) else (array, rows)
-        self.shape, self.ndim, self.dtype = (len(rows), *array.shape[1:]), array.ndim, array.dtype
+        self.array: np.ndarray = array.array if isinstance(array, Rows) else array
+        self.rows: np.ndarray = array.rows[rows] if isinstance(array, Rows) else rows
+        self.shape: tuple[int, ...] = (len(rows), *array.shape[1:])
+        self.ndim, self.dtype = self.array.ndim, self.array.dtype
 
     def __len__(self):
         return len(self.rows)

@@ -19,7 +19,7 @@ MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p.name[0] != "_")
 WINGS = ["", "geometry", "simulation", "registration", "generation", "evaluation", "estimation", "experiments", "apps"]
 TEXT = {".py", ".ipynb", ".md", ".toml", ".ini", ".txt", ".yml", ".yaml", ".cfg", ".json", ".csv", ".j2", ".css", ""}
 ELSEWHERE = {".git", ".venv", "build", "dist", "_docs", "_proc", "demo_out", "runs", "screenshots", "__pycache__",
-             ".pytest_cache", ".ipynb_checkpoints"}
+             ".pytest_cache", ".mypy_cache", ".ipynb_checkpoints"}
 # Put together from halves: this file must pass its own check.
 HOSTS = ["py" + "pi.org", "python" + "hosted.org", "npm" + "js.org", "npm" + "js.com", "deb.de" + "bian.org",
          "ana" + "conda.org", "download.py" + "torch.org"]

@@ -27,6 +27,7 @@ from numpy.typing import ArrayLike
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
+from torchvision.models import VGG
 from torchvision.transforms import v2
 from tqdm.auto import tqdm
 from ..weights import beside
@@ -190,15 +191,15 @@ class OrdinalHead(nn.Module):
             return (bounded[..., :-1] - bounded[..., 1:]).clamp_min(1e-6).log().flatten(1)
 
 # %% ../../nbs/3_estimation/04_trunk.ipynb #f3470d65
-def one_of(head: nn.Module, position: int) -> nn.Module:
+def one_of(head: nn.Linear | OrdinalHead, position: int) -> nn.Module:
     "The head (Linear or `OrdinalHead`) of the AU in column `position` alone."
     if isinstance(head, OrdinalHead):
         alone = OrdinalHead(head.line.in_features)
         alone.load_state_dict({name: value[position:position + 1] for name, value in head.state_dict().items()})
         return alone
-    alone, rows = nn.Linear(head.in_features, N_CLASSES), slice(position * N_CLASSES, (position + 1) * N_CLASSES)
-    alone.load_state_dict({name: value[rows] for name, value in head.state_dict().items()})
-    return alone
+    plain, rows = nn.Linear(head.in_features, N_CLASSES), slice(position * N_CLASSES, (position + 1) * N_CLASSES)
+    plain.load_state_dict({name: value[rows] for name, value in head.state_dict().items()})
+    return plain
 
 # %% ../../nbs/3_estimation/04_trunk.ipynb #050a1ea8
 def build_classifier(preset: ClassifierValues | str, weights: str | None = "imagenet", n_outputs: int = N_CLASSES,
@@ -206,7 +207,7 @@ def build_classifier(preset: ClassifierValues | str, weights: str | None = "imag
     "The untrained network of `preset`: VGG16 (`weights`: see `vgg16_classifier`) or SlimVGG (random; `members`)."
     values = get_preset(preset)
     if values.classifier == "vgg16":
-        model = vgg16_classifier(weights, values.dropout, n_outputs)
+        model: Any = vgg16_classifier(weights, values.dropout, n_outputs)
     else:
         model = SlimVGG(values.cls_size, values.cls_dim, values.dropout, n_outputs, members=members)
     if values.cls_head == "ordinal":
@@ -254,7 +255,7 @@ class Pixels:
         "The same for a network on `device`."
         return Pixels(_uploaded(self.frames, torch.device(device)), self.preset, device)
 
-    def select(self, rows: ArrayLike) -> "Pixels":
+    def select(self, rows: np.ndarray) -> "Pixels":
         "These rows alone; arrays are not copied, and memory maps are read where they are drawn from."
         found = _taken(self.frames, rows) if isinstance(self.frames, torch.Tensor) else Rows(self.frames, rows)
         return Pixels(found, self.preset, self.device)
@@ -285,7 +286,7 @@ class HiddenMaps:
         "The same for a network on `device`."
         return HiddenMaps(_uploaded(self.maps, torch.device(device), 1), self.rows, device)
 
-    def select(self, rows: ArrayLike) -> "HiddenMaps":
+    def select(self, rows: np.ndarray) -> "HiddenMaps":
         "These rows alone; the maps themselves are not copied."
         return HiddenMaps(self.maps, self.rows[rows], self.device)
 
@@ -308,7 +309,7 @@ def hidden_maps(model: nn.Module, pixels: Pixels, views: int = 1, batch: int = 1
             made = first(pixels.draw(rows, view if views else None)).cpu().numpy()
             maps = np.empty((max(views, 1), len(pixels), *made.shape[1:]), np.float32) if maps is None else maps
             maps[view, rows] = made
-    return HiddenMaps(maps)
+    return HiddenMaps(np.empty((max(views, 1), 0)) if maps is None else maps)
 
 # %% ../../nbs/3_estimation/04_trunk.ipynb #7f7af125
 def _optimiser(model, preset: ClassifierValues, lr: float, steps: int):
@@ -586,12 +587,12 @@ def merged(networks: list) -> nn.Module:
     "`SlimVGG`s of one shape as one network, whose scores are the mean of theirs."
     if len(networks) == 1:
         return networks[0]
-    first = networks[0]
+    first = layers = networks[0]
     if not isinstance(first, SlimVGG) or not isinstance(first.classifier[-1], nn.Linear):
         raise ValueError("Only slim networks with a head of separate classes can be averaged: set cls_members to 1.")
-    dense, dim = first.classifier[1], first.features[0].out_channels
+    dense, dim = layers.classifier[1], layers.features[0].out_channels
     size = 16 * round((dense.in_features / (8 * dim)) ** 0.5)
-    model = SlimVGG(size, dim, first.classifier[0].p, first.classifier[-1].out_features, dense.out_features,
+    model = SlimVGG(size, dim, layers.classifier[0].p, layers.classifier[-1].out_features, dense.out_features,
                     len(networks))
     model.load_state_dict(_joined([net.state_dict() for net in networks]))
     return model.to(memory_format=torch.channels_last).eval()
@@ -622,7 +623,7 @@ def train_trunk(frames: Frames, intensities: ArrayLike, valid: tuple[Frames, Arr
     return merged([network for network, _ in made]), pd.concat([history for _, history in made], ignore_index=True)
 
 
-def single_head(trunk: nn.Module, position: int) -> nn.Module:
+def single_head(trunk: VGG, position: int) -> nn.Module:
     "A copy of the trunk that keeps one head: six outputs for the AU in column `position`."
     model = deepcopy(trunk)
     model.classifier[-1] = one_of(trunk.classifier[-1], position)

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.hub import load_state_dict_from_url
 from torch.nn import functional as F
-from torchvision.models import VGG16_Weights, vgg16
+from torchvision.models import VGG, VGG16_Weights, vgg16
 
 from ..evaluation.scores import icc_3_1
 from ..facs import LEVELS
@@ -62,7 +62,7 @@ def _filled(model: nn.Module, path) -> nn.Module:
     return model
 
 
-def vgg16_classifier(weights: str | None = "imagenet", dropout: float = 0.5, n_outputs: int = N_CLASSES) -> nn.Module:
+def vgg16_classifier(weights: str | None = "imagenet", dropout: float = 0.5, n_outputs: int = N_CLASSES) -> VGG:
     """The paper's VGG16 (§4.2.2), last layer replaced. WeightsError if its weights cannot be had.
 
     weights: "imagenet", "random" (or None), or a .safetensors or .pth file of torchvision's VGG16.
@@ -88,29 +88,29 @@ def check_init(init: str, preset: ClassifierValues | str) -> None:
         vgg16_classifier(init)  # reads the file, or fetches ImageNet's, or says why not
 
 # %% ../../nbs/3_estimation/03_vgg16.ipynb #ebf60192
-def third_convolution(model: nn.Module) -> int:
+def third_convolution(model: VGG) -> int:
     "Index of the third convolution in `model.features`; all before it is the frozen prefix."
     return [i for i, layer in enumerate(model.features) if isinstance(layer, nn.Conv2d)][2]
 
 
-def prefix(model: nn.Module) -> nn.Sequential:
+def prefix(model: VGG) -> nn.Sequential:
     "The layers before the third convolution: images (N, 3, S, S) → hidden maps."
     return model.features[: third_convolution(model)]
 
 
-def freeze_prefix(model: nn.Module) -> nn.Module:
+def freeze_prefix(model: VGG) -> VGG:
     "The same network; from now on only the layers from the third convolution on are trained (§4.2.2)."
     prefix(model).requires_grad_(False)
     return model
 
 # %% ../../nbs/3_estimation/03_vgg16.ipynb #91710307
-def penultimate(model: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+def penultimate(model: VGG, hidden: torch.Tensor) -> torch.Tensor:
     "Hidden maps behind the prefix → features of the second-to-last layer (N, d); d = 4,096 in VGG16."
     maps = model.features[third_convolution(model):](hidden)
     return model.classifier[:-1](model.avgpool(maps).flatten(1))
 
 
-def class_scores(model: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+def class_scores(model: VGG, hidden: torch.Tensor) -> torch.Tensor:
     "Hidden maps behind the prefix → class scores (N, n_outputs), before the softmax."
     return model.classifier[-1](penultimate(model, hidden))
 
@@ -131,7 +131,7 @@ def estimate_intensities(model: nn.Module, images: torch.Tensor) -> np.ndarray:
     return expected_intensity(model.eval()(images).softmax(-1).cpu().numpy())
 
 # %% ../../nbs/3_estimation/03_vgg16.ipynb #6154f5cc
-def learning_mode(model: nn.Module) -> nn.Module:
+def learning_mode(model: VGG) -> VGG:
     "The same network, ready for a training step: dropout is on, and frozen layers keep their batch statistics."
     model.train()
     prefix(model).train(all(p.requires_grad for p in prefix(model).parameters()))
@@ -150,7 +150,7 @@ def plain_fine_tuning(
 ) -> pd.DataFrame:
     "Fine-tune with Adam and cross-entropy (§4.2.2); the history has one row per epoch: loss, ICC on Valid."
     optimiser = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr)
-    history, best, state = [], -np.inf, None
+    history, best, state = [], -np.inf, model.state_dict()
     for _ in range(epochs):
         losses = []
         for rows in torch.randperm(len(images)).split(batch):

@@ -10,7 +10,7 @@ __all__ = ['embed', 'plot_embedding', 'silhouette', 'Neighbours', 'neighbours', 
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -46,11 +46,12 @@ def plot_embedding(points: np.ndarray, colours: ArrayLike, title: str = '', ax: 
     ax = ax or plt.subplots(figsize=(3.4, 3.2), dpi=80)[1]
     colours = np.asarray(colours)
     if np.issubdtype(colours.dtype, np.number):
-        shown = ax.scatter(*points.T, c=colours, cmap='viridis', vmin=0, vmax=len(LEVELS) - 1, s=9)
+        shown = ax.scatter(points[:, 0], points[:, 1], c=colours, cmap='viridis', vmin=0, vmax=len(LEVELS) - 1, s=9)
         if legend: ax.figure.colorbar(shown, ax=ax, label='intensity', shrink=.8)
     else:
         for number, name in enumerate(np.unique(colours)):
-            ax.scatter(*points[colours == name].T, s=9, color=plt.cm.tab20(number % 20), label=name)
+            own = points[colours == name]
+            ax.scatter(own[:, 0], own[:, 1], s=9, color=plt.cm.tab20(number % 20), label=name)
         if legend: ax.legend(fontsize=6, markerscale=1.5, loc='center left', bbox_to_anchor=(1, .5), frameon=False)
     ax.set(title=title, xticks=[], yticks=[])
     return ax
@@ -180,7 +181,7 @@ def _hue(colours, column):
     return factor_cmap(column, [Category20_20[i % 20] for i in range(len(names))], names)
 
 
-def _plot(panel, k, source, side, size):
+def _plot(panel, k, source, side, size) -> tuple[Any, Any]:
     "One panel as a Bokeh figure over the shared table `source`."
     from bokeh.models import HoverTool
     from bokeh.plotting import figure

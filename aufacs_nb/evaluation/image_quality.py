@@ -21,9 +21,11 @@ from numpy.typing import ArrayLike
 from scipy.stats import binomtest
 from skimage.metrics import structural_similarity
 
+# %% ../../nbs/4_evaluation/03_image_quality.ipynb #5c5cec4c
 from ..databases import neutral_rows
 from ..facs import AUS, au_columns, intensity_to_unit
 from ..generation.geometric import au_region
+from ..generation.ratio import FaceGenerator
 from ..generation.synthesis import synthesize
 from ..pictures import upscale
 from ..presets import FrameValues, save_weights, weights_folder
@@ -123,15 +125,15 @@ def face_ssim(made: np.ndarray, truth: np.ndarray, batch: int = 64) -> np.ndarra
     parts = ((np.asarray(made[k:k + batch]), np.asarray(truth[k:k + batch])) for k in starts)
     return np.concatenate([within(ssim_maps(a, b), face_regions(b)) for a, b in parts])
 
-# %% ../../nbs/4_evaluation/03_image_quality.ipynb #9de54374
+# %% ../../nbs/4_evaluation/03_image_quality.ipynb #92240ba3
 IDENTITY_SIDE = 32  # pixels: side of the frames from which a face code is computed
 
-
+# %% ../../nbs/4_evaluation/03_image_quality.ipynb #9de54374
 class IdentityCode:
     "Linear face code: mean (d,), matrix (d, k); `card` says how it came about."
 
     def __init__(self, mean: ArrayLike, matrix: ArrayLike, card: dict | None = None):
-        self.mean, self.matrix, self.card = np.float32(mean), np.float32(matrix), dict(card or {})
+        self.mean, self.matrix, self.card = np.array(mean, np.float32), np.array(matrix, np.float32), dict(card or {})
 
     @staticmethod
     def pixels(frames: np.ndarray) -> np.ndarray:
@@ -152,11 +154,10 @@ class IdentityCode:
     @classmethod
     def from_pretrained(cls, name_or_folder: Path | str = "small") -> "IdentityCode":
         "The shipped code, or one from a folder; WeightsError if it is missing."
-        folder = weights_folder(name_or_folder, "identity")
-        path, n = folder / "weights.safetensors", IDENTITY_SIDE ** 2 * 3
-        tensors = read_tensors(path)
-        codes = np.shape(tensors.get("matrix"))[1:]
-        check_shapes(path, tensors, {"mean": np.empty(n), "matrix": np.empty((n, *codes[:1]))})
+        path = weights_folder(name_or_folder, "identity") / "weights.safetensors"
+        tensors, n = read_tensors(path), IDENTITY_SIDE ** 2 * 3
+        wanted = {"mean": np.empty(n), "matrix": np.empty((n, *np.shape(tensors.get("matrix", ()))[1:2]))}
+        check_shapes(path, tensors, wanted)
         return cls(tensors["mean"], tensors["matrix"])
 
 # %% ../../nbs/4_evaluation/03_image_quality.ipynb #f7201bd7
@@ -225,7 +226,7 @@ def paired_table(pairs: TruePairs, ways: dict, estimator: _Estimator | None = No
     return pd.DataFrame({name: paired_scores(pairs, made, estimator, code) for name, made in rows.items()}).T
 
 # %% ../../nbs/4_evaluation/03_image_quality.ipynb #a0a05763
-def paired_error(generator: torch.nn.Module, part: RegisteredFrames, batch: int = 256) -> float:
+def paired_error(generator: FaceGenerator, part: RegisteredFrames, batch: int = 256) -> float:
     "Share of the copy baseline's L1 error that is left in changed pixels, neutral frame → every frame of its clip."
     aus, left, there = generator.preset.aus, 0, 0
     neutral = neutral_rows(part.manifest, aus)

@@ -55,12 +55,12 @@ def _interval(value, draws, level):
     return Interval(value, float(low), float(high))
 
 # %% ../../nbs/4_evaluation/02_intervals.ipynb #19c29de5
-def _checked(arrays, subjects):
+def _checked(arrays: Sequence[ArrayLike], subjects: ArrayLike) -> tuple[list[np.ndarray], np.ndarray]:
     "The arguments as arrays with one row per frame; ValueError if their lengths differ."
-    arrays, subjects = [np.asarray(a) for a in arrays], np.asarray(subjects)
-    lengths = {len(a) for a in arrays} | {len(subjects)}
+    checked, subjects = [np.asarray(a) for a in arrays], np.asarray(subjects)
+    lengths = {len(a) for a in checked} | {len(subjects)}
     if len(lengths) > 1: raise ValueError(f'labels, estimates and subjects differ in length: {sorted(lengths)}')
-    return arrays, subjects
+    return checked, subjects
 
 def bootstrap_over_subjects(statistic: Callable[..., float], labels: ArrayLike, estimates: ArrayLike,
                             subjects: ArrayLike, n: int = 1000, seed: int = 0, level: float = .95) -> Interval:
@@ -143,7 +143,7 @@ def _drawn_2afc(counts, code, labels, estimates, threshold):
 DRAWN = {"icc": _drawn_icc, "mae": _drawn_mae, "pcc": _drawn_pcc, "f1": _drawn_f1, "2afc": _drawn_2afc}
 
 # %% ../../nbs/4_evaluation/02_intervals.ipynb #a4957638
-def _as_columns(labels, estimates, after, subjects, aus):
+def _as_columns(labels, estimates, after, subjects, aus) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
     "Labels (N, n_aus), a list of one or two sets of estimates, (N,) subjects; ValueError if the shapes disagree."
     labels, *sets = [np.asarray(a, dtype=np.float64) for a in (labels, estimates, after) if a is not None]
     for name, values in zip(("estimates", "after"), sets):

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 # %% ../../nbs/4_evaluation/01_scores.ipynb #84b5c39e
-def _both(first, second):
+def _both(first: ArrayLike, second: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     "The two as flat float64 arrays of equal length, without the places where either is NaN."
     first, second = np.asarray(first, dtype=np.float64).ravel(), np.asarray(second, dtype=np.float64).ravel()
     if first.shape != second.shape:

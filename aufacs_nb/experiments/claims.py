@@ -88,7 +88,7 @@ def same_frames(rows: pd.DataFrame, claim: Claim) -> tuple:
     return first, second
 
 # %% ../../nbs/experiments/06_claims.ipynb #307b42bd
-def _pair(rows: pd.DataFrame, claim: Claim) -> tuple:
+def _pair(rows: pd.DataFrame, claim: Claim) -> tuple[np.ndarray, list[np.ndarray], np.ndarray, list[int]]:
     "Labels (N, n), the estimates of the worse and the better condition, (N,) subjects, n AUs; of the same frames."
     first, second = same_frames(rows, claim)
     aus = scored_aus(first)

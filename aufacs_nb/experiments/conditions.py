@@ -123,7 +123,7 @@ def folds(subjects: ArrayLike, n: int = 3, seed: int = 0) -> np.ndarray:
     "Fold 0 … n − 1 of each frame; all frames of a subject are in one."
     names = np.random.default_rng(seed).permutation(np.unique(subjects))
     number = {name: i % n for i, name in enumerate(names)}
-    return np.array([number[name] for name in subjects])
+    return np.array([number[name] for name in np.asarray(subjects)])
 
 
 def across_folds(part: RegisteredFrames, train: Callable[[RegisteredFrames, int], AUClassifiers], n: int = 3,
@@ -202,9 +202,10 @@ def table_2(registered: dict, generators: dict, out: Path | str, preset: Classif
 
 # %% ../../nbs/experiments/02_conditions.ipynb #4315a5e5
 PAPER_WAY = {"per_targets": "asked", "per_pictures": "own", "per_layers": "third", "per_lr": 3e-6}
-ABLATION = {"personal": {}, "own AU's pictures": {"per_pictures": "own"}, "asked targets": {"per_targets": "asked"},
-            "dense layers": {"per_layers": "dense", "per_lr": 3e-4}, "gentler rate": {"per_lr": 3e-4},
-            "as in the paper": PAPER_WAY}
+ABLATION: dict[str, dict] = {
+    "personal": {}, "own AU's pictures": {"per_pictures": "own"}, "asked targets": {"per_targets": "asked"},
+    "dense layers": {"per_layers": "dense", "per_lr": 3e-4}, "gentler rate": {"per_lr": 3e-4},
+    "as in the paper": PAPER_WAY}
 
 
 def fit_a_person(part: RegisteredFrames, classifiers: AUClassifiers, generators: dict, frames: np.ndarray,
@@ -248,7 +249,8 @@ def heads(registered: RegisteredFrames, out: Path | str, preset: ClassifierValue
                      ignore_index=True)
 
 # %% ../../nbs/experiments/02_conditions.ipynb #tr872105
-TRANSFER = {  # condition: its training frames, how many people of them, values of the preset that are not the base's
+# condition: its training frames, how many people of them, values of the preset that are not the base's
+TRANSFER: dict[str, tuple[str, int, dict]] = {
     "base": ("3D", 60, {}), "15 people": ("3D", 15, {}), "30 people": ("3D", 30, {}),
     "60 people, directed": ("directed", 60, {}), "220 people": ("more", 220, {}),
     "220 people, three members": ("more", 220, {"cls_members": 3}),

@@ -7,7 +7,7 @@ __all__ = ['WAY_SCORES', 'shift_alone', 'line_alone', 'person_moments', 'score_w
            'share_of_gain']
 
 # %% ../../nbs/experiments/offset.ipynb #c62bdb11
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -129,7 +129,7 @@ def score_ways(table: pd.DataFrame, ways: Iterable[str] | None = None, before: s
     for way in ways or [name for name in table.columns.unique(0) if name not in ("label", "change")]:
         said = _array(table, way)
         sets = [said] if before is None else [_array(table, before), said]
-        drawn = bootstrap_over_subjects if before is None else bootstrap_difference
+        drawn: Callable[..., Interval] = bootstrap_over_subjects if before is None else bootstrap_difference
         rows[way] = {name: drawn(WAY_SCORES[name], labels, *sets, people, n, seed) for name in scores}
     return pd.DataFrame(rows).T
 

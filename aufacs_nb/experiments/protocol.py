@@ -32,7 +32,7 @@ from .stages import fit_generator, partition_frames
 from ..facs import AUS, FERA_POSES, au_column, au_columns, intensity_to_unit
 from ..generation.runs import load_generator
 from ..generation.synthesis import synthesize
-from ..presets import ClassifierValues, FrameValues, GeneratorValues, Preset, get_preset
+from ..presets import ClassifierValues, GeneratorValues, Preset, get_preset
 from ..registration.collections import RegisteredFrames, open_registered, register_manifest, register_photo
 from ..simulation.simulate import SIMULATORS, clip_truth, read_plan, render_truth
 from ..simulation.time_courses import ALL_AUS
@@ -112,7 +112,7 @@ def preset_values(protocol: Protocol, names: Iterable[str], **more: Any) -> dict
     return {name: list(made[name]) if isinstance(made[name], tuple) else made[name] for name in names}
 
 
-def preset_part(kind: type[FrameValues], values: dict) -> Any:
+def preset_part(kind: type, values: dict) -> Any:
     "`GeneratorValues` or `ClassifierValues` (`kind`) with what `preset_values` gave; TypeError for another name."
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
@@ -264,8 +264,8 @@ def _edited(network: RatioFlow, part: RegisteredFrames, rows, labels) -> np.ndar
     made, shown = frame_store((len(rows), side, side, 3)), intensity_to_unit(np.nan_to_num(shown))
     for at in range(0, len(rows), 64):
         some = rows[at:at + 64]
-        made[at:at + 64] = edit_frames(network, part.frames[some], labels[at:at + 64], part.vertices[some],
-                                       shown[some])
+        meshes = None if part.vertices is None else part.vertices[some]
+        made[at:at + 64] = edit_frames(network, part.frames[some], labels[at:at + 64], meshes, shown[some])
     return made
 
 
@@ -286,7 +286,7 @@ def _synthetic(kind, train, aus, per_intensity, seed, generator, source, databas
 def _with_meshes(registered: RegisteredFrames, partition, side: int, meshes: bool) -> RegisteredFrames:
     "Valid frames of a partition at `side` pixels, with their meshes in these pixels if asked for."
     part, table = partition_frames(registered, partition, side), registered.manifest
-    if not meshes:
+    if not meshes or registered.vertices is None:
         return part
     kept = table.valid & ((table.partition == partition) if partition is not None else True)
     return part._replace(vertices=registered.vertices[kept.to_numpy(bool)] * (side / registered.frames.shape[1]))

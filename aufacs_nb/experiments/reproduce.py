@@ -109,12 +109,12 @@ def reproduce_all(names: Sequence[str], protocol: Protocol | str = "tiny", root:
     with suppress(GraphError):  # each experiment below names what it misses
         run(every, root, executor, progress)
     for name in names:
+        found: tuple | GraphError
         try:
             found = reproduce(name, protocol, root, out, executor, False, **options)
+            rows.append(found[1].assign(experiment=name))
         except GraphError as error:
             found = error
-        else:
-            rows.append(found[1].assign(experiment=name))
         report(name, found)
     table = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
     if out and len(table):

@@ -149,9 +149,9 @@ def _draw_verdicts(ax, verdicts: pd.DataFrame) -> None:
         ax.plot(paper_difference(row), place, "d", mfc="none", mec="k", ms=6, label="the paper's difference")
         ax.barh(place, 2 * row.equal, 0.9, -row.equal, color="0.9", zorder=0)
     names, first = verdicts.experiment.tolist(), (verdicts.experiment != verdicts.experiment.shift()).tolist()
-    for place in np.flatnonzero(first) if len(set(names)) > 1 else ():
-        ax.axhline(place - 0.5, color="0.85", lw=0.8)
-        ax.text(1.01, place, names[place], va="center", fontsize=8, transform=ax.get_yaxis_transform())
+    for line in np.flatnonzero(first) if len(set(names)) > 1 else ():
+        ax.axhline(line - 0.5, color="0.85", lw=0.8)
+        ax.text(1.01, line, names[line], va="center", fontsize=8, transform=ax.get_yaxis_transform())
     labels = [f"{r.claim}, {DATABASE_NAMES[r.database].split()[0]}" + (f", {r.score}" if "2AFC" in r.score else "")
               for r in verdicts.itertuples()]
     ax.set_yticks(range(len(labels)), [fill(label, 48) for label in labels], fontsize=7.5, linespacing=0.9)

@@ -92,9 +92,9 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
 def _git_revision() -> str | None:
     "Short hash of the checkout that this module runs from, with '+' if it has changes; None outside a checkout."
     folder = Path(aufacs_nb.__file__).parent
-    options = dict(cwd=folder, capture_output=True, text=True)
+    command = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
     try:
-        said = subprocess.run(["git", "describe", "--always", "--dirty=+", "--exclude=*"], **options)
+        said = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     except OSError:
         return None
     return said.stdout.strip() or None
@@ -219,17 +219,19 @@ def train_all(
     if resampling not in RESAMPLING:
         raise ValueError(f"resampling={resampling!r} is unknown: choose one of {', '.join(RESAMPLING)}.")
     registered = simulate_and_register(preset, out, seed, n_jobs, progress)
-    directed = preset.gen_people and directed_and_registered(preset, out / "directed", seed, n_jobs, progress)
+    directed = None
+    if preset.gen_people:
+        directed = directed_and_registered(preset, out / "directed", seed, n_jobs, progress)
     part = partition_frames(directed or registered, "Train", preset.size)
     fit_identity(part.frames, part.manifest.subject.to_numpy(), preset, out / "identity", **provenance(part))
     generator, personal = _fit_generators(directed or registered, preset, out, seed, progress)
     name = "classifiers" if resampling == preset.resampling else f"classifiers_{resampling}"
-    more = (directed or None) if resampling == "none" else None
+    more = directed if resampling == "none" else None
     made = personal if resampling != "semantic" else generator
     return generator, fit_classifiers(registered, made, preset, out / name, seed, resampling, progress, more, n_jobs)
 
 # %% ../../nbs/experiments/01_stages.ipynb #aa16a688
-SWEEP = {f"λ_ids {value}": {"lambda_ids": float(value)} for value in (0, 1, 10, 100, 1000)} | {
+SWEEP: dict[str, dict] = {f"λ_ids {value}": {"lambda_ids": float(value)} for value in (0, 1, 10, 100, 1000)} | {
     "transposed convolution": {"gen_upsample": "transposed"}, "no weight on what changed": {"ids_changed_weight": 0.0},
     "warm-up on pairs": {"warmup_share": 0.6}, "flow head": {"gen_arch": "flow"}}
 

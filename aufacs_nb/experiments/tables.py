@@ -97,7 +97,7 @@ def _table_6(c: PaperChains) -> list:
     return [c.estimates(name, made, database=where) for name, made in sets.items() for where in ("fera17", "disfa")]
 
 # %% ../../nbs/experiments/07_tables.ipynb #e0112752
-PLAIN = dict(warmup_share=0.0, coarse_share=0.0)  # of the steps: critic and D_exp from the first one on
+PLAIN: dict = dict(warmup_share=0.0, coarse_share=0.0)  # of the steps: critic and D_exp from the first one on
 
 
 def _pair_of_generators(c: PaperChains) -> tuple:
@@ -162,8 +162,8 @@ def _quality_rows(c: PaperChains, root) -> tuple:
     return found, pd.DataFrame([
         verdict_row("with L_ids < without, FID", "fera17", "FID", drawn.without[0], drawn.idiosyncratic[0],
                     interval_of(drawn.without - drawn.idiosyncratic), "4.88 against 5.94"),
-        verdict_row("with L_ids > without, SSIM", "fera17", "SSIM", *(e.mean() for e in ends), drawn_difference(*ends),
-                    "0.835 against 0.824"),
+        verdict_row("with L_ids > without, SSIM", "fera17", "SSIM", ends[0].mean(), ends[1].mean(),
+                    drawn_difference(*ends), "0.835 against 0.824"),
         verdict_row("with L_ids is nearer to the truth than without", "fera17", "share of frames", 1 - share.mean(),
                     share.mean(), drawn_difference(1 - share, share), "52.5 % preferred by 20 people")])
 
@@ -214,10 +214,10 @@ def _pose_rows(c: PaperChains, root) -> tuple:
         names = au_columns(scored_aus(first))
         labels = np.column_stack([first[names], first.pose == _pose_name(6)]).astype(float)
         said = [table[[f"{name}_r" for name in names]].to_numpy(float) for table in (second, first)]
-        change = bootstrap_difference(_loss_of_score, labels, *said, first.subject.to_numpy(), 300, 0)
-        lost = [_loss_of_score(labels, values) for values in said[::-1]]
+        change = bootstrap_difference(_loss_of_score, labels, said[0], said[1], first.subject.to_numpy(), 300, 0)
+        worse, better = (_loss_of_score(labels, values) for values in said[::-1])
         found.append(verdict_row(f"{POSE_WAYS[2]} loses less than {other}", "fera17", "ICC lost away from frontal",
-                                 *lost, change, "the drop is much smaller"))
+                                 worse, better, change, "the drop is much smaller"))
     return scored(rows, by=("database", "condition", "pose"), n=100), pd.DataFrame(found)
 
 # %% ../../nbs/experiments/07_tables.ipynb #e7c9d547

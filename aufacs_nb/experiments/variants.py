@@ -312,7 +312,8 @@ def _all_together(features, table) -> pd.DataFrame:
 # %% ../../nbs/experiments/05_variants.ipynb #80e200ca
 def _own_features(networks, generator, part, whole, seed: int) -> dict:
     "AU → features (N, d) of each person's frames by networks that were adapted to their calmest frame."
-    who, found = part.manifest.subject.to_numpy(), {au: [None] * len(part.frames) for au in LAYER_AUS}
+    who, n = part.manifest.subject.to_numpy(), len(part.frames)
+    found: dict[int, list] = {au: [None] * n for au in LAYER_AUS}
     for name, shot in photographs(part.manifest).items():
         adapted, rows = personalize(networks, generator, whole.frames[shot], seed=seed), np.flatnonzero(who == name)
         for au in LAYER_AUS:
@@ -385,7 +386,7 @@ class PaperChains(PoseChains):
         generator, known = self.generator(), self.networks(self.balanced("semantic"))
         said, aus = known if self.missing == "estimated" else {}, [au for au in AUS if au in AU_SETS[database]]
         how = ("personal", "same domain, personal") if personal else ("estimates", "same domain")
-        by = dict(seed=self.seed, generator=generator) if personal else {}
+        by: dict = dict(seed=self.seed, generator=generator) if personal else {}
         parts = [self._stage("fold", dict(number=number, seed=self.seed), frames=self.frames(database), **said)
                  for number in range(FOLDS)]
         sets = [self.balanced("semantic", generator=generator, frames=part, aus=aus) for part in parts]

@@ -109,6 +109,6 @@ def flow_basis(size: int) -> np.ndarray:
         raster = rasterize(before + by_level[5] * [1, -1, 1] * size / FACE_CM, triangles, size)
         look = interpolate(raster, triangles, before[:, :2]) - centres
         flows.append((look * raster.covered[..., None]).transpose(2, 0, 1) / size)
-    basis = np.float32(flows)
+    basis = np.array(flows, np.float32)
     basis.setflags(write=False)
     return basis

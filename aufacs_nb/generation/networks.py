@@ -8,7 +8,8 @@ __all__ = ['ARCHITECTURES', 'instance_norm', 'conv_block', 'up_block', 'Residual
            'n_parameters']
 
 # %% ../../nbs/2_generation/02_networks.ipynb #354322c7
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -68,8 +69,8 @@ def _heads(dim: int, n_planes: int) -> nn.Conv2d:
     "The last convolution; the attention (plane 3) starts open by a little: σ(2) = 0.88 of every pixel is kept."
     heads = nn.Conv2d(dim, n_planes, 7, 1, 3)
     with torch.no_grad():
-        heads.bias.zero_()
-        heads.bias[3:4] = 2.0
+        bias = heads.get_parameter("bias").zero_()
+        bias[3:4] = 2.0
     return heads
 
 
@@ -87,11 +88,12 @@ class GANimation(nn.Module):
     The side of the images must be a multiple of 4. `use_attention=False` returns the colour alone.
     """
     n_planes = 4  # red, green, blue, attention
+    preset: GeneratorValues  # what it was built from, see `build_generator`
 
     def __init__(self, n_aus: int = 7, dim: int = 64, n_blocks: int = 6, upsample: str = "transposed",
                  use_attention: bool = True):
         super().__init__()
-        self.n_aus, self.use_attention, self.preset, self.card = n_aus, use_attention, None, {}
+        self.n_aus, self.use_attention, self.card = n_aus, use_attention, {}
         self.trunk = _encoder_decoder(3 + n_aus, dim, n_blocks, upsample)
         self.heads = _heads(dim, self.n_planes)
 
@@ -176,9 +178,10 @@ def receptive_field(network: nn.Module) -> int:
 
 # %% ../../nbs/2_generation/02_networks.ipynb #5ebcbdd5
 ARCHITECTURES = {"ganimation": GANimation, "stargan": StarGAN, "flow": FlowGANimation}
+_Network = TypeVar("_Network", bound=nn.Module)
 
 
-def _initialise(build, seed: int) -> nn.Module:
+def _initialise(build: Callable[[], _Network], seed: int) -> _Network:
     "The network `build()` makes, its convolution weights drawn from N(0, 0.02²) with `seed`."
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -62,7 +62,7 @@ BLACK = 1.5 / 255  # registered frames are black where no camera saw the face
 
 def _halved(images: torch.Tensor, known: torch.Tensor) -> list:
     "Pyramid of (colours that are known, share that is known), from the full size down to one row or column."
-    levels = [(images * known, known)]
+    levels: list[tuple[torch.Tensor, ...]] = [(images * known, known)]
     while min(levels[-1][0].shape[2:]) >= 2:
         levels.append(tuple(F.avg_pool2d(x, 2) for x in levels[-1]))
     return levels
@@ -78,7 +78,7 @@ def fill_black(images: torch.Tensor) -> torch.Tensor:
             filled = F.interpolate(filled, size=colours.shape[2:], mode="bilinear", align_corners=False)
             own = torch.where(weight > 0, own, filled)
         filled = own
-    return known * images + (1 - known) * filled
+    return known * images + (1 - known) * own
 
 # %% ../../nbs/2_generation/07_ratio.ipynb #070022x
 N_VERTICES, STEPS = 468, 5  # points of the mesh; levels A–E
@@ -134,7 +134,7 @@ def spread_values(points: torch.Tensor, values: torch.Tensor, weight: torch.Tens
 
     near: (V,) standard deviations of the points' Gaussians, in sides
     """
-    total, centres = 0.0, (torch.arange(side, device=points.device) + 0.5) / side
+    total, centres = points.new_zeros(()), (torch.arange(side, device=points.device) + 0.5) / side
     values, wide = torch.cat([values, torch.ones_like(values[..., :1])], -1), torch.ones_like(near)
     for deviation, factor in ((near, 1.0), (0.05 * wide, 1e-4), (0.25 * wide, 1e-8)):  # the last two fill gaps
         x, y = (torch.exp(-0.5 * ((centres - points[..., i, None]) / deviation[:, None]) ** 2) for i in (0, 1))
@@ -145,6 +145,12 @@ def spread_values(points: torch.Tensor, values: torch.Tensor, weight: torch.Tens
 # %% ../../nbs/2_generation/07_ratio.ipynb #070034x
 class _FaceMoves(nn.Module):
     "The table of displacements and the points between lips and lids, as buffers; `table` (n_aus, 6, 468, 2) in sides."
+    table: torch.Tensor
+    canonical: torch.Tensor
+    near: torch.Tensor
+    upper: torch.Tensor
+    lower: torch.Tensor
+    share: torch.Tensor
 
     def __init__(self, table: np.ndarray):
         super().__init__()
@@ -273,7 +279,7 @@ class _RatioLayers(nn.Module):
         self.heads = nn.Conv2d(32, 7, 3, padding=1)
         for parameter in (*self.flow.parameters(), *self.heads.parameters()):
             nn.init.zeros_(parameter)
-        nn.init.constant_(self.heads.bias[4:], -1.0)  # paint starts dark
+        nn.init.constant_(self.heads.get_parameter("bias")[4:], -1.0)  # paint starts dark
 
 # %% ../../nbs/2_generation/07_ratio.ipynb #070050x
 class RatioNet(_RatioLayers):
@@ -291,12 +297,12 @@ class RatioNet(_RatioLayers):
         skips = []
         for down, blocks in zip(self.down, self.encode):
             x = down(x)
-            for block in blocks:
+            for block in blocks.children():
                 x = block(x, code)
             skips.append(x)
         for join, blocks, skip in zip(self.join, self.decode, skips[-2::-1]):
             x = join(torch.cat([F.interpolate(x, scale_factor=2, mode="nearest"), skip], 1))
-            for block in blocks:
+            for block in blocks.children():
                 x = block(x, code)
         x = F.silu(x)
         up = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
@@ -435,13 +441,14 @@ class RatioFlow(_RatioChange):
 # %% ../../nbs/2_generation/07_ratio.ipynb #fe5fc946
 FaceGenerator = GANimation | RatioFlow  # called with images (N, 3, S, S) and labels (N, n_aus), it returns `Generated`
 
-# %% ../../nbs/2_generation/07_ratio.ipynb #070069x
+# %% ../../nbs/2_generation/07_ratio.ipynb #970828ac
 def _values_of(card: dict) -> RatioValues:
     "The values on a card; KeyError if there are none."
     known = {field.name for field in fields(RatioValues)}
-    return RatioValues(**{k: tuple(v) if isinstance(v, list) else v for k, v in card["config"].items() if k in known})
+    said: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in card["config"].items() if k in known}
+    return RatioValues(**said)
 
-
+# %% ../../nbs/2_generation/07_ratio.ipynb #070069x
 def load_ratio(name_or_folder: Path | str = "medium", aus: Sequence[int] | None = AUS,
                device: torch.device | str = "cpu") -> RatioFlow:
     """The trained generator of a shipped name or of a folder, ready to use; `.card` is its card.
@@ -585,7 +592,7 @@ class RatioLosses(RatioValues):
 
 def detail_losses(made: torch.Tensor, target: torch.Tensor, weight: torch.Tensor, values: RatioLosses) -> dict:
     "name → scalar: how much of the fine detail of `target` is missing in `made`, both black outside the face."
-    bands, w, detail = pyramid(made - target), weight, 0.0
+    bands, w, detail = pyramid(made - target), weight, made.new_zeros(())
     for band, factor in zip(bands[:-1], (3.0, 2.0, 1.0)):
         detail = detail + factor * weighted_mean(charbonnier(band), w)
         w = F.avg_pool2d(w, 2)

@@ -67,7 +67,7 @@ class Similarity:
         return Similarity(1 / self.scale, self.rotation.T, -back @ self.translation)
 
 # %% ../../nbs/0_start/05_meshes.ipynb #770628f8
-def _check_pairs(source, target, weights):
+def _check_pairs(source: ArrayLike, target: ArrayLike, weights: ArrayLike | None) -> tuple[np.ndarray, ...]:
     """Return float64 (n, d), (n, d) and weights that sum to 1, or raise `MeshError`."""
     source, target = np.asarray(source, np.float64), np.asarray(target, np.float64)
     if source.ndim != 2 or source.shape != target.shape or source.shape[1] not in (2, 3):

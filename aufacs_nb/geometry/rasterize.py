@@ -85,7 +85,7 @@ def _locate(vertices, triangles, triangle, barycentric):
             barycentric[y, x, 0], barycentric[y, x, 1], barycentric[y, x, 2] = w0, w1, w2
 
 # %% ../../nbs/0_start/06_rasterize.ipynb #8758264c
-def _check_mesh(vertices, triangles):
+def _check_mesh(vertices: ArrayLike, triangles: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     "Vertices (V, 3) float32 and triangles (T, 3) int32, or MeshError."
     vertices = np.ascontiguousarray(vertices, np.float32)
     triangles = np.ascontiguousarray(triangles, np.int32)

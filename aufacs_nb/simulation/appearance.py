@@ -88,7 +88,7 @@ def _distance_along(points, x, y):
     "Signed distance (positive to the right of the way) to a polyline (n, 2), and position along it in [0, 1]."
     best, along, side = (np.full(x.shape, v, np.float32) for v in (np.inf, 0, 1))
     for i, (a, b) in enumerate(zip(points[:-1], points[1:])):
-        dx, dy, u, v = *(b - a), x - a[0], y - a[1]
+        (dx, dy), u, v = b - a, x - a[0], y - a[1]
         t = np.clip((u * dx + v * dy) / (dx * dx + dy * dy + 1e-9), 0, 1)
         squared = (u - t * dx)**2 + (v - t * dy)**2
         near = squared < best
@@ -124,7 +124,7 @@ def _window(points, margin):
     return slice(top, bottom), slice(left, right)
 
 # %% ../../nbs/5_simulation/03_appearance.ipynb #d20cc73c
-WRINKLES = {  # au: [(landmark, control points in cm, half-width in cm, depth, fold)]
+WRINKLES: dict[int, list[tuple]] = {  # au: [(landmark, control points in cm, half-width in cm, depth, fold)]
     1: [('glabella', [(-.1, 1.7 + 1.05 * k), (1.5, 1.7 + 1.05 * k), (3.3, 2.2 + k)], .18, 1.3, 0) for k in range(4)],
     2: [('brow_left_outer', [(-2.6, 1.4 + 1.05 * k), (-.9, 1.65 + k), (1.4, .7 + .9 * k)], .18, 1.3, 0)
         for k in range(3)],
@@ -159,7 +159,7 @@ WRINKLES |= {
          ('mouth_left', [(.4, .5), (.6, 0), (.4, -.6)], .20, .5, -.3)]}
 
 # %% ../../nbs/5_simulation/03_appearance.ipynb #9be44dac
-BULGES = {  # au: [(landmark, offset in cm, half-axes in cm, height)]
+BULGES: dict[int, list[tuple]] = {  # au: [(landmark, offset in cm, half-axes in cm, height)]
     1: [('glabella', (0, .9), (3.2, .7), 2.)],
     2: [('brow_left_outer', (-.7, .8), (2.6, .65), 2.2)],
     4: [('glabella', (1.7, .3), (1.5, .9), 3.6), ('glabella', (0, .9), (.5, 1.6), 1.3),

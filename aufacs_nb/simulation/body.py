@@ -266,10 +266,11 @@ def worn(pattern: Pattern, body: np.ndarray) -> np.ndarray:
     "Points (P, 3) of a pattern on a body (n, 3)."
     normals = pattern.mix @ vertex_normals(body, body_shapes().triangles)
     normals /= np.linalg.norm(normals, axis=1, keepdims=True)
-    return pattern.mix @ body + pattern.lift[:, None] * normals + pattern.rise[:, None] * np.float32([0, 1, 0])
+    upwards = np.array([0, 1, 0], np.float32)
+    return pattern.mix @ body + pattern.lift[:, None] * normals + pattern.rise[:, None] * upwards
 
 # %% ../../nbs/5_simulation/02_body.ipynb #f4bfdf0d
-CENTRE = np.float32([0, 4, -5.5])  # of the skull, cm
+CENTRE = np.array([0, 4, -5.5], np.float32)  # of the skull, cm
 ROWS, COLUMNS = 24, 80
 
 
@@ -639,8 +640,8 @@ def sample_figure(identity: Identity, seed: int, style: str = '', cloth: str = '
     name, cloth = style or str(rng.choice(list(odds), p=list(odds.values()))), cloth or drawn
     bodies, heads = (torso(identity), _canonical_body()), (identity.neutral, _average_head())
     skin, rim = skin_pattern(cloth)
-    pieces = [(part, *(worn(p, body) for body in bodies), p.triangles, p.uv, p.follow)
-              for part, p in ((SKIN, skin), (CLOTH, cloth_pattern(cloth)))]
+    pieces: list[tuple] = [(part, *(worn(p, body) for body in bodies), p.triangles, p.uv, p.follow)
+                           for part, p in ((SKIN, skin), (CLOTH, cloth_pattern(cloth)))]
     for points, coarse in zip(pieces[0][1:3], heads): points[rim[:, 0]] = head_model().subdivision[rim[:, 1]] @ coarse
     look = STYLES.get(name, Style())
     front = EYE_HEIGHT + rng.uniform(*look.front)

@@ -31,13 +31,13 @@ from ..geometry.rasterize import rasterize, sample_bilinear
 CAMERA_DISTANCE, CAMERA_FIELD = 90., 27.  # cm
 
 
-def picture_shape(size: int | Sequence[int]) -> tuple[int, int]:
+def picture_shape(size: int | tuple[int, int]) -> tuple[int, int]:
     "Width and height in pixels of `size`: one number for a square, or (width, height)."
-    width, height = (size, size) if np.ndim(size) == 0 else size
+    width, height = np.broadcast_to(size, 2)
     return int(width), int(height)
 
 
-def project(positions: np.ndarray, size: int | Sequence[int], field: float = CAMERA_FIELD) -> np.ndarray:
+def project(positions: np.ndarray, size: int | tuple[int, int], field: float = CAMERA_FIELD) -> np.ndarray:
     "Pixel x, y and nearness (V, 3) of camera-turned positions in cm; `field` cm fill the shorter side."
     width, height = picture_shape(size)
     scale = CAMERA_DISTANCE * min(width, height) / field / (CAMERA_DISTANCE - positions[:, 2])
@@ -75,8 +75,8 @@ def _towards(azimuth, elevation):
     return np.float32([np.sin(a) * np.cos(e), np.sin(e), np.cos(a) * np.cos(e)])
 
 
-STUDIO = Scene(np.tile(np.float32([.55, .1, .12, 0, 0, 0, 0, 0, 0]), (3, 1)), _towards(30, 27),
-               np.float32([.75, .73, .7]))
+STUDIO = Scene(np.tile(np.array([.55, .1, .12, 0, 0, 0, 0, 0, 0], np.float32), (3, 1)), _towards(30, 27),
+               np.array([.75, .73, .7], np.float32))
 
 # %% ../../nbs/5_simulation/04_camera.ipynb #44b3aba3
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def sample_scene(seed: int, domain: Domain | str = 'wide') -> Scene:
                                                                    'vignette', 'key', 'azimuth', 'elevation', 'jpeg')}
     light = _towards(draw.pop('azimuth') * rng.choice([-1, 1]), draw.pop('elevation'))
     key = draw.pop('key') * (1 + rng.normal(0, domain.tint_spread, 3))
-    cast = domain.tint * (1 + rng.normal(0, domain.tint_spread, 3))
+    cast = np.array(domain.tint) * (1 + rng.normal(0, domain.tint_spread, 3))
     wall = np.array(domain.walls[rng.integers(len(domain.walls))]) * rng.uniform(.85, 1.15)
     return Scene(_draw_ambient(rng, domain), light, key.astype(np.float32), background=tuple(wall.tolist()),
                  cast=tuple(cast.tolist()), jpeg=round(draw.pop('jpeg')), seed=int(rng.integers(1 << 30)), **draw)
@@ -220,7 +220,7 @@ def render_plan(person: Person) -> tuple[np.ndarray, np.ndarray]:
     return (part == SKIN) | (part == EYEBALL), casting.astype(np.int32)
 
 # %% ../../nbs/5_simulation/04_camera.ipynb #ffe49300
-def posed_head(person: Person, aus: AULevels, gaze: Sequence[float] = (0., 0.), asymmetry: Asymmetry = 0.,
+def posed_head(person: Person, aus: AULevels, gaze: tuple[float, float] = (0., 0.), asymmetry: Asymmetry = 0.,
                speech: Speech = None) -> np.ndarray:
     "Vertices (V, 3) in cm of a person's head, not yet turned; the arguments are those of `head_vertices`."
     return head_vertices(person.identity, aus, gaze, asymmetry, speech)
@@ -250,7 +250,7 @@ class Surface(NamedTuple):
     up: np.ndarray
 
 
-def pose_surface(person: Person, aus: AULevels, turn: np.ndarray, gaze: Sequence[float] = (0., 0.),
+def pose_surface(person: Person, aus: AULevels, turn: np.ndarray, gaze: tuple[float, float] = (0., 0.),
                  asymmetry: Asymmetry = 0., view: np.ndarray = np.eye(3), speech: Speech = None) -> Surface:
     "`Surface` of a person who shows these AUs: the head turned by a matrix (3, 3), then all by `view` (3, 3)."
     coordinates, triangles, part, strands = _layout(person)
@@ -259,7 +259,7 @@ def pose_surface(person: Person, aus: AULevels, turn: np.ndarray, gaze: Sequence
     positions = np.concatenate([head @ np.float32(turn).T, figure])
     positions[rim[:, 0] + n] = positions[rim[:, 1]]
     positions = positions @ np.float32(view).T
-    normals, turn = _normals(positions, triangles), np.float32(view @ turn)
+    normals, turn = _normals(positions, triangles), (view @ turn).astype(np.float32)
     normals[rim[:, 1]] = normals[rim[:, 0] + n] = normals[rim[:, 1]] + normals[rim[:, 0] + n]
     return Surface(positions, normals, coordinates, triangles, part, strands @ turn.T, turn[:, 0].copy(),
                    turn[:, 1].copy())
@@ -279,8 +279,8 @@ def wrinkled_relief(person: Person, aus: AULevels, asymmetry: Asymmetry = 0.) ->
         if intensity > 0 and (lines := person_wrinkles(person, au)):
             rows, columns, height, depth = lines
             if sides.get(au): height = _sided(height, columns, sides[au])
-            depth = 1.5 * person.wrinkling * depth * intensity_to_activation(intensity)
-            relief[rows, columns] += np.float32(depth) * height
+            strength = 1.5 * person.wrinkling * depth * intensity_to_activation(intensity)
+            relief[rows, columns] += np.float32(strength) * height
     return relief
 
 # %% ../../nbs/5_simulation/04_camera.ipynb #a06e40e1
@@ -681,10 +681,10 @@ def _exposed(person, surface, relief, scene, size, things, turn, motion):
 
 # %% ../../nbs/5_simulation/04_camera.ipynb #e15c4c98
 def render_person(person: Person, aus: AULevels, yaw: float = 0, pitch: float = 0, roll: float = 0,
-                  scene: Scene = STUDIO, size: int | Sequence[int] = 224, supersample: int = 1,
-                  gaze: Sequence[float] = (0., 0.), seed: int = 0, view: Sequence[float] = (0., 0.),
+                  scene: Scene = STUDIO, size: int | tuple[int, int] = 224, supersample: int = 1,
+                  gaze: tuple[float, float] = (0., 0.), seed: int = 0, view: tuple[float, float] = (0., 0.),
                   asymmetry: Asymmetry = 0., wrinkles: bool | Callable[..., np.ndarray] = True, speech: Speech = None,
-                  things: Sequence[Thing] = (), motion: Sequence[float] = (0., 0.)) -> np.ndarray:
+                  things: Sequence[Thing] = (), motion: tuple[float, float] = (0., 0.)) -> np.ndarray:
     """Photograph a person.
 
     aus: {au: intensity 0–5}; yaw, pitch, roll in degrees as in `rotation` turn the head; gaze: degrees right and down
@@ -704,8 +704,9 @@ def render_person(person: Person, aus: AULevels, yaw: float = 0, pitch: float = 
 
 # %% ../../nbs/5_simulation/04_camera.ipynb #ece83f87
 def face_truth(person: Person, aus: AULevels, yaw: float = 0, pitch: float = 0, roll: float = 0, scene: Scene = STUDIO,
-               size: int | Sequence[int] = 224, gaze: Sequence[float] = (0., 0.), view: Sequence[float] = (0., 0.),
-               asymmetry: Asymmetry = 0., speech: Speech = None) -> np.ndarray:
+               size: int | tuple[int, int] = 224, gaze: tuple[float, float] = (0., 0.),
+               view: tuple[float, float] = (0., 0.), asymmetry: Asymmetry = 0.,
+               speech: Speech = None) -> np.ndarray:
     "(468, 3) float32 FaceMesh points of that picture: x and y in its pixels, and z in cm towards the camera."
     vertices = posed_head(person, aus, gaze, asymmetry, speech) @ _turn(yaw, pitch, roll, view).T
     return project(face_model.facemesh_vertices(vertices), size, scene.field).astype(np.float32)

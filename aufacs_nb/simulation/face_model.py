@@ -284,7 +284,7 @@ def intensity_to_activation(intensity: ArrayLike) -> np.ndarray:
     """
     values = np.asarray(intensity, float)
     if not ((values >= 0) & (values <= 5)).all():
-        raise ValueError(f'AU intensity {intensity} is outside 0–5; letters A–E are 1–5')
+        raise ValueError(f'AU intensity {np.asarray(intensity)} is outside 0–5; letters A–E are 1–5')
     return np.interp(values, np.arange(6), ACTIVATION)
 
 # %% ../../nbs/5_simulation/01_face_model.ipynb #bce231e7
@@ -305,9 +305,9 @@ def _push(centre, radius, direction, vertices):
 def all_actions() -> dict[str, np.ndarray]:
     "The 52 actions of the source and the sculpted ones (sides ending in Left and Right), name → (V, 3) in cm."
     shapes = head_shapes()
-    average, actions, flip = blend_phenotype(shapes, age=0.), dict(shapes.actions), np.float32([-1, 1, 1])
+    average, actions, flip = blend_phenotype(shapes, age=0.), dict(shapes.actions), np.array([-1, 1, 1], np.float32)
     for name, (landmark, offset, radius, direction) in SCULPTED.items():
-        centre = average[LANDMARKS[landmark]] + np.float32(offset)
+        centre = average[LANDMARKS[landmark]] + np.array(offset, np.float32)
         if not landmark.endswith('left'):
             actions[name] = _push(centre, radius, direction, average)
             continue
@@ -506,7 +506,7 @@ def coarse_vertices(identity: Identity, aus: AULevels, asymmetry: Asymmetry = 0.
     return coarse
 
 
-def head_vertices(identity: Identity, aus: AULevels, gaze: Sequence[float] = (0., 0.), asymmetry: Asymmetry = 0.,
+def head_vertices(identity: Identity, aus: AULevels, gaze: tuple[float, float] = (0., 0.), asymmetry: Asymmetry = 0.,
                   speech: Speech = None) -> np.ndarray:
     """The head of a person who shows these AUs.
 

@@ -14,7 +14,7 @@ from skimage.measure import marching_cubes
 from ..geometry.rasterize import rasterize
 from ..geometry.rotation import rotation
 from .appearance import Person
-from .camera import STUDIO, Scene, Thing, project
+from .camera import STUDIO, Scene, Thing, picture_shape, project
 from .face_model import LANDMARKS, head_model, head_vertices
 
 # %% ../../nbs/5_simulation/06_things.ipynb #e21e2360
@@ -196,13 +196,13 @@ def microphone(person: Person, seed: int = 0) -> list[Thing]:
 
 # %% ../../nbs/5_simulation/06_things.ipynb #d0257649
 def hidden_points(points: np.ndarray, things: Iterable[Thing], yaw: float = 0, pitch: float = 0, roll: float = 0,
-                  scene: Scene = STUDIO, size: int | Sequence[int] = 224,
-                  view: Sequence[float] = (0., 0.)) -> np.ndarray:
+                  scene: Scene = STUDIO, size: int | tuple[int, int] = 224,
+                  view: tuple[float, float] = (0., 0.)) -> np.ndarray:
     """(468,) bool: which of the points of `face_truth` things hide in that picture.
 
     points: (468, 3) x, y in pixels and z in cm, of the same yaw, pitch, roll, scene, size and view.
     """
-    width, height = (size, size) if np.ndim(size) == 0 else size
+    width, height = picture_shape(size)
     hidden, turn = np.zeros(len(points), bool), rotation(*view, 0) @ rotation(yaw, pitch, roll)
     x, y = np.floor(points[:, :2]).astype(int).T
     inside = (x >= 0) & (y >= 0) & (x < width) & (y < height)
