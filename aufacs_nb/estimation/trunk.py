@@ -40,7 +40,7 @@ from ..generation.training import TrainingError, average_gradients, make_acceler
 from ..presets import PAPER, ClassifierValues, get_preset, write_atomically
 from .vgg16 import (N_CLASSES, class_loss, class_scores, expected_intensity, learning_mode, prefix,
                                         vgg16_classifier)
-from ..tensors import Frames, Rows, pick_device, standardise
+from ..tensors import FrameArray, Rows, pick_device, standardise
 
 # %% ../../nbs/3_estimation/04_trunk.ipynb #7379107b
 @contextmanager
@@ -236,7 +236,7 @@ def _taken(array, rows):
     return array[torch.as_tensor(rows, device=array.device) if isinstance(array, torch.Tensor) else rows]
 
 
-def released(frames: Frames) -> Frames:
+def released(frames: FrameArray) -> FrameArray:
     "Frames; those of a memory map as `Rows`, which let go of what was read of the file."
     return Rows(frames, np.arange(len(frames))) if isinstance(frames, np.memmap) else frames
 
@@ -244,7 +244,7 @@ def released(frames: Frames) -> Frames:
 class Pixels:
     "Registered frames, uint8 (N, s, s, 3), as a network's input on `device`: standardised, augmented at each draw."
 
-    def __init__(self, frames: Frames, preset: ClassifierValues | str, device: torch.device | str = "cpu"):
+    def __init__(self, frames: FrameArray, preset: ClassifierValues | str, device: torch.device | str = "cpu"):
         self.frames = released(frames)
         self.preset, self.device = get_preset(preset), torch.device(device)
 
@@ -549,9 +549,9 @@ def _fitted(training: _Training, best: _Best, valid, epochs: int, progress: bool
 
 # %% ../../nbs/3_estimation/04_trunk.ipynb #3f2e391e
 def train_classifier(
-    frames: Frames | HiddenMaps,             # registered faces, or `HiddenMaps` of the prefix of `start`
+    frames: FrameArray | HiddenMaps,             # registered faces, or `HiddenMaps` of the prefix of `start`
     intensities: ArrayLike,                  # (N,) of 0–5 for one AU, or (N, n) for n heads (`train_trunk`)
-    valid: tuple[Frames | HiddenMaps, ArrayLike] | None = None,  # of other people; the best epoch is kept, or the last
+    valid: tuple[FrameArray | HiddenMaps, ArrayLike] | None = None,  # of other people; the best epoch is kept, or the last
     preset: ClassifierValues | str = PAPER,  # a whole preset will do, or its name
     seed: int = 0,
     start: nn.Module | None = None,          # what it starts from, its prefix frozen. None: `build_classifier`
@@ -607,7 +607,7 @@ def train_on_one_thread(*job: Any, **options: Any) -> tuple[nn.Module, pd.DataFr
     return train_classifier(*job, **options)
 
 # %% ../../nbs/3_estimation/04_trunk.ipynb #476b2fe7
-def train_trunk(frames: Frames, intensities: ArrayLike, valid: tuple[Frames, ArrayLike] | None = None,
+def train_trunk(frames: FrameArray, intensities: ArrayLike, valid: tuple[FrameArray, ArrayLike] | None = None,
                 preset: ClassifierValues | str = PAPER, seed: int = 0, progress: bool = True, n_jobs: int = 1,
                 checkpoint: Path | str | None = None, **how: Any) -> tuple[nn.Module, pd.DataFrame]:
     """A network with a head for each column of `intensities` (N, n), the `merged` members of the preset; a history.
