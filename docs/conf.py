@@ -12,7 +12,7 @@ settings = parser["DEFAULT"]
 project, author, release = settings["lib_name"], settings["author"], settings["version"]
 copyright = settings["copyright"]
 language = "en"
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "sphinx_copybutton", "sphinx_design", "extras"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.linkcode", "sphinx_copybutton", "sphinx_design", "extras"]
 
 suppress_warnings = ["misc.highlighting_failure"]  # a listing that is cut with … is drawn all the same
 nb_execution_mode = "off"  # a page shows what is stored
@@ -46,5 +46,21 @@ html_theme_options = {
     "use_repository_button": True, "use_issues_button": True, "use_source_button": True, "use_download_button": False,
     "launch_buttons": {"colab_url": "https://colab.research.google.com", "binderhub_url": "https://mybinder.org",
                        "notebook_interface": "jupyterlab"},
-    "logo": {"text": project}, "navbar_persistent": [], "show_toc_level": 2, "show_navbar_depth": 1, "home_page_in_toc": False}
+    "logo": {"text": project}, "navbar_persistent": [], "collapse_navigation": True, "show_toc_level": 2, "show_navbar_depth": 1, "home_page_in_toc": False}
 copybutton_exclude = ".linenos, .gp, .go"
+
+
+def linkcode_resolve(domain, info):
+    "Where the repository shows a piece of a module."
+    import inspect
+    import sys
+
+    found = sys.modules.get(info["module"])
+    for name in info["fullname"].split("."):
+        found = getattr(found, name, None)
+    try:
+        lines, first = inspect.getsourcelines(inspect.unwrap(found))
+    except (TypeError, OSError):
+        return None
+    path = info["module"].replace(".", "/")
+    return f"{settings['git_url']}/blob/{settings['branch']}/{path}.py#L{first}-L{first + len(lines) - 1}"

@@ -63,7 +63,7 @@ def short_types(app, what, name, obj, options, signature, returns):
     return signature, returns
 
 
-MADE = ("api/", "gallery", "demos", "genindex", "search", "py-modindex", "_modules/")
+MADE = ("api/", "gallery", "demos", "genindex", "search", "py-modindex")
 
 
 def without_source(app, page, template, context, doctree):

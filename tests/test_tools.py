@@ -34,7 +34,8 @@ def in_step(root, tmp_path_factory):
     for number, name in enumerate(ROOMS):
         write_notebook(project / "nbs" / f"0{number}_{name}.ipynb", name, [c.replace("NAME", name) for c in CELLS])
     write_notebook(project / "nbs" / "index.ipynb", "The index", ["#| hide\nimport this", "1 + 1"])
-    for command in ([BIN / "nbdev_export"], [BIN / "nbdev_clean"], [sys.executable, "tools/make_readme.py"]):
+    for command in ([sys.executable, "tools/colab_cells.py"], [BIN / "nbdev_export"], [BIN / "nbdev_clean"],
+                    [sys.executable, "tools/make_readme.py"]):
         subprocess.run(command, cwd=project, check=True)
     return project
 

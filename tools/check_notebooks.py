@@ -80,12 +80,20 @@ def readme_problems(root):
     return [f"{', '.join(stale)}: not what nbs/index.ipynb says: run make readme"] if stale else []
 
 
+def colab_problems(root):
+    "One line for each notebook without the first cell for Colab, where settings.ini asks for it."
+    from colab_cells import lacking  # which imports this file
+
+    asked = setting(root, "colab_cells") == "True"
+    return [f"{p}: lacks the cell for Colab: run .venv/bin/python tools/colab_cells.py" for p in (lacking(root) if asked else [])]
+
+
 def main():
     "Print the problems; exit 1 if there are any."
     root = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent.parent).resolve()
     with tempfile.TemporaryDirectory() as folder:
         rebuild(root, Path(folder))
-        found = problems(root, Path(folder)) + readme_problems(root)
+        found = problems(root, Path(folder)) + readme_problems(root) + colab_problems(root)
     print("\n".join(found) or f"{len(notebooks(root))} notebooks clean, {len(modules(root))} modules in sync")
     sys.exit(1 if found else 0)
 

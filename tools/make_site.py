@@ -204,12 +204,16 @@ def menu(names):
             + tree(["demos", "gallery", "api/index"], "More")}
 
 
-def demos(names, books):
-    "The page that lists the widget demos."
-    own = [n for n in names if n.startswith("demos/")]
-    lines = [f"- [{title(books[n])}]({n}.ipynb): {subtitle(books[n])}" for n in own]
+def demos(books, root=ROOT):
+    "The page that shows the widget demos."
+    own = [n for n in books if n.startswith("demos/")]
+    cards = []
+    for name in own:
+        picture = f"images/{name}.jpg"
+        text = card(name, books[name], picture)
+        cards.append(text if (root / "nbs" / picture).exists() else re.sub(r":img-\w+: .*\n", "", text))
     return ("# Demos\n\nA page cannot run them; `make voila` in a clone serves them all on your own machine.\n\n"
-            + "\n".join(lines) + "\n\n" + tree(own))
+            "::::{grid} 1 2 2 2\n:gutter: 3\n\n" + "\n".join(cards) + "::::\n\n" + tree(own))
 
 
 def sources(root=ROOT):
@@ -223,7 +227,7 @@ def sources(root=ROOT):
         pages[name]["cells"].append({"cell_type": "markdown", "id": "menu", "metadata": {}, "source": text})
     out = {f"{n}.ipynb": json.dumps(book, ensure_ascii=False, indent=1) for n, book in pages.items()}
     out |= {f"{n}.md": text for n, text in guides.items()} | gallery(books) | reference(root)
-    out["demos.md"] = demos(list(books), books)
+    out["demos.md"] = demos(books, root)
     prose = [c["source"] for book in pages.values() for c in book["cells"] if c["cell_type"] == "markdown"]
     linked = set().union(*map(files_linked, [*prose, *guides.values()]))
     out |= {f"{FILES}/{path.as_posix()}": (root / path).read_bytes() for path in linked}
