@@ -299,19 +299,32 @@ def _decoded(container, stream, tally):
             tally.bad, frames = tally.bad + 1, ()
         yield from frames
 
+
+def _framed(image, shape):
+    "An image (H, W, 3) in a frame of another shape (H, W, 3): as large as it fits, in the middle, black around it."
+    factor = min(shape[0] / image.shape[0], shape[1] / image.shape[1])
+    height, width = (max(1, round(side * factor)) for side in image.shape[:2])
+    frame, top, left = np.zeros(shape, np.uint8), (shape[0] - height) // 2, (shape[1] - width) // 2
+    scaled = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
+    frame[top:top + height, left:left + width] = scaled
+    return frame
+
 # %% ../nbs/0_start/02_databases.ipynb #9cf82138
 def timed_frames(path: str | os.PathLike) -> Iterator[tuple[float, np.ndarray]]:
     """Iterate over (seconds, uint8 (H, W, 3) RGB) of the video at `path`, upright, of square pixels, on one thread.
 
     Seconds count from the first frame and come from the file: a telephone's frames are not evenly spaced.
-    A film that ends early, or lacks frames, is read with a warning; `DatabaseError` where nothing can be read.
+    Every frame has the size of the first. A film that ends early or lacks frames is read with a warning; `DatabaseError`
+    where nothing can be read.
     """
     with _open_video(path) as container:
         stream = container.streams.video[0]
-        tally = _Tally(rate=float(stream.average_rate or 25))
+        tally, shape = _Tally(rate=float(stream.average_rate or 25)), None
         try:
             for frame in _decoded(container, stream, tally):
-                yield tally.note(frame.time), _shown(frame, stream.sample_aspect_ratio, path)
+                image = _shown(frame, stream.sample_aspect_ratio, path)
+                shape = shape or image.shape
+                yield tally.note(frame.time), image if image.shape == shape else _framed(image, shape)
         except DatabaseError:
             raise
         except UNREADABLE as e:
@@ -1057,7 +1070,8 @@ def _unlabelled(rows, root, skipped):
 
 # %% ../nbs/0_start/02_databases.ipynb #66e3560a
 _BESIDES = frozenset("""txt csv tsv json jsonl md rst pdf html htm log xml yaml yml ini toml cfg parquet npy npz mat
-xls xlsx ods doc docx odt db sqlite srt vtt ass wav mp3 m4a aac flac ogg opus py ipynb r m sh bat safetensors""".split())
+xls xlsx ods doc odt db sqlite srt vtt ass wav mp3 m4a aac flac ogg opus py ipynb r m sh bat
+safetensors docx""".split())
 
 
 def _kinds(names):
@@ -1078,7 +1092,8 @@ def _left_unread(root, suffixes=PICTURE_SUFFIXES + VIDEO_SUFFIXES):
     said += [f'{len(lost)} links that lead nowhere ({", ".join(lost[:3])})'] if lost else []
     said += [f'{len(closed)} folders that may not be opened ({", ".join(closed[:3])})'] if closed else []
     heic = any(name.lower().endswith(('.heic', '.heif')) for name in names)
-    return f'{root}: left out: {"; ".join(said)}' + "; .heic needs: pip install 'aufacs_nb[heic]'" * heic if said else ''
+    said += ["for .heic: pip install 'aufacs_nb[heic]'"] if heic else []
+    return f'{root}: left out: {"; ".join(said)}' if said else ''
 
 # %% ../nbs/0_start/02_databases.ipynb #6b92681d
 def _files(root, suffixes):

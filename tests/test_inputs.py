@@ -220,3 +220,12 @@ def test_a_valid_column_of_text_is_refused(tmp_path):
     check_manifest(table.assign(valid=True))
     with pytest.raises(DatabaseError, match="true or false"):
         check_manifest(table.assign(valid="False"))
+
+
+def test_another_resolution_on_the_way_stays_in_the_frame(tmp_path):
+    parts = [write_film(tmp_path / f"{side}.ts", 10, codec="mpeg2video", form="mpegts", size=(side, side * 3 // 4))
+             for side in (128, 64)]
+    (tmp_path / "both.mts").write_bytes(b"".join(part.read_bytes() for part in parts))
+    images = [image for _, image in timed_frames(tmp_path / "both.mts")]
+    assert {image.shape for image in images} == {(96, 128, 3)} and len(images) >= 19
+    assert close(images[-1][4:44, 4:60], images[0][4:44, 4:60], 30)  # the white quarter
