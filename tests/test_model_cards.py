@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from aufacs_nb.estimation.pixels import FaceReader
-from aufacs_nb.model_cards import KINDS, kind_of, model_card
+from aufacs_nb.model_cards import WEIGHT_KINDS, weights_kind, model_card
 from aufacs_nb.presets import ASSETS, TINY, save_weights
 
 ROOT = Path(__file__).parents[1]
@@ -67,4 +67,4 @@ def test_weights_of_a_person_say_so(tmp_path):
 
 
 def test_every_kind_of_shipped_weights_is_known():
-    assert {kind_of(json.loads(path.with_name("card.json").read_text())) for path in PAGES} == set(KINDS)
+    assert {weights_kind(json.loads(path.with_name("card.json").read_text())) for path in PAGES} == set(WEIGHT_KINDS)

@@ -11,6 +11,7 @@ import warnings
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from tqdm.auto import tqdm
 
 from ..databases import DatabaseError
 from .mesh import MeshReader
+from .sharing import _PARTS, _is_shipped_name, located, push_folder, ready_to_share
 from .sources import (found_faces, holds_many, in_batches, is_photo, pick_face, read_photo,
                                           source_name)
 from .tables import Predictions, landmark_columns, openface_table
@@ -199,18 +201,20 @@ class AUReader:
 # %% ../../nbs/3_estimation/13_estimator.ipynb #363410f9
 def _generator_name(name_or_folder, card: dict) -> str:
     "Name or folder of the generator: what the classifiers' card says, else what lies beside them."
-    try:
-        weights_folder(name_or_folder, "generator")
-        beside = str(name_or_folder)
-    except WeightsError:
-        beside = "small"
+    beside = "small"
+    for part in _PARTS:
+        try:
+            weights_folder(name_or_folder, part)
+            beside = str(name_or_folder)
+        except WeightsError:
+            continue
     return card.get("generator", beside)
 
 
 def _noted(generator) -> str:
     "What a card says about a generator: its name, or the absolute path of its folder."
     name = generator if isinstance(generator, str) else generator.preset.name
-    return str(Path(name).resolve()) if Path(name).is_dir() else name
+    return str(Path(name).resolve()) if Path(name).is_dir() and not _is_shipped_name(name) else name
 
 
 def _ready(generator, classifiers):
@@ -227,10 +231,11 @@ def _load(name_or_folder):
     "The `MeshReader`, `FaceReader`, or else the `AUClassifiers`, of that name or folder; or WeightsError."
     for part in ("mesh", "face"):
         try:
-            if read_card(weights_folder(name_or_folder, part))[1].name == part:
-                break
+            folder = weights_folder(name_or_folder, part)
         except WeightsError:
             continue
+        if read_card(folder)[1].name == part:
+            break
     else:
         part = "classifiers"
     if part == "mesh":
@@ -246,6 +251,12 @@ def _chosen(estimator, photo, face: int | None) -> tuple:
     "The picture of a photograph in any form, and the `Face` in it that is meant; or NoFaceError."
     image, looks = read_photo(photo), None if face is None else True  # None: until no larger face can be missed
     return image, pick_face(estimator.landmarker.find_all([image], looks)[0], face, source_name(photo))
+
+
+def _registered(estimator, photo, face: int | None) -> np.ndarray:
+    "See `AUEstimator.face`."
+    image, chosen = _chosen(estimator, photo, face)
+    return registered_by(estimator.method, [image], [chosen])[0]
 
 
 def _personal(estimator, photo, face: int | None, **options):
@@ -273,7 +284,7 @@ def _with_zero(estimator, photo, face: int | None) -> "AUEstimator":
     reader, own = (replace(reader, zero=zero), None) if by_mesh else (reader, zero)
     return AUEstimator(reader, estimator.generator, estimator.landmarker, clip=word == "clip", zero=own)
 
-
+# %% ../../nbs/3_estimation/13_estimator.ipynb #dfb024f5
 def _save(estimator, folder: Path) -> Path:
     "See `AUEstimator.save`."
     if isinstance(estimator.classifiers, MeshReader):
@@ -283,6 +294,21 @@ def _save(estimator, folder: Path) -> Path:
         estimator.classifiers.save(folder / "classifiers", generator=_noted(estimator.generator), **zero)
     return folder
 
+
+def _stored(name_or_folder, device) -> dict:
+    "What `AUEstimator` is made of."
+    classifiers = _load(name_or_folder)
+    generator, zero = _generator_name(name_or_folder, classifiers.card), classifiers.card.get("zero")
+    return {"classifiers": classifiers, "generator": generator, "device": device,
+            "zero": None if zero is None else np.float32(zero)}
+
+
+def _push(estimator, repo: str, private: bool | None, revision: str | None, licence: str | None) -> str:
+    "See `AUEstimator.push_to_hub`."
+    with TemporaryDirectory() as folder:
+        saved = ready_to_share(estimator.save(folder), repo.removeprefix("hf:"), licence)
+        return push_folder(saved, repo, private, revision)
+
 # %% ../../nbs/3_estimation/13_estimator.ipynb #85ce6522
 class AUEstimator(AUReader):
     "AU intensities of photographs, folders, videos. generator: one, or its name or folder. device: None, as it was."
@@ -290,15 +316,12 @@ class AUEstimator(AUReader):
         super().__init__(classifiers.to(device or classifiers.device), landmarker)
         self.generator, self.clip, self.zero = generator, clip, zero
     @classmethod
-    def from_pretrained(cls, name_or_folder="small", device=None) -> "AUEstimator":
-        "Shipped ('small', 'mesh18', 'face18'), or a folder of `save`; or WeightsError. device: see `pick_device`."
-        classifiers, device = _load(name_or_folder), pick_device(device)
-        generator, zero = _generator_name(name_or_folder, classifiers.card), classifiers.card.get("zero")
-        return cls(classifiers, generator, device=device, zero=None if zero is None else np.float32(zero))
+    def from_pretrained(cls, name_or_folder="small", device=None, revision: str | None = None) -> "AUEstimator":
+        "Shipped ('small', 'mesh18', 'face18'), a folder of `save`, or 'hf:USER/NAME' at a revision; or WeightsError."
+        return cls(**_stored(located(name_or_folder, revision), pick_device(device)))
     def face(self, photo, face: int | None = None) -> np.ndarray:
         "Face number `face` from the left (None: the largest) of a photo, registered (224, 224, 3); or NoFaceError."
-        image, chosen = _chosen(self, photo, face)
-        return registered_by(self.method, [image], [chosen])[0]
+        return _registered(self, photo, face)
     def neutral(self, photo=None, face: int | None = None) -> "AUEstimator":
         "A new estimator with the zero of a neutral photo or list of them, of each film ('clip'), or None."
         return _with_zero(self, photo, face)
@@ -309,6 +332,9 @@ class AUEstimator(AUReader):
     def save(self, folder) -> Path:
         "Write the classifiers and their card to `folder`; the generator is not copied, its name or path is noted."
         return _save(self, Path(folder))
+    def push_to_hub(self, repo: str, private: bool | None = True, revision: str | None = None, licence=None) -> str:
+        "Send it to the repository 'USER/NAME' of a hub, see `push_folder`; returns the address of the commit."
+        return _push(self, repo, private, revision, licence)
 
 # %% ../../nbs/3_estimation/13_estimator.ipynb #6a7cf517
 def _action_rows(items, faces, network) -> pd.DataFrame:
