@@ -120,13 +120,10 @@ def remove_leftovers(path: str | Path) -> list[Path]:
             gone.append(one)
     return gone
 
-# %% ../nbs/0_start/09_files.ipynb #6df6e260
+# %% ../nbs/0_start/09_files.ipynb #67f8c664
 @contextmanager
-def lock(path: str | Path) -> Iterator[Path]:
-    "Write `path`, a file or a folder, alone: OutputError while another process does. Leftovers of killed runs go."
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = path.absolute().with_name(f".{path.absolute().name}.lock")
+def _locked(file: Path, path: Path) -> Iterator[None]:
+    "Hold the lock `file`, which is removed at the end; OutputError that names `path` if another process holds it."
     held = FileLock(file)
     try:
         held.acquire(timeout=0)
@@ -134,12 +131,32 @@ def lock(path: str | Path) -> Iterator[Path]:
         raise OutputError(f"--out {shown(path)}: another process is writing it; wait for its end, or choose another "
                           "name.") from None
     try:
-        remove_leftovers(path)
-        yield path
+        yield
     finally:
         with suppress(OSError):  # Windows removes no file that is open
             file.unlink()
         held.release()
+
+# %% ../nbs/0_start/09_files.ipynb #6df6e260
+_held = threading.local()  # outputs that this thread writes: what a command locks, its functions may lock again
+
+
+@contextmanager
+def lock(path: str | Path) -> Iterator[Path]:
+    "Write `path`, a file or a folder, alone: OutputError while another process does. Leftovers of killed runs go."
+    path, mine = Path(path), _held.__dict__.setdefault("mine", set())
+    file = path.absolute().with_name(f".{path.absolute().name}.lock")
+    if file in mine:
+        yield path
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(file, path):
+        mine.add(file)
+        try:
+            remove_leftovers(path)
+            yield path
+        finally:
+            mine.discard(file)
 
 # %% ../nbs/0_start/09_files.ipynb #dc8dbc61
 class Terminated(KeyboardInterrupt):

@@ -120,8 +120,8 @@ def test_a_wrong_label_is_named_or_skipped(run, aufacs, work):
     label.write_text("   1.2000000e+01   9.0000000e+00   0.0000000e+00   0.0000000e+00\n")
     done = aufacs("manifest", work / "spoilt", "--database", "unbc", "--out", work / "spoilt.parquet")
     assert done.returncode == 2 and label.name in done.stderr and "Traceback" not in done.stderr
-    said = run("manifest", work / "spoilt", "--database", "unbc", "--on-error", "skip", "--out", work / "spoilt.parquet")
-    assert "1 skipped" in said and len(pd.read_parquet(work / "spoilt.parquet")) == 7
+    done = aufacs("manifest", work / "spoilt", "--database", "unbc", "--on-error", "skip", "--out", work / "spoilt.parquet")
+    assert done.returncode == 1 and "1 skipped" in done.stdout and len(pd.read_parquet(work / "spoilt.parquet")) == 7
 
 
 def test_manifest_and_register(run, work):
@@ -494,7 +494,7 @@ def test_killed_generator_training_resumes_to_the_same_weights(run, work, aufacs
 
 
 def test_interrupted_prediction_keeps_the_rows_it_has(tmp_path, monkeypatch, capsys):
-    from aufacs_nb.apps.cli import predict_command
+    from aufacs_nb.apps.everyday import predict_command
     from aufacs_nb.estimation.estimator import AUEstimator
 
     whole = AUEstimator.batches
@@ -508,7 +508,7 @@ def test_interrupted_prediction_keeps_the_rows_it_has(tmp_path, monkeypatch, cap
     video = sorted((sample_database() / "FERA17_Test_MV").glob("*.mp4"))[0]
     for overlay in (None, tmp_path / "au.mp4"):
         with pytest.raises(KeyboardInterrupt):
-            predict_command([video], tmp_path / "au.csv", quiet=True, faces="main", plot=None, overlay=overlay)
+            predict_command([video], tmp_path / "au.csv", model="mesh18", quiet=True, overlay=overlay)
         part = pd.read_csv(tmp_path / "au.part.csv")
         assert part.frame.tolist() == list(range(1, 9)) and part.success.all()
         assert "the first 8 rows are in" in capsys.readouterr().err
@@ -531,7 +531,8 @@ def test_many_inputs_make_one_table(aufacs, work, pair, tmp_path):
     video = sorted((sample_database() / "FERA17_Test_MV").glob("*.mp4"))[0]
     words = ("predict", work / "me.png", pair, work / "nobody.png", video, "--model", "mesh18", "--quiet")
     done = aufacs(*words, "--out", tmp_path / "main.jsonl")
-    assert done.returncode == 0 and "Warning" not in done.stderr, done.stderr
+    assert done.returncode == 1 and "Warning" not in done.stderr, done.stderr
+    assert f"left out: {work}/nobody.png" in done.stderr
     assert [line for line in done.stderr.splitlines() if "faces" in line] == [
         f"note: {pair}: 2 faces; the largest is taken, number 1 from the left. Read everybody with --faces all."]
     assert f"note: {work}/nobody.png: no such" in done.stderr and "26 of 27 rows with a face" in done.stdout
@@ -539,7 +540,7 @@ def test_many_inputs_make_one_table(aufacs, work, pair, tmp_path):
     assert main.groupby("file").size().to_dict() == {str(work / "me.png"): 1, str(pair): 1, str(work / "nobody.png"): 1,
                                                      str(video): 24}
     assert main.file[main.success == 0].tolist() == [str(work / "nobody.png")]
-    assert aufacs(*words, "--out", tmp_path / "all.parquet", "--faces", "all").returncode == 0
+    assert aufacs(*words, "--out", tmp_path / "all.parquet", "--faces", "all").returncode == 1
     everybody = pd.read_parquet(tmp_path / "all.parquet")
     two = everybody[everybody.file == str(pair)]
     assert two.face_id.tolist() == [0, 1] and two.face_w.is_monotonic_decreasing and len(everybody) == 28
@@ -560,7 +561,7 @@ def test_standard_output_holds_the_table_and_nothing_else(run, work, aufacs_comm
 
 @pytest.mark.parametrize("words, message", [(("--out", "au.xlsx"), "au.xlsx: the name of a table ends in .csv"),
                                             (("--plot", "au.gif"), "must end in .png"),
-                                            (("--overlay", "au.mp4"), "is for one film, not for 2")])
+                                            (("--overlay", "au.mp4"), "is for one photograph or film, not for 2")])
 def test_what_cannot_be_written_is_refused_before_a_model_is_loaded(work, tmp_path, monkeypatch, words, message):
     from aufacs_nb.estimation.estimator import AUEstimator
 

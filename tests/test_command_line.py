@@ -1,0 +1,176 @@
+"""How every command begins and ends: what it refuses, what it leaves out, exit codes, signals, names that would act."""
+import os
+import signal
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from skimage.data import astronaut
+
+from aufacs_nb.apps.cli import app, main
+from aufacs_nb.databases import DatabaseError, sample_database
+from aufacs_nb.estimation.estimator import AUEstimator
+from aufacs_nb.files import OutputError, lock
+
+
+@pytest.fixture
+def me(tmp_path):
+    "A photograph."
+    Image.fromarray(astronaut()[:300, 60:400]).save(tmp_path / "me.png")
+    return tmp_path / "me.png"
+
+
+@pytest.fixture
+def film():
+    "A film of the sample database, 24 frames."
+    return sorted((sample_database() / "FERA17_Test_MV").glob("*.mp4"))[0]
+
+
+@pytest.fixture
+def never(monkeypatch):
+    "Whatever is refused is refused before a model is loaded."
+    monkeypatch.setattr(AUEstimator, "from_pretrained", lambda *a, **k: pytest.fail("too late"))
+
+
+def ends(*words):
+    "The exit code with which the program ends."
+    with pytest.raises(SystemExit) as end:
+        main([str(word) for word in words])
+    return end.value.code
+
+
+def test_version_module_and_completion(run_python, capsys):
+    said = run_python("import runpy, sys; sys.argv = ['aufacs', '--version']; runpy.run_module('aufacs_nb', run_name='__main__')")
+    import aufacs_nb
+    assert said == f"aufacs_nb {aufacs_nb.__version__}"
+    assert ends("--help") == 0 and "--install-completion" in capsys.readouterr().out
+    assert ends("--log-level", "loud", "actions", "x") == 2 and "choose debug, info" in capsys.readouterr().err
+
+
+def test_an_output_never_destroys_what_is_not_ours(me, film, tmp_path, never, capsys):
+    theirs, part, ours = tmp_path / "theirs.csv", tmp_path / "kept.part.csv", tmp_path / "ours.csv"
+    theirs.write_text("name,wage\n")
+    part.write_text("name,wage\n")
+    ours.write_text("frame,gaze_angle_x\n")
+    (tmp_path / "hard.csv").hardlink_to(me)
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "plot.png").write_bytes(me.read_bytes())
+    cases = {("predict", me, "--out", theirs): "was not made by this package", ("actions", me, "--out", theirs): "--force",
+             ("predict", me, "--out", tmp_path / "kept.csv"): "kept.part.csv", ("predict", me, "--out", tmp_path / "hard.csv"):
+             "would overwrite its own source", ("predict", me, "--out", tmp_path / "pipe.csv"): "device or pipe",
+             ("predict", me, "--plot", tmp_path / "plot.png"): "--force", ("predict", me, "--overlay", me): "its own source",
+             ("predict", me, "--out", ours, "--neutral", film): "is a film, and --neutral takes a photograph",
+             ("personalize", film, "--out", tmp_path / "x"): "is a film, and personalize takes", ("personalize", me, "--out",
+             tmp_path): "holds other things", ("demo", "--photo", film, "--out", tmp_path / "x"): "is a film",
+             ("synthesize", me, "--out", tmp_path / "plot.png"): "--force", ("manifest", tmp_path, "--out", theirs): ".parquet",
+             ("predict", me, "--on-error", "perhaps", "--out", tmp_path / "plot.txt"): "ends in .csv"}
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    for words, said in cases.items():
+        assert ends(*words) == 2, words
+        error = capsys.readouterr().err
+        assert said in error and error.count("\n") == 1, error
+    assert before == {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+
+
+def test_a_model_is_not_replaced_by_what_adapts_it(me, tmp_path, never, capsys):
+    for place in ("mine", "mine/classifiers"):
+        (tmp_path / place).mkdir()
+    (tmp_path / "mine" / "classifiers" / "card.json").write_text("{}")
+    for model in (tmp_path / "mine", tmp_path / "mine" / "classifiers"):
+        assert ends("personalize", me, "--model", model, "--out", tmp_path / "mine") == 2
+        assert "would overwrite its own source" in capsys.readouterr().err
+
+
+def test_links_are_written_through_and_force_replaces(me, tmp_path, capsys):
+    (tmp_path / "far").mkdir()
+    (tmp_path / "link.csv").symlink_to("far/au.csv")
+    (tmp_path / "theirs.csv").write_text("name,wage\n")
+    assert ends("predict", me, "--model", "mesh18", "--out", tmp_path / "link.csv", "--quiet") == 0
+    assert (tmp_path / "link.csv").is_symlink() and pd.read_csv(tmp_path / "far" / "au.csv").success.tolist() == [1]
+    assert ends("predict", me, "--model", "mesh18", "--out", tmp_path / "theirs.csv", "--quiet", "--force") == 0
+    assert pd.read_csv(tmp_path / "theirs.csv").equals(pd.read_csv(tmp_path / "link.csv"))
+    assert not list(tmp_path.rglob(".*")), "locks and temporary files are gone"
+
+
+def test_a_second_process_on_one_output_is_refused(me, tmp_path, never):
+    with ThreadPoolExecutor(1) as other, lock(tmp_path / "au.csv"):
+        asked = other.submit(app, ["predict", str(me), "--out", str(tmp_path / "au.csv")], standalone_mode=False)
+        with pytest.raises(OutputError, match="another process is writing it"):
+            asked.result()
+
+
+def test_sigterm_keeps_the_rows_and_exits_with_143(film, tmp_path, monkeypatch, capsys):
+    whole = AUEstimator.batches
+
+    def killed(self, *arguments, **options):
+        "The system asks the program to end after the first batch."
+        yield next(whole(self, *arguments, **options, batch=8))
+        os.kill(os.getpid(), signal.SIGTERM)
+        yield from ()
+
+    monkeypatch.setattr(AUEstimator, "batches", killed)
+    assert ends("predict", film, "--model", "mesh18", "--out", tmp_path / "au.csv", "--quiet") == 143
+    said = capsys.readouterr().err
+    assert "the first 8 rows are in" in said and "aufacs: terminated" in said and "run the same command" not in said
+    assert len(pd.read_csv(tmp_path / "au.part.csv")) == 8 and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert [path.name for path in tmp_path.iterdir()] == ["au.part.csv"]
+
+
+@pytest.mark.parametrize("way, code, name", [("skip", 1, "au.csv"), ("raise", 2, "au.part.csv")])
+def test_a_film_that_breaks_off_keeps_its_rows(way, code, name, film, tmp_path, monkeypatch, capsys):
+    whole = AUEstimator.batches
+
+    def broken(self, *arguments, **options):
+        "The film breaks off after the first batch."
+        yield next(whole(self, *arguments, **options, batch=8))
+        raise DatabaseError("film.mp4: breaks off")
+
+    monkeypatch.setattr(AUEstimator, "batches", broken)
+    words = ("predict", film, "--model", "mesh18", "--out", tmp_path / "au.csv", "--quiet", "--on-error", way)
+    assert ends(*words, *(("--overlay", tmp_path / "au.mp4") if way == "skip" else ())) == code
+    assert "film.mp4: breaks off" in capsys.readouterr().err
+    assert len(pd.read_csv(tmp_path / name)) == 8 and (tmp_path / "au.mp4").exists() == (way == "skip")
+
+
+def test_names_do_not_act_and_one_bad_file_spoils_nothing_else(me, tmp_path, capsys):
+    folder = tmp_path / "album"
+    folder.mkdir()
+    odd = ("=cmd.png", "red\x1b[31m.png", os.fsdecode(b"caf\xe9.png"))
+    for name in odd:
+        (folder / name).write_bytes(me.read_bytes() if name[0] != "r" else b"no picture")
+    assert ends("predict", folder, me, folder / odd[1], "--model", "mesh18", "--out", tmp_path / "au.csv", "--quiet") == 1
+    said, table = capsys.readouterr(), pd.read_csv(tmp_path / "au.csv")
+    assert "\x1b[31m.png" not in said.err + said.out and "left out: " in said.err and r"red\x1b[31m.png" in said.err
+    assert table.success.tolist() == [1, 1, 0, 1, 0] and table[table.success == 0].filter(like="_r").isna().all(axis=None)
+    assert any(name.endswith(r"caf\udce9.png") for name in table.file) and "\x1b" not in (tmp_path / "au.csv").read_text()
+    assert ends("predict", folder, me, "--model", "mesh18", "--out", tmp_path / "no.csv", "--quiet", "--on-error", "raise") == 2
+    assert not (tmp_path / "no.csv").exists()
+    monkey = [str(folder / odd[0]), "--model", "mesh18", "--out", str(tmp_path / "one.csv"), "--quiet"]
+    os.chdir(folder)
+    try:
+        assert ends("predict", odd[0], odd[0], *monkey[1:]) == 0
+    finally:
+        os.chdir(tmp_path)
+    assert [name[0] for name in pd.read_csv(tmp_path / "one.csv").file] == ["'", "'"]
+
+
+def test_a_photograph_is_drawn_and_a_device_that_does_nothing_is_said(me, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    words = ("predict", me, "--model", "mesh18", "--out", tmp_path / "au.csv", "--overlay", tmp_path / "au.png", "--quiet")
+    assert ends("--log-level", "info", *words, "--device", "cuda") == 0
+    said, drawn = capsys.readouterr().err, np.asarray(Image.open(tmp_path / "au.png"))
+    assert "note: --device cuda: does nothing here; readers of meshes and faces compute on the CPU" in said
+    assert "INFO aufacs_nb" in said and Image.open(tmp_path / "au.png").text["Comment"].startswith("AU estimates")
+    assert drawn.shape[0] == 640 and drawn.shape[1] > 1000
+    assert ends(*words) == 0, "what it wrote itself it may replace"
+
+
+def test_live_opens_the_page(monkeypatch):
+    told = {}
+    monkeypatch.setattr("aufacs_nb.apps.live.serve", lambda **options: told.update(options))
+    assert ends("live", "--port", 8899, "--no-browser") == 0 and told == {"port": 8899, "open_browser": False}
+    assert "torch" in sys.modules and ends("live", "--port", 0) == 2
