@@ -549,9 +549,9 @@ def _fitted(training: _Training, best: _Best, valid, epochs: int, progress: bool
 
 # %% ../../nbs/3_estimation/04_trunk.ipynb #3f2e391e
 def train_classifier(
-    frames: FrameArray | HiddenMaps,             # registered faces, or `HiddenMaps` of the prefix of `start`
+    frames: FrameArray | HiddenMaps,         # registered faces, or `HiddenMaps` of the prefix of `start`
     intensities: ArrayLike,                  # (N,) of 0–5 for one AU, or (N, n) for n heads (`train_trunk`)
-    valid: tuple[FrameArray | HiddenMaps, ArrayLike] | None = None,  # of other people; the best epoch is kept, or the last
+    valid: tuple[FrameArray | HiddenMaps, ArrayLike] | None = None,  # other people: the best epoch, else the last
     preset: ClassifierValues | str = PAPER,  # a whole preset will do, or its name
     seed: int = 0,
     start: nn.Module | None = None,          # what it starts from, its prefix frozen. None: `build_classifier`
