@@ -51,6 +51,11 @@ def test_links_lead_where_they_led_and_a_dead_one_is_named():
         make_site.target("../no_such.ipynb", page)
 
 
+def test_pictures_from_elsewhere_are_not_fetched():
+    page = PurePosixPath("nbs/index.ipynb")
+    assert make_site.relink("[![Tests](https://x.org/a.svg)](https://x.org/a) b", page) == "[Tests](https://x.org/a) b"
+
+
 def test_a_picture_says_what_the_prose_before_it_says():
     picture = cell("draw()", [{"output_type": "display_data", "data": {"image/png": "AA"}, "metadata": {}}])
     book = {"cells": [{"cell_type": "markdown", "source": "# T\n\nA *smile* of [her](../index.ipynb). More.", "metadata": {}}, picture]}

@@ -51,7 +51,8 @@ def target(link, page, root=ROOT):
 
 
 def relink(text, page, root=ROOT):
-    "Markdown with the links of `page` as they are on the site."
+    "Markdown with the links of `page` as they are on the site; of pictures that lie elsewhere the words stay, nothing is fetched."
+    text = re.sub(r"!\[([^]]*)\]\(https?:[^)]*\)", r"\1", text)
     text = re.sub(r"(\]\()([^)\s]+)", lambda m: m[1] + target(m[2], page, root), text)
     return re.sub(r'(src=")([^"]+)', lambda m: m[1] + target(m[2], page, root), text)
 
