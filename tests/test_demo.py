@@ -38,6 +38,29 @@ def test_the_report_needs_nothing_from_outside(out):
     assert "http://" not in page and "https://" not in page and "<script" not in page
 
 
+def test_the_report_says_first_what_was_found_and_names_what_it_shows(out):
+    page = (out / "report.html").read_text()
+    heads = re.findall(r"<h2>(.*?)</h2>", page)
+    assert page.index('class="summary"') < page.index("<h2>") and heads[0].endswith("The photograph: astronaut")
+    assert 'name="viewport"' in page and "AU12 Lip corner puller" in page and "-0.000" not in page
+    bars = re.findall(r'class="(generic|personalised)" style="width: (\d+)%"', page)
+    assert len(bars) == 14 and all(0 <= int(width) <= 100 for _, width in bars)
+    table = pd.read_csv(out / "au.csv")
+    assert ("personalised", f"{20 * table.AU12_r[0]:.0f}") in bars
+    captions = re.findall(r"<figcaption>(AU\d+, [0A-E])</figcaption>", page)
+    assert len(captions) == 24 and len(set(captions)) > 12, "each resampled face says what was asked of it"
+
+
+def test_synthetic_faces_of_the_report_carry_the_word_in_their_pixels():
+    import numpy as np
+
+    from aufacs_nb.apps.demo import _tile
+
+    frame = np.full((96, 96, 3), 120, np.uint8)
+    marked, plain = (np.asarray(_tile(frame, synthetic)) for synthetic in (True, False))
+    assert (plain == 120).all() and (marked[:-17] == 120).all() and np.ptp(marked[-17:]) > 150
+
+
 def test_synthetic_pictures_say_so(out):
     for name in ("grid_photo.png", "grid_virtual.png", "resampled.png"):
         assert synthetic_info(out / name)["Generator"] == "small", name

@@ -13,7 +13,6 @@ __all__ = ['simulate_app', 'Jobs', 'Frames', 'DomainName', 'Script', 'Without', 
 import gc
 import os
 import sys
-import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -47,7 +46,7 @@ def fera17_command(
     activity: Annotated[float, typer.Option(help="How much happens; 1 is like real clips.")] = 1.0,
     domain: DomainName = "fera17", script: Script = "spontaneous", without: Without = "",
     wrinkles: Wrinkles = "units", jobs: Jobs = 1, seed: Seed = 0, quiet: Quiet = False,
-):
+) -> None:
     "A virtual FERA 2017: videos, intensity labels and a side-car of truth; resumes where it stopped."
     from aufacs_nb.simulation.simulate import simulate_fera17
 
@@ -74,7 +73,7 @@ def _simulate(name: str, out: Path, size: str, jobs: int, quiet: bool, **options
 
 @simulate_app.command("disfa")
 def disfa_command(out: Out, subjects: People = 27, size: FrameSize = "1024x768", frames: Frames = 60,
-                  script: Script = "spontaneous", jobs: Jobs = 1, seed: Seed = 0, quiet: Quiet = False):
+                  script: Script = "spontaneous", jobs: Jobs = 1, seed: Seed = 0, quiet: Quiet = False) -> None:
     "A virtual DISFA: people watch a film; 12 AUs, low base rates."
     _simulate("disfa", out, size, jobs, quiet, subjects=subjects, frames=frames, script=script, seed=seed)
 
@@ -82,7 +81,7 @@ def disfa_command(out: Out, subjects: People = 27, size: FrameSize = "1024x768",
 @simulate_app.command("unbc")
 def unbc_command(out: Out, subjects: People = 25, size: FrameSize = "320x240", sessions: Sessions = 2,
                  frames: Frames = 40, script: Script = "spontaneous", jobs: Jobs = 1, seed: Seed = 0,
-                 quiet: Quiet = False):
+                 quiet: Quiet = False) -> None:
     "A virtual UNBC Pain: small pictures of pain; 10 AUs, PSPI."
     _simulate("unbc", out, size, jobs, quiet, subjects=subjects, sessions=sessions, frames=frames, script=script,
               seed=seed)
@@ -90,7 +89,7 @@ def unbc_command(out: Out, subjects: People = 25, size: FrameSize = "320x240", s
 
 @simulate_app.command("multipie")
 def multipie_command(out: Out, subjects: People = 337, size: FrameSize = "960x640", jobs: Jobs = 1, seed: Seed = 0,
-                     quiet: Quiet = False):
+                     quiet: Quiet = False) -> None:
     "A virtual MultiPIE: many people, sharp, frontal, few expressions."
     _simulate("multipie", out, size, jobs, quiet, subjects=subjects, seed=seed)
 
@@ -110,7 +109,7 @@ def _tell(table) -> int:
 # %% ../../nbs/6_apps/11_commands.ipynb #046b61e5
 @app.command("manifest", rich_help_panel=DATA)
 def manifest_command(root: Path, out: Out = Path("manifest.parquet"), database: Database = "auto",
-                     poses: Poses = None, on_error: OnError = "raise", force: Force = False):
+                     poses: Poses = None, on_error: OnError = "raise", force: Force = False) -> None:
     "Read a database, real or virtual, or a plain folder into one table: one row per frame, one column per AU."
     from aufacs_nb.databases import manifest
     from aufacs_nb.presets import write_atomically
@@ -170,7 +169,7 @@ def register_command(
     faces: Annotated[str, typer.Option(help="main: one person; all: a row for every face.")] = "main",
     device: Device = "cpu",
     on_error: OnError = "raise", quiet: Quiet = False,
-):
+) -> None:
     "Turn every face of SOURCE (photo, video, folder, database or manifest) to the front; resumes where it stopped."
     from aufacs_nb.registration.collections import register_manifest
 
@@ -187,7 +186,7 @@ def normalize_command(
     out: Out, quiet: Quiet = False,
     method: Annotated[str, typer.Option(help="mean (personal mean texture) or au0 (neutral frame), §4.5.")] = "mean",
     neutral: Annotated[list[str], typer.Option(help="SUBJECT=ROW of a neutral frame; found where not given.")] = [],
-):
+) -> None:
     "Subtract each person's mean texture or neutral frame from their registered frames."
     from aufacs_nb.registration.references import normalize_registered
 
@@ -202,7 +201,7 @@ def normalize_command(
 def train_prnet_command(
     out: Out, preset: PresetName = "small", seed: Seed = 0, quiet: Quiet = False,
     jobs: Annotated[int, typer.Option(help="Processes that render.")] = 2,
-):
+) -> None:
     "Train PRNet on virtual faces and their exact position maps; an interrupted run goes on."
     from aufacs_nb.registration.prnet import train_prnet
 
@@ -238,7 +237,7 @@ def train_generator_command(
     batch: Annotated[int | None, typer.Option(help="Pairs of a step, in each process.")] = None,
     precision: Annotated[str, typer.Option(help="no, bf16, or fp16 on GPUs.")] = "no",
     device: Device = "auto",
-):
+) -> None:
     "Train the generator on the Train partition of DATA; an interrupted run goes on."
     from dataclasses import replace
 
@@ -277,7 +276,7 @@ def resample_command(
     method: Annotated[str, typer.Option(help="semantic (synthesised, §4.2.2) or real.")] = "semantic",
     per_intensity: Annotated[int, typer.Option(help="Frames per intensity per AU.")] = 100,
     device: Device = "auto",
-):
+) -> None:
     "Draw an AU-balanced set from the Train partition of DATA; real frames keep their size."
     if method not in ("semantic", "real"):
         raise ValueError(f"--method {method!r}: choose semantic or real.")
@@ -333,7 +332,7 @@ def train_classifiers_command(
     out: Out, preset: PresetName = "small", seed: Seed = 0, quiet: Quiet = False,
     generator: Annotated[str, typer.Option(help="For personalisation: shipped name or folder.")] = "small",
     init: Init = None, device: Device = "auto",
-):
+) -> None:
     "Train one classifier per AU on a balanced set; the best epoch on Valid is kept; an interrupted run goes on."
     from aufacs_nb.estimation.classifiers import train_classifiers
     from aufacs_nb.estimation.vgg16 import check_init
@@ -368,7 +367,7 @@ def train_command(
     resampling: Annotated[str | None, typer.Option(help="semantic, real or none; the preset's by default.")] = None,
     jobs: Annotated[int, typer.Option(help="Processes that render, threads that register.")] = 2,
     device: Device = "auto",
-):
+) -> None:
     "Everything from nothing: simulate, register, generator, balanced set, classifiers, scores on Test."
     from aufacs_nb.experiments.stages import evaluate, partition_frames, train_all
     from aufacs_nb.registration.collections import open_registered
@@ -398,7 +397,7 @@ def evaluate_command(
     partition: Annotated[str, typer.Option(help="Train, Valid or Test; all, or '', is every frame.")] = "Test",
     out: Annotated[Path | None, typer.Option(help="CSV to write besides printing.")] = None,
     device: Device = "auto", force: Force = False,
-):
+) -> None:
     "ICC(3,1) per AU with bootstrap intervals over subjects."
     from aufacs_nb.estimation.storage import AUClassifiers
     from aufacs_nb.experiments.stages import evaluate, partition_frames, write_table
@@ -542,7 +541,7 @@ def reproduce_command(
     data: Annotated[Path | None, typer.Option(help='TOML: fera17 = "/data/FERA17" …; else virtual.')] = None,
     steps: Steps = None, generator: Shipped = None, init: Init = None, missing: Missing = "zero", seed: Seed = 0,
     quiet: Quiet = False,
-):
+) -> None:
     "Tables and figures of the paper: scores with intervals, and a verdict on each claim; resumes where it stopped."
     from aufacs_nb.experiments.graph import open_executor
 

@@ -340,7 +340,7 @@ def predict_command(
     device: Device = "auto",
     neutral: Annotated[str, typer.Option(help="Zero of a person: a neutral photo, clip (the film), none.")] = "none",
     on_error: OnError = "skip", force: Force = False,
-):
+) -> None:
     "AU intensities, head pose and gaze of photographs, folders and films, as one table with OpenFace's columns."
     out, plot, overlay = _check_predict(sources, out, plot, overlay, force)
     _check_photo(Path(neutral), "--neutral")
@@ -364,7 +364,7 @@ def personalize_command(
     photo: Path, out: Out, model: Model = "small", seed: Seed = 0, quiet: Quiet = False,
     face: Annotated[int | None, typer.Option(help="Which face, 1 = leftmost; the largest by default.")] = None,
     device: Device = "auto", force: Force = False,
-):
+) -> None:
     "Adapt the estimator to the person in PHOTO (best neutral); writes a folder for `predict --model`."
     _check_adapted(photo, model, out, force)
     with lock(out):
@@ -377,7 +377,7 @@ def personalize_command(
 def actions_command(
     sources: Annotated[list[Path], typer.Argument(metavar="SOURCE...", help="Photographs, folders, films.")],
     out: Table = Path("actions.csv"), quiet: Quiet = False, force: Force = False,
-):
+) -> None:
     "52 facial actions, 0 to 1, of photographs, folders and films as a table; no FACS codes, no classifier of ours."
     from types import SimpleNamespace
 
@@ -398,7 +398,7 @@ def demo_command(
     out: Out = Path("demo_out"), seed: Seed = 0, quiet: Quiet = False,
     photo: Annotated[Path | None, typer.Option(help="Your photograph; scikit-image's astronaut by default.")] = None,
     force: Force = False,
-):
+) -> None:
     "The whole path on a photograph and the sample database: report.html, au.csv, pictures, a table."
     from aufacs_nb.apps.demo import run_demo
 
@@ -414,7 +414,7 @@ def demo_command(
 def live_command(
     port: Annotated[int, typer.Option(help="Of the page, on this machine alone.", min=1, max=65535)] = 8866,
     browser: Annotated[bool, typer.Option(help="Open the page.")] = True,
-):
+) -> None:
     "Your own face at the camera, in the browser: AU bars and time lines; nothing leaves this machine."
     from aufacs_nb.apps.live import serve
 
@@ -432,7 +432,7 @@ def _numbers(text: str, option: str, meaning: str, count: int | None = None) -> 
     return numbers
 
 # %% ../../nbs/6_apps/09_cli.ipynb #2c49dd26
-def parse_targets(entries: list[str], known=AUS, option: str = "--au") -> dict:
+def parse_targets(entries: list[str], known: tuple = AUS, option: str = "--au") -> dict:
     "['12=5', 'AU06=3'] → {12: 5.0, 6: 3.0}; ValueError names an entry that is no AU of `known` or outside 0–5."
     targets = {}
     for entry in entries:
@@ -677,7 +677,7 @@ def synthesize_command(
     model: AnyModel = None, arch: Arch = None, quiet: Quiet = False,
     device: Annotated[str, typer.Option(help="Of frontal views; whole photographs are edited on the CPU.")] = "auto",
     on_error: OnError = "skip", force: Force = False,
-):
+) -> None:
     "Give a face in PHOTO other AU intensities: the whole photograph or film (ratio), or a frontal view; marked so."
     out = _check_synthesis(photo, out, au, frontal, _is_film(photo), force)
     parse_targets(au, tuple(AU_NAMES))

@@ -7,7 +7,7 @@ __all__ = ['COLOURS', 'ABSENT', 'BESIDE_FILM', 'BESIDE_PHOTO', 'PHOTO_HEIGHTS', 
            'save_overlay', 'save_photo_overlay', 'table_batches', 'overlay_table']
 
 # %% ../../nbs/6_apps/02_overlay.ipynb #83b52ad1
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
@@ -157,7 +157,7 @@ def _drawn_frames(batches, title: str = ""):
                 yield draw_estimates(item.image, faces, rows, title)
 
 # %% ../../nbs/6_apps/02_overlay.ipynb #5d1bd9a7
-def save_overlay(batches, out: str | Path, fps: float = 25.0, title: str = "") -> Path:
+def save_overlay(batches: Iterable, out: str | Path, fps: float = 25.0, title: str = "") -> Path:
     "Write the drawn frames of `AUEstimator.batches` as an MP4, which names itself a drawing of estimates; atomic."
     out = Path(out)
     if out.suffix.lower() != ".mp4":
@@ -178,7 +178,7 @@ def _fitted(image: np.ndarray, faces: list) -> tuple:
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)), drawn
 
 
-def save_photo_overlay(batch, out: str | Path, title: str = "") -> Path:
+def save_photo_overlay(batch: SimpleNamespace | tuple, out: str | Path, title: str = "") -> Path:
     "Write a photograph, the one item of a `Batch`, with boxes, names of AUs and bars, as PNG; ValueError otherwise."
     out, (item,), (faces,) = Path(out), batch.items, batch.faces
     if out.suffix.lower() != ".png":
@@ -190,7 +190,7 @@ def save_photo_overlay(batch, out: str | Path, title: str = "") -> Path:
     return write_atomically(out, lambda path: picture.save(path, "PNG", pnginfo=info))
 
 # %% ../../nbs/6_apps/02_overlay.ipynb #240ecabb
-def table_batches(table: pd.DataFrame, source) -> Iterator[SimpleNamespace]:
+def table_batches(table: pd.DataFrame, source: object) -> Iterator[SimpleNamespace]:
     "Iterate over what `draw_estimates` needs of each frame of `source` that is in `table`: items, faces, table."
     keys = ["file", "frame"] if "file" in table else ["frame"]
     rows = {tuple(key): part for key, part in table.groupby(keys, sort=False)}
@@ -202,7 +202,7 @@ def table_batches(table: pd.DataFrame, source) -> Iterator[SimpleNamespace]:
             yield SimpleNamespace(items=[item], faces=[faces], table=mine)
 
 
-def overlay_table(table: pd.DataFrame, source, out: str | Path) -> Path:
+def overlay_table(table: pd.DataFrame, source: object, out: str | Path) -> Path:
     "See `Predictions.overlay`; ValueError if no frame of the source is in the table."
     model, batches = getattr(table, "model", None), table_batches(table, source)
     title = f"aufacs_nb, {Path(model).name}" if model else "aufacs_nb"

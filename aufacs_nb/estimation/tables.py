@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['FLIP', 'EYE_RADIUS', 'EYE_CENTRE', 'EYES', 'PRESENT', 'GEOMETRY', 'BOX', 'ROW_GROUP', 'TABLE_KINDS', 'OPENFACE_AUS',
-           'openface_pose', 'gaze_angles', 'landmark_columns', 'openface_table', 'check_table_path', 'TableFile',
-           'save_table', 'to_openface_csv', 'as_openface', 'Predictions']
+           'openface_pose', 'gaze_angles', 'landmark_columns', 'file_names', 'openface_table', 'check_table_path',
+           'TableFile', 'save_table', 'to_openface_csv', 'as_openface', 'Predictions']
 
 # %% ../../nbs/3_estimation/12_tables.ipynb #fd508be8
 import os
 import sys
+from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
 
@@ -20,14 +21,14 @@ from pandas.plotting import PlotAccessor
 from ..facs import AU_NAMES, AUS, au_column
 from ..files import safe_cell
 from ..presets import write_atomically
-from ..registration.frontal import mesh_in_photo, to_canonical
+from ..registration.frontal import to_canonical
 from ..registration.planar import landmarks_68
 
 # %% ../../nbs/3_estimation/12_tables.ipynb #a3bb69e9
 FLIP = np.array([1, -1, -1])  # from y up, z towards the camera, to OpenFace's axes, and back
 
 
-def openface_pose(landmarks) -> np.ndarray:
+def openface_pose(landmarks: np.ndarray) -> np.ndarray:
     """pose_Rx, pose_Ry, pose_Rz (3,) in radians of a face with landmarks (478, 3), with OpenFace's signs.
 
     Relative to the line of sight. The head's place (pose_Tx, Ty, Tz) in millimetres needs a known camera.
@@ -50,7 +51,7 @@ def _eye_direction(iris, middle, sight) -> np.ndarray:
     return (across + np.sqrt(EYE_RADIUS ** 2 - across @ across) * sight) / EYE_RADIUS
 
 
-def gaze_angles(landmarks) -> np.ndarray:
+def gaze_angles(landmarks: np.ndarray) -> np.ndarray:
     "gaze_angle_x, gaze_angle_y (2,) in radians of landmarks (478, 3): right and down are positive."
     face, points = to_canonical(landmarks), np.asarray(landmarks, np.float64) * FLIP
     if len(points) < 478:
@@ -81,6 +82,11 @@ def _geometry(face, count: int | None) -> np.ndarray:
                            [left, top, right - left, bottom - top]])
 
 # %% ../../nbs/3_estimation/12_tables.ipynb #bfef3a13
+def file_names(items: list) -> list[str]:
+    "The names of the files of `StreamItem`s; bytes that are no UTF-8, which no table can hold, as escapes."
+    return [item.file.encode("utf-8", "backslashreplace").decode() for item in items]
+
+
 def _head(rows) -> pd.DataFrame:
     "The first columns of OpenFace, of pairs of `StreamItem` and `Face` or None."
     return pd.DataFrame({"frame": [item.frame for item, _ in rows],
@@ -111,7 +117,7 @@ def openface_table(rows: list, intensities: np.ndarray, aus: tuple = AUS, landma
     values = pd.DataFrame(values, columns=names)
     parts = [_head(rows), values.drop(columns=list(BOX)), *_levels(intensities, lost, aus), values[list(BOX)]]
     table = pd.concat(parts, axis=1)
-    return table.assign(file=[item.file.encode("utf-8", "backslashreplace").decode() for item, _ in rows])
+    return table.assign(file=file_names([item for item, _ in rows]))
 
 # %% ../../nbs/3_estimation/12_tables.ipynb #6c0b9cb2
 def _plain(table: pd.DataFrame, harmless: bool = False) -> pd.DataFrame:
@@ -237,7 +243,7 @@ class TableFile:
             self.part.unlink(missing_ok=True)
 
 # %% ../../nbs/3_estimation/12_tables.ipynb #fc1854c8
-def save_table(table, path: str | Path) -> Path:
+def save_table(table: pd.DataFrame | Iterable[pd.DataFrame], path: str | Path) -> Path:
     "Write a table, or tables as they come, as CSV, Parquet, JSON or JSON lines by the ending; atomic; '-' prints CSV."
     with TableFile(path) as file:
         for one in [table] if isinstance(table, pd.DataFrame) else table:
@@ -255,7 +261,7 @@ def _append(tables, path) -> None:
         file.close()
 
 
-def to_openface_csv(table, path: str | Path) -> Path:
+def to_openface_csv(table: pd.DataFrame | Iterable[pd.DataFrame], path: str | Path) -> Path:
     """Write a table of `predict`, or the tables of `stream` as they come, as OpenFace would, whatever the name.
 
     Plain commas, seconds and angles rounded to 3 decimals, the rest to 2.
@@ -329,7 +335,7 @@ class Predictions(pd.DataFrame):
     def plot(self) -> _Plot:
         "`plot()`: each AU over seconds or files, bars for one photograph; with arguments as any DataFrame."
         return _Plot(self)
-    def overlay(self, source, out: str | Path) -> Path:
+    def overlay(self, source: object, out: str | Path) -> Path:
         "Draw boxes and AUs into a photograph (out: .png), or a film (.mp4): the `source` of this table, or part of it."
         return import_module("aufacs_nb.apps.overlay").overlay_table(self, source, out)
     def summary(self) -> pd.DataFrame:
@@ -338,7 +344,7 @@ class Predictions(pd.DataFrame):
     def to_openface(self, path: str | Path) -> Path:
         "Write CSV with OpenFace's columns and digits, whatever the name ends in; see `as_openface`."
         return to_openface_csv(as_openface(self), path)
-    def to_parquet(self, path=None, *words, **options):
+    def to_parquet(self, path: object = None, *words, **options) -> Path | bytes | None:
         "Write Parquet with all digits, atomically; with options, or without a path, as any DataFrame."
         plain = isinstance(path, (str, Path)) and not words and not options
         return save_table(self, path) if plain else super().to_parquet(path, *words, **options)
