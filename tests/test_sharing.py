@@ -30,6 +30,8 @@ def hub(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY", True)
     with StandInHub() as server:
         monkeypatch.setenv("HF_ENDPOINT", server.url)
+        for name, value in {"ENDPOINT": "", "HUGGINGFACE_CO_URL_TEMPLATE": "/{repo_id}/resolve/{revision}/{filename}"}.items():
+            monkeypatch.setattr(f"huggingface_hub.constants.{name}", server.url + value)  # as the variable does at import
         yield server
 
 
