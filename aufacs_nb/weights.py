@@ -42,6 +42,7 @@ def beside(path: str | Path, name: object) -> Path:
 
 # %% ../nbs/0_start/11_weights.ipynb #adf30f6b
 CARD_BYTES, CARD_DEPTH = 4 << 20, 16  # bytes of a card; levels of lists and tables in it
+_SCORES = "valid_agreement", "scores", "icc", "icc_by_weight"  # a frame set without an AU has none: NaN
 
 
 def _fail(path: str | Path, why: object) -> NoReturn:
@@ -55,7 +56,8 @@ def _unbounded(value: object, field: str = "", depth: int = 0) -> str:
     if depth > CARD_DEPTH:
         return f"{field[:80]} is nested more than {CARD_DEPTH} deep"
     if isinstance(value, (int, float)):
-        return "" if abs(value) <= 1e300 else f"{field} is {str(value)[:20]}, no finite number"
+        undefined = math.isnan(value) and field.partition(".")[0] in _SCORES
+        return "" if undefined or abs(value) <= 1e300 else f"{field} is {str(value)[:20]}, no finite number"
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     found = (_unbounded(each, f"{field}.{key}".lstrip("."), depth + 1) for key, each in inner)
     return next(filter(None, found), "")
