@@ -12,7 +12,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -309,6 +309,16 @@ def _unseen(sources: list, seen: set, left: list) -> None:
     left += [f"{name}: no frame in it" for name in there
              if not any(one == name or one.startswith(f"{name}/") for one in seen)]
 
+# %% ../../nbs/6_apps/09_cli.ipynb #2eb55344
+@contextmanager
+def _alone(*paths: Path | None) -> Iterator[None]:
+    "Hold the locks of all outputs that are files."
+    with ExitStack() as held:
+        for path in paths:
+            if path and str(path) != "-":
+                held.enter_context(lock(path))
+        yield
+
 # %% ../../nbs/6_apps/09_cli.ipynb #6ceba423
 def _noted_files(batches, seen: set):
     "The batches as they are; the names of their files go to `seen`."
@@ -337,14 +347,14 @@ def predict_command(
     landmarks: Annotated[int | None, typer.Option(help="Columns of 68 landmarks as OpenFace's, or of 478.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Figure of every AU over time, .png.")] = None,
     overlay: Annotated[Path | None, typer.Option(help="Boxes, AUs: a film as .mp4, a photograph as .png.")] = None,
-    device: Device = "auto",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, auto; mesh18, face18 stay on the CPU.")] = "auto",
     neutral: Annotated[str, typer.Option(help="Zero of a person: a neutral photo, clip (the film), none.")] = "none",
     on_error: OnError = "skip", force: Force = False,
 ) -> None:
     "AU intensities, head pose and gaze of photographs, folders and films, as one table with OpenFace's columns."
     out, plot, overlay = _check_predict(sources, out, plot, overlay, force)
     _check_photo(Path(neutral), "--neutral")
-    with nullcontext() if str(out) == "-" else lock(out):
+    with _alone(out, plot, overlay):
         estimator = _asked(_estimator(model, _device(device)), neutral, device)
         options = dict(faces=faces, progress=not quiet, landmarks=landmarks)
         check, left = _predicted(estimator, sources, out, model, (plot, overlay), on_error, options)
@@ -376,21 +386,18 @@ def personalize_command(
 @app.command("actions", rich_help_panel=FACES)
 def actions_command(
     sources: Annotated[list[Path], typer.Argument(metavar="SOURCE...", help="Photographs, folders, films.")],
-    out: Table = Path("actions.csv"), quiet: Quiet = False, force: Force = False,
+    out: Table = Path("actions.csv"), quiet: Quiet = False, on_error: OnError = "skip", force: Force = False,
 ) -> None:
     "52 facial actions, 0 to 1, of photographs, folders and films as a table; no FACS codes, no classifier of ours."
     from types import SimpleNamespace
 
-    from aufacs_nb.estimation.estimator import actions_table
-    from aufacs_nb.estimation.tables import save_table
+    from aufacs_nb.estimation.estimator import actions_batches
 
-    for source in sources:
-        _check_photographs(source)
-    out = _check_table(out, sources, force)
-    with nullcontext() if str(out) == "-" else lock(out):
-        table = actions_table(sources[0] if len(sources) == 1 else sources, progress=not quiet)
-        save_table(table, out)
-    _report(SimpleNamespace(rows=len(table), found=int(table.success.sum())), [out], [], str(out) == "-")
+    out, *_ = _check_predict(sources, out, None, None, force)
+    with _alone(out):
+        reader = SimpleNamespace(batches=actions_batches)
+        check, left = _predicted(reader, sources, out, "", (None, None), on_error, {"progress": not quiet})
+    _report(check, [out], left, str(out) == "-")
 
 # %% ../../nbs/6_apps/09_cli.ipynb #a50e29f6
 @app.command("demo", rich_help_panel=FACES)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['REGISTERED', 'Media', 'registered_by', 'meshes_of', 'pictures_of', 'batch_table', 'Batch', 'TableCheck',
-           'checked_tables', 'AUReader', 'AUEstimator', 'actions_table']
+           'checked_tables', 'AUReader', 'AUEstimator', 'actions_batches', 'actions_table']
 
 # %% ../../nbs/3_estimation/13_estimator.ipynb #07bb3081
 import logging
@@ -366,13 +366,18 @@ def _action_rows(items, faces, network) -> pd.DataFrame:
     head = pd.DataFrame(rows, columns=["frame", "face_id", "timestamp", "confidence", "success"])
     return pd.concat([head, pd.DataFrame(values, columns=ACTIONS)], axis=1).assign(file=file_names(items))
 
+# %% ../../nbs/3_estimation/13_estimator.ipynb #09532ddf
+def actions_batches(source: Media, batch: int = 32, progress: bool = False,
+                    landmarker: FaceLandmarker | None = None) -> Iterator[Batch]:
+    "Iterate over `Batch`es whose tables are those of `actions_table`."
+    from aufacs_nb.registration.blendshapes import load_actions
+    reader, network = SimpleNamespace(landmarker=landmarker or FaceLandmarker.from_pretrained()), load_actions()
+    for items, found in _searched(reader, source, batch, "main", progress):
+        yield Batch(items, found, _action_rows(items, [faces[0] if faces else None for faces in found], network))
+
 
 def actions_table(source: Media, batch: int = 32, progress: bool = False,
                   landmarker: FaceLandmarker | None = None) -> pd.DataFrame:
     "One row per frame of a source: frame, face_id, timestamp, confidence, success, 52 `ACTIONS` (0–1), file."
-    from aufacs_nb.registration.blendshapes import load_actions
-    reader = SimpleNamespace(landmarker=landmarker or FaceLandmarker.from_pretrained())
-    network, tables = load_actions(), []
-    for items, found in _searched(reader, source, batch, "main", progress):
-        tables.append(_action_rows(items, [faces[0] if faces else None for faces in found], network))
-    return pd.concat(checked_tables(tables, source), ignore_index=True)
+    made = actions_batches(source, batch, progress, landmarker)
+    return pd.concat(checked_tables((one.table for one in made), source), ignore_index=True)
