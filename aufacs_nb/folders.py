@@ -130,6 +130,8 @@ def telling(path):
     try:
         yield
     except (OSError, SafetensorError, av.FFmpegError) as error:
+        if "could not be written" in str(error):  # said already, of a file below
+            raise
         raise OSError(f"{path}: could not be written ({error}). What was there before is intact: make room, or choose "
                       "a folder you may write to, and start again.") from error
 
@@ -240,7 +242,7 @@ _KINDS = (
     | dict.fromkeys(("pose_yaw", "pose_pitch", "timestamp", "left", "top", "right", "bottom", "score", "yaw", "pitch",
                      "roll", "visible"), "number")
     | dict.fromkeys(("valid", "synthetic"), "truth") | dict.fromkeys(("intensity",), "level"))
-_MEANING = {"text": "text", "whole": "a whole number", "count": "a whole number from 1 on", "number": "a number",
+_MEANING = {"text": "text", "whole": "a whole number", "count": "a whole number from 0 on", "number": "a number",
            "truth": "true or false", "level": "a number from 0 to 5"}
 
 
@@ -259,7 +261,7 @@ def _wrong_cells(column: pd.Series, kind: str, name: str) -> np.ndarray:
             lambda cell: isinstance(cell, (int, float, np.number, np.bool_))).to_numpy(bool)
     values = column.to_numpy(float, na_value=np.nan)
     return {"whole": ~(values == np.rint(values)) | np.isinf(values), "number": np.isinf(values),
-            "count": ~((values == np.rint(values)) & (values >= 1) & np.isfinite(values)),
+            "count": ~((values == np.rint(values)) & (values >= 0) & np.isfinite(values)),
             "truth": ~np.isin(values, (0, 1)), "level": (values < 0) | (values > 5)}[kind]
 
 # %% ../nbs/0_start/10_runs.ipynb #dd737ae9

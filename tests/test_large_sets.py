@@ -121,6 +121,23 @@ def test_a_large_file_is_resized_in_little_memory(tmp_path):
     assert subprocess.run([*call, str(2 * size)], capture_output=True).returncode, "in memory it would not fit"
 
 
+HELD = """
+import numpy as np
+from aufacs_nb.estimation.resampling import _held
+most = lambda: int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) * 1024
+before = most()
+made = _held((6000, 160, 160, 3), (np.full((250, 160, 160, 3), k, np.uint8) for k in range(24)), in_memory=0)
+print(made[255].max(), made[5999].min(), (most() - before) / made.nbytes)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts the memory of a process")
+def test_a_large_synthetic_set_is_made_in_little_memory():
+    done = subprocess.run([sys.executable, "-c", HELD], capture_output=True, text=True)
+    first, last, grown = done.stdout.split()
+    assert (first, last) == ("1", "23") and float(grown) < 0.5, done.stdout
+
+
 # ---------------------------------------------------------------- tools/scale_test.py
 
 

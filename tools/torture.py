@@ -34,7 +34,7 @@ def commands(home: Path) -> dict:
         "register": ["register", str(home / "database"), "--out", "OUT", "--size", "48", "--quiet"],
         "train-generator": ["train-generator", "--data", str(sample), "--out", "OUT", "--preset", "tiny", "--steps",
                             "420", "--device", "cpu", "--quiet"],
-        "resample": ["resample", "--data", str(sample), "--out", "OUT", "--per-intensity", "8", "--device", "cpu",
+        "resample": ["resample", "--data", str(sample), "--out", "OUT", "--per-intensity", "1", "--device", "cpu",
                      "--quiet"],
         "train-classifiers": ["train-classifiers", "--data", str(home / "balanced"), "--valid", str(sample), "--out",
                               "OUT", "--preset", "tiny", "--device", "cpu", "--quiet"],

@@ -8,6 +8,7 @@ __all__ = ['rounded_levels', 'label_histogram', 'draw_evenly', 'ResamplingError'
            'semantic_resample', 'plot_histograms']
 
 # %% ../../nbs/3_estimation/01_resampling.ipynb #6d51a283
+import mmap
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -217,12 +218,13 @@ def _synthetic(frames, table, generator, batch, progress):
     for start, source in zip(starts, sources):
         yield synthesize(generator, source, targets[start:start + batch], batch=batch)
 
-def _held(shape, batches):
-    "The batches as one array of `shape` uint8; as a temporary file if it would be large."
-    made, start = frame_store(shape), 0
+def _held(shape, batches, in_memory=IN_MEMORY):
+    "The batches as one array of `shape` uint8; beyond `in_memory` bytes as a temporary file, whose pages are let go."
+    made, start = frame_store(shape, in_memory), 0
     for batch in batches:
         made[start:start + len(batch)] = batch
         start += len(batch)
+        if isinstance(made, np.memmap) and hasattr(mmap, 'MADV_DONTNEED'): made._mmap.madvise(mmap.MADV_DONTNEED)
     return made
 
 # %% ../../nbs/3_estimation/01_resampling.ipynb #d733bd5d
