@@ -6,7 +6,7 @@ Nothing is run: what a page shows was stored when its notebook was last run. The
 without nbdev's directives and hidden cells, with links that hold there; then Sphinx builds that folder, and warnings are
 errors. A link to a file that does not exist is an error that names the page.
 """
-import argparse, base64, io, json, os, re, subprocess, sys
+import argparse, base64, io, json, os, re, shutil, subprocess, sys
 from pathlib import Path, PurePosixPath
 
 from check_notebooks import modules, notebooks, setting
@@ -250,12 +250,16 @@ def write(files, folder):
 
 
 def build(out, jobs, root=ROOT):
-    "Stage and build; returns Sphinx's exit status."
-    stage = root / "_proc" / "site"
+    "Stage and build in _proc, then replace `out`: a site that fails leaves the old one. Returns Sphinx's exit status."
+    stage, made = root / "_proc" / "site", root / "_proc" / "html"
     write(sources(root), stage)
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-j", str(jobs), "-b", "html",
-               "-c", str(root / "docs"), "-d", str(root / "_proc" / "doctrees"), str(stage), str(out)]
-    return subprocess.run(command, cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode
+               "-c", str(root / "docs"), "-d", str(root / "_proc" / "doctrees"), str(stage), str(made)]
+    status = subprocess.run(command, cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode
+    if status == 0:
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(made, out)
+    return status
 
 
 def main():
