@@ -130,6 +130,8 @@ def test_what_the_checker_found_stays_mended():
     from aufacs_nb.estimation.trunk import build_classifier
     from aufacs_nb.estimation.vgg16 import plain_fine_tuning
     from aufacs_nb.experiments.protocol import _with_meshes
+    from aufacs_nb.experiments.stages import meshes_in, training_set
+    from aufacs_nb.presets import get_preset
     from aufacs_nb.registration.collections import RegisteredFrames
 
     images, classes = torch.zeros(2, 3, 32, 32), torch.tensor([0, 1])
@@ -138,3 +140,7 @@ def test_what_the_checker_found_stays_mended():
     table = pd.DataFrame({"valid": [True], "partition": ["Train"]})
     part = _with_meshes(RegisteredFrames(np.zeros((1, 32, 32, 3), np.uint8), table), "Train", 16, True)
     assert part.vertices is None and part.frames.shape == (1, 16, 16, 3)
+    with pytest.raises(ValueError, match="have no meshes"):
+        meshes_in(part)
+    with pytest.raises(ValueError, match="needs a generator"):
+        training_set(part, None, get_preset("tiny"), 0, "semantic")

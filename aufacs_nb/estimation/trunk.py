@@ -477,7 +477,7 @@ def _save_epoch(folder, training: _Training, best: _Best, history: list, facts: 
     parts = {"model": training.model.state_dict(), "best": best.state, "random": _random_states(training.inputs.device),
              "optimiser": optimiser_tensors(training.optimiser)}
     tensors = {f"{part}/{key}": value.detach().cpu().contiguous() for part, some in parts.items()
-               for key, value in some.items()}
+               for key, value in (some or {}).items()}
     rates = {key: value for key, value in training.optimiser.param_groups[0].items() if key != "params"}
     latest = {"file": name, "history": history, "score": float(best.score), "rates": rates, "facts": facts,
               "schedule": training.schedule and training.schedule.state_dict()}

@@ -36,7 +36,7 @@ from ..registration.frontal import register_face
 from ..simulation.appearance import sample_person
 from ..simulation.camera import render_person, sample_scene
 from ..simulation.layouts import child_seed
-from ..tensors import frames_to_tensor, standardise, tensor_to_frames
+from ..tensors import Rows, frames_to_tensor, standardise, tensor_to_frames
 from ..weights import check_shapes, read_tensors
 
 # %% ../../nbs/4_evaluation/03_image_quality.ipynb #2e4982d5
@@ -119,7 +119,7 @@ def ssim_maps(made: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return np.stack([structural_similarity(a, b, **options)[1].mean(-1) for a, b in zip(made, truth)])
 
 
-def face_ssim(made: np.ndarray, truth: np.ndarray, batch: int = 64) -> np.ndarray:
+def face_ssim(made: np.ndarray | Rows, truth: np.ndarray | Rows, batch: int = 64) -> np.ndarray:
     "(N,): mean SSIM over the face, of frames uint8 (N, S, S, 3) that may be memory-mapped; `batch` at a time."
     starts = range(0, len(truth), batch)
     parts = ((np.asarray(made[k:k + batch]), np.asarray(truth[k:k + batch])) for k in starts)
@@ -136,7 +136,7 @@ class IdentityCode:
         self.mean, self.matrix, self.card = np.array(mean, np.float32), np.array(matrix, np.float32), dict(card or {})
 
     @staticmethod
-    def pixels(frames: np.ndarray) -> np.ndarray:
+    def pixels(frames: np.ndarray | Rows) -> np.ndarray:
         "Registered frames uint8 (N, s, s, 3) → (N, d) float32, standardised as for the classifiers."
         starts = range(0, max(1, len(frames)), 256)
         return np.concatenate([standardise(frames[k:k + 256], IDENTITY_SIDE).flatten(1).numpy() for k in starts])
@@ -161,7 +161,7 @@ class IdentityCode:
         return cls(tensors["mean"], tensors["matrix"])
 
 # %% ../../nbs/4_evaluation/03_image_quality.ipynb #f7201bd7
-def fit_identity(frames: np.ndarray, subjects: ArrayLike, preset: FrameValues, out: Path | str | None = None,
+def fit_identity(frames: np.ndarray | Rows, subjects: ArrayLike, preset: FrameValues, out: Path | str | None = None,
                  components: int = 200, **card: Any) -> IdentityCode:
     "Principal components, then discriminants of the people: frames uint8 (N, s, s, 3), subjects (N,); stored in `out`."
     from sklearn.decomposition import PCA
@@ -269,7 +269,7 @@ def tracker_evidence(frames: Iterable[np.ndarray], landmarker: FaceLandmarker | 
     evidence = np.full((len(photos), len(AUS)), np.nan)
     found = [row for row, face in enumerate(faces) if face is not None]
     if found:
-        values = actions(load_actions(), np.stack([faces[row].landmarks for row in found]))
+        values = actions(load_actions(), np.stack([face.landmarks for face in faces if face is not None]))
         evidence[found] = np.stack([au_evidence(values, au) for au in AUS], 1)
     return evidence
 

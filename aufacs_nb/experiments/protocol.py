@@ -28,7 +28,7 @@ from ..estimation.storage import AUClassifiers
 from ..estimation.trunk import SlimVGG, build_classifier, seeded, train_classifier
 from .conditions import photographs
 from .graph import Stage
-from .stages import fit_generator, partition_frames
+from .stages import fit_generator, meshes_in, partition_frames
 from ..facs import AUS, FERA_POSES, au_column, au_columns, intensity_to_unit
 from ..generation.runs import load_generator
 from ..generation.synthesis import synthesize
@@ -140,7 +140,7 @@ def _check_poses(table, poses, folder) -> None:
 
 def _frames(out, name, method, size, poses, folder=None, database=None):
     "Stage: register a database, virtual (the folder of its stage) or the user's own, into `out`/frames."
-    options = dict(poses=tuple(poses)) if name == "fera17" else {}
+    options: dict = dict(poses=tuple(poses)) if name == "fera17" else {}
     table = manifest(folder or database / name, database=name, **options)
     _check_poses(table, options.get("poses", ()), folder or database / name)
     register_manifest(table, out / "frames", size, method, n_jobs=_jobs(), progress=False)
@@ -175,7 +175,7 @@ def _pretrain(out, values, epochs, seed, frames):
     "Stage: a slim network that knows people, poses and landmarks of the Train frames: `out`/start.safetensors."
     preset, registered = preset_part(ClassifierValues, values), open_registered(frames / "frames")
     kept = (registered.manifest.valid & (registered.manifest.partition == "Train")).to_numpy()
-    part, vertices = partition_frames(registered, "Train", preset.cls_size), registered.vertices[kept]
+    part, vertices = partition_frames(registered, "Train", preset.cls_size), meshes_in(registered)[kept]
     who, rest = (values.to(pick_device()) for values in _tasks(part, vertices))
     with seeded(seed):
         outputs = int(who.max()) + 1 + rest.shape[1]
@@ -286,7 +286,7 @@ def _synthetic(kind, train, aus, per_intensity, seed, generator, source, databas
 def _with_meshes(registered: RegisteredFrames, partition, side: int, meshes: bool) -> RegisteredFrames:
     "Valid frames of a partition at `side` pixels, with their meshes in these pixels if asked for."
     part, table = partition_frames(registered, partition, side), registered.manifest
-    if not meshes or registered.vertices is None:
+    if not meshes or registered.vertices is None:  # a generator then takes the canonical mesh
         return part
     kept = table.valid & ((table.partition == partition) if partition is not None else True)
     return part._replace(vertices=registered.vertices[kept.to_numpy(bool)] * (side / registered.frames.shape[1]))
@@ -322,7 +322,8 @@ def _classifier(out, au, values, seed, balanced, frames, start=None, init=None):
     preset, chosen = preset_part(ClassifierValues, values), ResampledSet.open(balanced)
     rows = np.flatnonzero(chosen.manifest.au == au)
     valid = partition_frames(open_registered(frames / "frames"), "Valid", preset.cls_size)
-    network, tensors = None, None if start is None else load_file(start / "start.safetensors")
+    network: Any = None
+    tensors = None if start is None else load_file(start / "start.safetensors")
     if tensors is not None:
         with seeded(seed):
             network = SlimVGG(preset.cls_size, preset.cls_dim, preset.dropout)

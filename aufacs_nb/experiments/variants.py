@@ -28,7 +28,7 @@ from .conditions import differences, folds, less_neutral, photographs
 from .graph import Stage
 from .protocol import (START_VALUES, EstimateChains, Protocol, joined_networks, preset_part,
                                             preset_values, tidy_rows)
-from .stages import partition_frames
+from .stages import meshes_in, partition_frames
 from ..facs import AU_SETS, AUS, FERA_POSES, au_column, au_columns, intensity_to_unit
 from ..generation.runs import expression_estimates, load_critic, load_generator
 from ..generation.synthesis import single_au_targets, synthesize
@@ -94,7 +94,7 @@ def _rotated(out, per_pose, size, seed, balanced, frames):
     "Stage: a set's frames turned to nine poses, `per_pose` of each intensity, AU and pose, at `size` px (§4.6)."
     chosen, registered = ResampledSet.open(balanced), open_registered(frames / "frames")
     table, side = registered.manifest, chosen.frames.shape[1]
-    meshes = registered.vertices[(table.valid & (table.partition == "Train")).to_numpy()]
+    meshes = meshes_in(registered)[(table.valid & (table.partition == "Train")).to_numpy()]
     drawn = _pose_rows(chosen.manifest, per_pose, seed)
     sources = chosen.manifest.source_row.to_numpy()[drawn.row]
     made = np.stack([_turned(chosen.frames[row], meshes[source] * (side / registered.frames.shape[1]), pose, size)
@@ -179,7 +179,7 @@ def _feature_network(start, values: dict):
 
 
 @torch.no_grad()
-def _pooled_features(frames: np.ndarray, start, values: dict) -> np.ndarray:
+def _pooled_features(frames: np.ndarray | Rows, start, values: dict) -> np.ndarray:
     "Features (N, d) of frames by `_feature_network`."
     network = _feature_network(start, values)
     return torch.cat([network(frames[k:k + 128]) for k in range(0, len(frames), 128)]).numpy()

@@ -151,6 +151,8 @@ class Critic(nn.Module):
     `size` px images, `dim` channels in the first layer, doubled in each of `n_layers` strided convolutions.
     """
 
+    preset: GeneratorValues  # of a critic that was loaded
+
     def __init__(self, size: int, dim: int = 64, n_layers: int = 6, n_aus: int = 7):
         super().__init__()
         if size < 2 ** n_layers:

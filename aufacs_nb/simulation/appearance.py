@@ -340,7 +340,7 @@ def melanin_map(rng: np.random.Generator, melanin: float, age: float) -> np.ndar
 # %% ../../nbs/5_simulation/03_appearance.ipynb #d09afaf4
 def _blend(albedo, colour, amount):
     "Albedo (H, W, 3) moved towards a colour by amount (H, W) in [0, 1]."
-    return albedo + (np.asarray(colour, np.float32) - albedo) * np.float32(amount)[..., None]
+    return albedo + (np.asarray(colour, np.float32) - albedo) * np.asarray(amount, np.float32)[..., None]
 
 
 def paint_skin(palette: Palette, melanin: np.ndarray, blood: np.ndarray) -> np.ndarray:
@@ -463,7 +463,8 @@ def _paint_hair(albedo, rng, palette, traits, cover):
     brows = brow_strokes(rng, rng.uniform(.2, .5) * (1 + .3 * man)) * rng.uniform(.75, 1)
     albedo = _blend(albedo, palette.hair * .7, brows * (1 - _both('eye_left', (0, -.3), 1.9, .5)))
     strands = 1 + .35 * smooth_noise(rng, (6, .8))[..., None]
-    return albedo + (np.float32(palette.hair) * strands - albedo) * np.float32(cover)[..., None]
+    hair = np.asarray(palette.hair, np.float32) * strands
+    return albedo + (hair - albedo) * np.asarray(cover, np.float32)[..., None]
 
 # %% ../../nbs/5_simulation/03_appearance.ipynb #1b19b6ed
 def _paint_relief(rng, age, creases, cover):

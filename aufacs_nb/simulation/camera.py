@@ -72,7 +72,7 @@ class Scene:
 def _towards(azimuth, elevation):
     "Unit vector (3,) to a light: azimuth in degrees to the right of the picture, elevation upwards."
     a, e = np.radians([azimuth, elevation])
-    return np.float32([np.sin(a) * np.cos(e), np.sin(e), np.cos(a) * np.cos(e)])
+    return np.array([np.sin(a) * np.cos(e), np.sin(e), np.cos(a) * np.cos(e)], np.float32)
 
 
 STUDIO = Scene(np.tile(np.array([.55, .1, .12, 0, 0, 0, 0, 0, 0], np.float32), (3, 1)), _towards(30, 27),
@@ -296,8 +296,9 @@ class Paint(NamedTuple):
 
 def _paint(person, relief):
     "`Paint` of a person with this relief."
-    return Paint(person.albedo, relief, np.float32(person.palette.iris), np.float32(person.hair_colour),
-                 np.float32(person.cloth_colour), 1. if 'strip' in person.cloth_pattern else 0.)
+    iris, hair, cloth = (np.asarray(colour, np.float32) for colour in
+                         (person.palette.iris, person.hair_colour, person.cloth_colour))
+    return Paint(person.albedo, relief, iris, hair, cloth, 1. if 'strip' in person.cloth_pattern else 0.)
 
 # %% ../../nbs/5_simulation/04_camera.ipynb #86d0b22c
 @nb.njit(cache=True, fastmath=True, inline='always')
@@ -650,13 +651,14 @@ def _lamp(positions, casting, things, turn, scene):
     "The `Lamp` of a scene, before which stand a figure and its opaque things."
     solid = [thing for thing in things if thing.opacity == 1]
     starts = np.cumsum([len(positions), *(len(thing.vertices) for thing in solid)])
-    positions = np.concatenate([positions, *(np.float32(thing.vertices) @ np.float32(turn).T for thing in solid)])
+    turned = (np.asarray(thing.vertices, np.float32) @ np.asarray(turn, np.float32).T for thing in solid)
+    positions = np.concatenate([positions, *turned])
     casting = np.concatenate([casting, *(np.int32(thing.triangles) + start for thing, start in zip(solid, starts))])
-    depth, axes = shadow_depth(positions, np.int32(casting), scene.towards_light)
+    depth, axes = shadow_depth(positions, casting.astype(np.int32), scene.towards_light)
     return Lamp(scene.ambient, scene.towards_light, scene.key, axes, depth, float(scene.gloss))
 
 # %% ../../nbs/5_simulation/04_camera.ipynb #bc8cbcb4
-def _turn(yaw, pitch, roll, view):
+def _turn(yaw, pitch, roll, view: tuple[float, float]):
     "Rotation (3, 3) of the head: its own, then the camera's."
     return rotation(*view, 0) @ rotation(yaw, pitch, roll)
 

@@ -191,7 +191,8 @@ def _place(vertices, shapes):
     for part, drop in ((UPPER_TEETH, .45), (LOWER_TEETH, .7), (TONGUE, .7)):
         vertices[np.unique(shapes.quads[shapes.part == part]), 1] -= drop
     middle = (vertices[LANDMARKS['nasion'], 1] + vertices[LANDMARKS['upper_lip'], 1]) / 2
-    return vertices - np.float32([0, middle, shapes.base[np.unique(shapes.quads[shapes.part == SKIN]), 2].mean()])
+    depth = shapes.base[np.unique(shapes.quads[shapes.part == SKIN]), 2].mean()
+    return vertices - np.array([0, middle, depth], np.float32)
 
 
 def _eyeballs(coarse, shapes, eyeball, turn):
@@ -442,7 +443,7 @@ def _make_rim(points, edges, reach):
     pull = kernel * (kernel.max(1) / kernel.sum(1))[:, None]
     at = np.flatnonzero(np.isin(nearby, rim))
     pull[at] = nearby[at, None] == rim
-    return Rim(*rows, nearby, (pull / np.maximum(1, pull.sum(1, keepdims=True))).astype(np.float32))
+    return Rim(rows[0], rows[1], nearby, (pull / np.maximum(1, pull.sum(1, keepdims=True))).astype(np.float32))
 
 
 def _all_rims(points, faces, part, reach):
