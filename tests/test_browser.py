@@ -1,23 +1,28 @@
-"""The five demos in a real browser: voila serves them, headless chromium drives them, nothing leaves this machine.
+"""The demos in a real browser: one server over all of them, headless chromium drives them, nothing leaves this machine.
 
-Skipped where chromium is not installed, unless AUFACS_REQUIRE_BROWSER=1 says that it must be.
-Every test leaves a screenshot in `screenshots/`.
+Skipped where chromium is not installed, unless AUFACS_REQUIRE_BROWSER=1 says that it must be. Every test leaves screenshots
+of a desktop and of a 390-px screen in `screenshots/`.
 """
 import hashlib
+import io
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from http.client import HTTPConnection
 from pathlib import Path
 from urllib.error import URLError
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 import numpy as np
+import pandas as pd
 import pytest
+from axe import violations
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
@@ -28,7 +33,9 @@ READY = 180_000  # ms for a demo's kernel to start, load weights and draw, on tw
 CHANGE = 30_000  # ms for one picture to follow one slider
 NOT_OURS = "/labextensions/jupyterlab-jupytext/"  # an extension of the notebook editor, which voila loads and cannot use
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]
+         "--disable-component-update", "--disable-sync", "--use-fake-device-for-media-stream",
+         "--use-fake-ui-for-media-stream"]
+SERVE = "import sys; from aufacs_nb.apps.live import serve_demos; serve_demos(sys.argv[1], int(sys.argv[2]), False)"
 
 
 def missing(what):
@@ -49,19 +56,6 @@ def free_port():
         return s.getsockname()[1]
 
 
-def wait_for(url, process, log, limit=90):
-    """Poll `url` until it answers; fail with the server's log after `limit` seconds or when the server has gone."""
-    for _ in range(limit * 4):
-        if process.poll() is not None:
-            break
-        try:
-            with urlopen(url, timeout=5):
-                return
-        except (URLError, OSError):
-            time.sleep(0.25)
-    pytest.fail(f"voila did not answer at {url}:\n{log.read_text()[-3000:]}")
-
-
 def stop(process):
     """End the server: politely first, so that it ends its kernels, then its whole process group."""
     process.terminate()
@@ -70,6 +64,40 @@ def stop(process):
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(15)
+
+
+class Server:
+    """`serve_demos` over a copy of the demos, so that no answer of a test lands among a user's."""
+
+    def __init__(self, folder):
+        shutil.copytree(DEMOS, folder / "demos", ignore=shutil.ignore_patterns("share", "answers.csv", ".*"))
+        self.port, self.log = free_port(), folder / "log.txt"
+        command = [sys.executable, "-c", SERVE, str(folder / "demos"), str(self.port)]
+        with self.log.open("w") as out:
+            self.process = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
+        self.address = f"http://127.0.0.1:{self.port}/"
+
+    def wait(self, limit=90):
+        """Poll until it answers; fail with its log when it has gone."""
+        for _ in range(limit * 4):
+            if self.process.poll() is not None:
+                break
+            try:
+                with urlopen(self.address, timeout=5):
+                    return self
+            except (URLError, OSError):
+                time.sleep(0.25)
+        pytest.fail(f"no answer at {self.address}:\n{self.log.read_text()[-3000:]}")
+
+    def ended(self):
+        """Names of the kernels that have ended."""
+        return set(re.findall(r"Kernel shutdown: ([\w-]+)", self.log.read_text()))
+
+    def status(self, method, path, **headers):
+        """HTTP status of a request with these headers."""
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection.request(method, path, headers=headers)
+        return connection.getresponse().status
 
 
 @pytest.fixture(scope="module")
@@ -81,20 +109,30 @@ def chromium():
 
 @pytest.fixture(scope="module")
 def server(chromium, tmp_path_factory):
-    """Address of a voila server over the demos, on a free port, gone at the end."""
+    """The one server of all tests, gone at the end."""
     pytest.importorskip("voila") if not REQUIRED else __import__("voila")
-    port, log = free_port(), tmp_path_factory.mktemp("voila") / "log.txt"
-    share = ROOT / "nbs" / "demos" / "share"
-    environment = {**os.environ, "JUPYTER_PATH": os.pathsep.join(filter(None, [str(share), os.environ.get("JUPYTER_PATH")]))}
-    command = [sys.executable, "-m", "voila", str(DEMOS), f"--port={port}", "--no-browser", "--Voila.ip=127.0.0.1",
-               "--template=offline", "--show_tracebacks=True"]
-    with log.open("w") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out, env=environment, start_new_session=True)
+    started = Server(tmp_path_factory.mktemp("voila"))
     try:
-        wait_for(f"http://127.0.0.1:{port}/", process, log)
-        yield f"http://127.0.0.1:{port}/voila/render/"
+        yield started.wait()
     finally:
-        stop(process)
+        stop(started.process)
+
+
+@pytest.fixture(scope="module")
+def browser(chromium, tmp_path_factory):
+    """One browser for all tests, whose camera shows a virtual person."""
+    playwright = pytest.importorskip("playwright.sync_api") if not REQUIRED else __import__(
+        "playwright.sync_api", fromlist=["sync_playwright"])
+    from aufacs_nb.apps.live import live_film
+    from aufacs_nb.pictures import to_jpeg
+
+    film = tmp_path_factory.mktemp("camera") / "film.mjpeg"  # chromium plays such a file at 30 frames a second
+    film.write_bytes(b"".join(3 * to_jpeg(frame, quality=90) for frame in live_film(size=(400, 300))))
+    with playwright.sync_playwright() as p:
+        opened = p.chromium.launch(executable_path=chromium, headless=True,
+                                   args=[*FLAGS, f"--use-file-for-fake-video-capture={film}"])
+        yield opened
+        opened.close()
 
 
 def save_picture(image, path):
@@ -104,16 +142,29 @@ def save_picture(image, path):
 
 
 class Demo:
-    """One demo in one page: open it, move its widgets, read its pictures."""
+    """One page in a browser profile of its own, which refuses, and lists, every request to another machine."""
 
-    def __init__(self, page, address, outside, errors, folder):
-        self.page, self.address, self.outside, self.errors, self.folder = page, address, outside, errors, folder
+    def __init__(self, browser, server, folder):
+        self.server, self.folder, self.outside, self.errors = server, folder, [], []
+        self.context = browser.new_context(viewport={"width": 1280, "height": 1000}, accept_downloads=True)
+        self.context.route("**/*", self.gate)
+        self.page = page = self.context.new_page()
+        page.on("websocket", lambda socket: is_local(socket.url) or self.outside.append(socket.url))
+        page.on("console", lambda line: line.type == "error" and NOT_OURS not in line.text and self.errors.append(line.text))
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+
+    def gate(self, route):
+        """Let a request through that stays on this machine."""
+        if is_local(route.request.url):
+            return route.continue_()
+        self.outside.append(route.request.url)
+        return route.abort()
 
     def open(self, name):
         """Load a notebook and wait for its first picture."""
         self.name = name
-        self.page.goto(self.address + name + ".ipynb", timeout=READY)
-        self.page.wait_for_selector("img.jupyter-widgets", timeout=READY)
+        self.page.goto(f"{self.server.address}voila/render/{name}.ipynb", timeout=READY)
+        self.page.wait_for_selector("img.jupyter-widgets, .live-picture", timeout=READY)
         return self
 
     def picture(self, part):
@@ -124,11 +175,12 @@ class Demo:
         return hashlib.sha256(image).hexdigest()
 
     def wait_for_change(self, part, before, limit=CHANGE):
-        """Wait until the picture `part` differs from `before`."""
-        end = time.monotonic() + limit / 1000
+        """Wait until the picture `part` differs from `before`; the seconds that it took."""
+        start = time.monotonic()
         while self.picture(part) == before:
-            assert time.monotonic() < end, f"{self.name}: picture {part} did not change"
-            self.page.wait_for_timeout(100)
+            assert time.monotonic() < start + limit / 1000, f"{self.name}: picture {part} did not change"
+            self.page.wait_for_timeout(50)
+        return time.monotonic() - start
 
     def settle(self, limit=CHANGE):
         """Wait until no picture changes any more: the kernel may still be drawing for earlier positions of a slider."""
@@ -136,99 +188,132 @@ class Demo:
         while sources != before:
             assert time.monotonic() < end, f"{self.name}: the pictures do not come to rest"
             before = sources
-            self.page.wait_for_timeout(2000)
+            self.page.wait_for_timeout(1000)
             sources = self.page.locator("img.jupyter-widgets").evaluate_all("all => all.map(e => e.src)")
 
     def choose(self, label, option):
-        """Choose an option of the drop-down list below the title `label`."""
-        boxes = self.page.locator(".widget-vbox", has_text=label, has=self.page.locator("select"))
-        boxes.last.locator("select").select_option(label=option)
+        """Choose an option of the drop-down list called `label`."""
+        self.page.get_by_role("combobox", name=label, exact=True).select_option(label=option)
+
+    def chosen(self, label):
+        """What that list says."""
+        return self.page.get_by_role("combobox", name=label, exact=True).evaluate(
+            "e => e.selectedOptions[0].text").replace("\xa0", " ")
 
     def push(self, label, keys=6, key="ArrowRight"):
-        """Press a key on the handle of the slider with this label."""
-        handle = self.page.locator(".widget-slider", has_text=label).locator(".noUi-handle").first
+        """Press a key on the handle of the slider with this name, which must show that it has the keyboard."""
+        handle = self.page.get_by_role("slider", name=label)
         handle.focus()
+        assert handle.evaluate("e => getComputedStyle(e).outlineStyle") == "solid", f"{label}: the focus is not seen"
         for _ in range(keys):
             handle.press(key)
 
-    def upload(self, path, button=0):
-        """Choose a file in an upload button of the page, the first unless another is asked for."""
+    def upload(self, path, button):
+        """Choose a file with an upload button."""
         with self.page.expect_file_chooser() as chooser:
-            self.page.locator("button.widget-upload").nth(button).click()
+            self.page.get_by_role("button", name=button).click()
         chooser.value.set_files(path)
 
-    def screenshot(self, suffix=""):
-        """Keep the page, at rest, as a PNG; nothing outside this machine was asked for, and no script failed."""
+    def check(self, suffix=""):
+        """Screenshots of desktop and phone, on both nothing cut off and nothing for axe; no request outside, no error."""
         self.settle()
         SCREENSHOTS.mkdir(exist_ok=True)
-        self.page.screenshot(path=SCREENSHOTS / f"{self.name}{suffix}.png")
+        for width, name in ((1280, ""), (390, "_390")):
+            self.page.set_viewport_size({"width": width, "height": 1000})
+            self.page.wait_for_timeout(200)
+            scroller = "(document.querySelector('#rendered_cells') ?? document.documentElement)"
+            wide, tall = self.page.evaluate(f"[{scroller}.scrollWidth, {scroller}.scrollHeight]")
+            assert wide <= width, f"{self.name} is {wide} px wide on a screen of {width}"
+            assert violations(self.page) == [], f"{self.name} at {width} px"
+            self.page.set_viewport_size({"width": width, "height": min(tall, 3500)})
+            self.page.screenshot(path=SCREENSHOTS / f"{self.name}{suffix}{name}.png")
+        self.page.set_viewport_size({"width": 1280, "height": 1000})
         assert self.outside == [], f"{self.name} asked for {self.outside}"
         assert self.errors == [], f"{self.name}, in the browser's console: {self.errors}"
 
 
 @pytest.fixture
-def demo(request, chromium, server, tmp_path):
-    """A fresh browser on a new user data dir that refuses, and lists, every request to another machine."""
-    playwright = pytest.importorskip("playwright.sync_api") if not REQUIRED else __import__(
-        "playwright.sync_api", fromlist=["sync_playwright"])
-    outside = []
-
-    def gate(route):
-        if is_local(route.request.url):
-            return route.continue_()
-        outside.append(route.request.url)
-        return route.abort()
-
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch_persistent_context(
-            tmp_path / "profile", executable_path=chromium, headless=True, args=FLAGS,
-            viewport={"width": 1280, "height": 1000})
-        browser.route("**/*", gate)
-        page = browser.pages[0]
-        page.on("websocket", lambda socket: is_local(socket.url) or outside.append(socket.url))
-        errors = []
-        page.on("console", lambda line: line.type == "error" and NOT_OURS not in line.text and errors.append(line.text))
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        yield Demo(page, server, outside, errors, tmp_path)
-        SCREENSHOTS.mkdir(exist_ok=True)
-        page.screenshot(path=SCREENSHOTS / f"{request.node.name}_end.png")
-        browser.close()
+def demo(request, browser, server, tmp_path):
+    """A fresh page; the kernels of its notebooks end with it."""
+    made = Demo(browser, server, tmp_path)
+    yield made
+    SCREENSHOTS.mkdir(exist_ok=True)
+    made.page.screenshot(path=SCREENSHOTS / f"{request.node.name}_end.png")
+    made.page.close(run_before_unload=True)
+    made.context.close()
 
 
-def test_au_explorer(demo):
-    """Sliders move the three faces; a photograph becomes the source; a picture without a face is refused in words."""
+def test_landing_page_and_names(demo, server):
+    """A card with a picture for each demo; requests under a foreign name, and goodbyes from elsewhere, are refused."""
+    demo.name = "index"
+    demo.page.goto(server.address)
+    cards, pictures = demo.page.locator("li h2 a"), demo.page.locator("li img")
+    names = {path.stem for path in DEMOS.glob("*.ipynb")}
+    assert {Path(card.get_attribute("href")).stem for card in cards.all()} == names
+    assert len(pictures.all()) == len(names)
+    assert all(picture.evaluate("e => e.naturalWidth > 300 && e.alt.length > 10") for picture in pictures.all())
+    demo.check()
+    here = f"127.0.0.1:{server.port}"
+    for path in ("/", "/voila/render/live.ipynb", "/voila/static/live.jpg", "/api/kernels/x/channels"):
+        assert server.status("GET", path, Host="evil.example") == 403
+    assert server.status("GET", "/", Host=f"localhost:{server.port}") == 200
+    for origin in ({}, {"Origin": "http://evil.example"}):
+        assert server.status("POST", "/voila/api/shutdown/x", Host=here, **origin) == 403
+
+
+def test_au_explorer_and_two_visitors(demo, browser, server, tmp_path):
+    """Sliders move three faces; a photograph becomes the source, says so, and nobody else sees it; its kernel ends."""
     data = pytest.importorskip("skimage.data")
     demo.open("au_explorer")
     parts = ("mesh", "truth", "generated")
-    before = {part: demo.picture(part) for part in parts}
-    demo.push("Lip corner puller", keys=10)
+    before, start = {part: demo.picture(part) for part in ("neutral", *parts)}, demo.picture("neutral")
+    demo.push("AU12 Lip corner puller", keys=10)
     for part in parts:
         demo.wait_for_change(part, before[part])
-    demo.screenshot()
-    source, generated = demo.picture("neutral"), demo.picture("generated")
-    demo.upload(save_picture(data.astronaut(), demo.folder / "astronaut.jpg"))
-    demo.wait_for_change("neutral", source)
-    demo.wait_for_change("generated", generated)
-    demo.screenshot("_photo")
+    demo.page.get_by_role("button", name="AU12 Lip corner puller").hover()
+    demo.page.get_by_text("Zygomaticus major").first.wait_for(state="visible")
+    demo.check()
+    name = "<img src=x onerror=window.hit=1>.jpg"
+    demo.upload(save_picture(data.astronaut(), demo.folder / name), "Use my photo")
+    demo.wait_for_change("neutral", start)
+    demo.page.get_by_text(f"{name} is shown.").wait_for(timeout=CHANGE)
+    assert demo.chosen("Face") == f"Yours: {name}" and demo.page.evaluate("window.hit") is None
     source = demo.picture("neutral")
-    demo.upload(save_picture(data.coffee(), demo.folder / "coffee.jpg"))
-    demo.page.get_by_text("coffee.jpg").first.wait_for(timeout=CHANGE)
+    demo.upload(save_picture(data.coffee(), demo.folder / "coffee.jpg"), "Use my photo")
+    demo.page.get_by_text("coffee.jpg: no face").wait_for(timeout=CHANGE)
+    with (demo.folder / "huge.jpg").open("wb") as file:
+        file.truncate(21_000_000)
+    demo.upload(demo.folder / "huge.jpg", "Use my photo")
+    demo.page.get_by_text("at most 20 MB").wait_for(timeout=CHANGE)
     assert demo.picture("neutral") == source
-    demo.screenshot("_no_face")
+    other = Demo(browser, server, tmp_path).open("au_explorer")
+    assert other.picture("neutral") == start and name not in other.page.content()
+    demo.choose("Face", "Virtual person 1")
+    demo.wait_for_change("neutral", source)
+    ended = server.ended()
+    other.page.goto(server.address)
+    end = time.monotonic() + 20
+    while server.ended() == ended:
+        assert time.monotonic() < end, "the kernel of a closed page is still there"
+        demo.page.wait_for_timeout(100)
+    other.context.close()
 
 
 def test_resampling_explorer(demo):
-    """The number of frames and the method change counts and sheet."""
+    """The number of frames and the method change counts at once, the sheet too; missing faces come later."""
     demo.open("resampling_explorer")
+    demo.page.get_by_text("All faces are drawn.").wait_for(timeout=READY)
     counts, sheet = demo.picture("counts"), demo.picture("sheet")
-    demo.push("Frames per intensity", keys=2)
-    demo.wait_for_change("counts", counts)
+    demo.push("Frames per intensity", keys=1)
+    seconds = demo.wait_for_change("counts", counts)
     demo.wait_for_change("sheet", sheet)
-    demo.screenshot()
+    print(f"the page answered after {seconds:.2f} s")
+    assert seconds < 2
+    demo.check()
     sheet = demo.picture("sheet")
     demo.page.get_by_role("button", name="Real").click()
     demo.wait_for_change("sheet", sheet)
-    demo.screenshot("_real")
+    assert demo.page.get_by_role("button", name="Real").get_attribute("aria-pressed") == "true"
 
 
 def test_generator(demo):
@@ -237,32 +322,31 @@ def test_generator(demo):
     demo.page.get_by_text("which face shows").wait_for(timeout=READY)
     parts = ("geometric", "GANimation", "photo-ratio", "photo-moved")
     before = {part: demo.picture(part) for part in parts}
-    demo.push("Lip corner puller", keys=8)
+    demo.push("AU4 Brow lowerer", keys=8)
     for part in parts:
         demo.wait_for_change(part, before[part])
-    demo.screenshot()
     source = demo.picture("source")
-    demo.page.locator("select").first.select_option(label="virtual person 2")
+    demo.choose("Face", "virtual person 2")
     demo.wait_for_change("source", source)
     for title in ("true picture", "true photograph"):
         demo.page.get_by_text(title, exact=True).wait_for(timeout=CHANGE)
-    demo.screenshot("_truth")
     left = demo.picture("left")
     demo.page.get_by_role("button", name="the left one").click()
     demo.page.get_by_text("2 of 20").wait_for(timeout=CHANGE)
     demo.wait_for_change("left", left)
+    demo.check()
 
 
 def test_personalization(demo):
-    """Another frame changes the photograph; the button runs the bar from left to right and redraws the plot."""
+    """Another frame changes the photograph; the button shows that it works, runs the bar and redraws the plot."""
     from aufacs_nb.databases import sample_database
 
     demo.open("personalization")
     photo, plot = demo.picture("photo"), demo.picture("plot")
     demo.push("Frame", keys=1)
     demo.wait_for_change("photo", photo)
-    demo.screenshot("_before")
     demo.page.get_by_role("button", name="Personalise").click()
+    demo.page.locator(".aufacs-busy:not([hidden])").wait_for(timeout=CHANGE)
     widths, end = set(), time.monotonic() + READY / 1000
     while demo.picture("plot") == plot:
         assert time.monotonic() < end, f"personalisation did not finish; widths of the bar: {sorted(widths)}"
@@ -271,12 +355,12 @@ def test_personalization(demo):
     demo.page.get_by_text("Done.").wait_for(timeout=CHANGE)
     widths.add(demo.page.locator(".progress-bar").first.evaluate("e => parseFloat(e.style.width) || 0"))
     assert min(widths) == 0 and max(widths) == 100, f"the bar ran from 0 to 100, not over {sorted(widths)}"
-    demo.screenshot()
+    demo.page.locator(".aufacs-busy[hidden]").wait_for(state="attached", timeout=CHANGE)
+    demo.check()
     plot = demo.picture("plot")
-    demo.upload(sorted((sample_database() / "FERA17_Test_MV").glob("*.mp4"))[0], button=1)
+    demo.upload(sorted((sample_database() / "FERA17_Test_MV").glob("*.mp4"))[0], "Use a film of your own")
     demo.wait_for_change("plot", plot)
     demo.page.get_by_text("mean estimate").wait_for(timeout=CHANGE)
-    demo.screenshot("_film")
 
 
 def portrait(path):
@@ -290,14 +374,12 @@ def portrait(path):
 
 def test_registration(demo):
     """A picture, an angle, a fill and an uploaded file each change their own views; a file without a face is refused."""
-    demo.page.set_viewport_size({"width": 1280, "height": 1240})
     demo.open("registration")
     parts = ("photo", "view", "places", "flat", "frontal", "uv", "poses")
     before = {part: demo.picture(part) for part in parts}
     demo.choose("Picture", "Virtual, pose 9 (40°, 0°)")
     for part in parts:
         demo.wait_for_change(part, before[part])
-    demo.screenshot()
     before = {part: demo.picture(part) for part in parts}
     demo.push("Yaw", keys=8)
     demo.wait_for_change("view", before["view"])
@@ -307,13 +389,55 @@ def test_registration(demo):
     for part in ("frontal", "poses"):
         demo.wait_for_change(part, before[part])
     assert (demo.picture("flat"), demo.picture("places")) == (before["flat"], before["places"])
+    demo.check()
     before = demo.picture("photo")
-    demo.upload(portrait(demo.folder / "portrait.png"))
+    demo.upload(portrait(demo.folder / "portrait.png"), "Use my picture")
     demo.wait_for_change("photo", before)
     demo.settle()
     before = demo.picture("photo")
-    demo.upload(save_picture(np.full((300, 400), 128, np.uint8), demo.folder / "fog.png"))
+    demo.upload(save_picture(np.full((300, 400), 128, np.uint8), demo.folder / "fog.png"), "Use my picture")
     demo.page.get_by_text("fog.png: no face found").wait_for(timeout=CHANGE)
-    assert demo.picture("photo") == before
-    assert demo.page.locator("select").first.evaluate("e => e.selectedOptions[0].text") == "portrait.png"
-    demo.screenshot("_no_face")
+    assert demo.picture("photo") == before and demo.chosen("Picture") == "portrait.png"
+
+
+def agreement(table):
+    """r of each action unit of the film that the camera shows, at the start of the film that fits them best."""
+    from aufacs_nb.apps.live import LIVE_AUS, live_truth
+
+    times = table.timestamp - table.timestamp.iloc[0]
+    found = []
+    for start in np.arange(0, 6, 0.05):
+        truth = pd.DataFrame([live_truth(seconds + start) for seconds in times])
+        found.append([np.corrcoef(truth[au], table[f"AU{au:02d}_r"])[0, 1] for au in LIVE_AUS])
+    return pd.Series(max(found, key=np.mean), [f"AU{au}" for au in LIVE_AUS]).round(2)
+
+
+def test_live(demo):
+    """The bars follow a virtual person before the camera, whose truth is known; the numbers are saved by the browser."""
+    demo.open("live")
+    button = lambda name: demo.page.get_by_role("button", name=name, exact=True)
+    button("Start the camera").click()
+    demo.page.get_by_text("frames/s").wait_for(timeout=CHANGE)
+    demo.page.wait_for_timeout(1500)
+    button("Clear").click()
+    demo.page.wait_for_timeout(8000)
+    said = demo.page.get_by_text("frames/s").inner_text()
+    with demo.page.expect_download() as saved:
+        button("Save CSV").click()
+    table = pd.read_csv(io.StringIO(Path(saved.value.path()).read_text()))
+    r = agreement(table)
+    rate = (len(table) - 1) / np.ptp(table.timestamp)
+    print(f"{said}; {rate:.1f} frames a second; r {r.to_dict()}, mean {r.mean():.2f}")
+    assert table.success.all() and r.mean() > 0.7 and r.min() > 0.4
+    assert rate > 5  # 10 and more where nothing else runs
+    button("Hold still: this is my neutral").click()
+    demo.page.get_by_text("This face is your neutral now.").wait_for(timeout=CHANGE)
+    button("Freeze").click()
+    demo.page.wait_for_timeout(300)
+    number = lambda: demo.page.locator(".live-au > span").all_inner_texts()
+    frozen = number()
+    demo.page.wait_for_timeout(600)
+    assert number() == frozen and any(float(value) > 0 for value in frozen)
+    demo.check()
+    button("Stop the camera").click()
+    assert demo.page.evaluate("document.querySelectorAll('video').length") == 0

@@ -18,7 +18,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 # %% ../../nbs/6_apps/07_personalization_demo.ipynb #7f73a2c1
-from .widgets import on_change, on_upload, picture, redraw, reporting, say, titled
+from .widgets import (FILM_MB, Upload, on_change, on_upload, picture, program, redraw, reporting, row,
+                                    say, titled)
 from ..estimation.estimator import registered_by
 from ..estimation.sources import choose_faces, frame_stream
 from ..estimation.personalization import personal_generator, personalize
@@ -187,17 +188,15 @@ def _personalise(parts, epochs=None) -> None:
 # %% ../../nbs/6_apps/07_personalization_demo.ipynb #354c8008
 def _uploads_and_choices(subjects) -> dict:
     "The controls on the left of the page."
-    style, wide = {"description_width": "80px"}, {"width": "220px"}
+    wide = {"width": "100%"}
     return dict(
-        subject=widgets.Dropdown(options=subjects, description="Subject", style=style),
-        frame=widgets.SelectionSlider(options=[("–", 0)], description="Frame", continuous_update=False, style=style,
-                                      layout={"width": "340px"}),
-        upload=widgets.FileUpload(accept="image/*", description="Use another photo", layout=wide),
-        film=widgets.FileUpload(accept="video/*", description="Use a film of your own", layout=wide),
-        button=widgets.Button(description="Personalise", button_style="primary", layout=wide),
-        progress=widgets.FloatProgress(min=0, max=1, layout={"width": "300px"}), message=widgets.HTML(),
-        au=widgets.Dropdown(options=[(f"AU{au} {AU_NAMES[au]}", au) for au in AUS], value=12, description="Map of",
-                            style=style))
+        subject=widgets.Dropdown(options=subjects, layout=wide),
+        frame=widgets.SelectionSlider(options=[("–", 0)], layout=wide),
+        upload=Upload(description="Use another photo"),
+        film=Upload(accept="video/*", description="Use a film of your own", most=FILM_MB * 1_000_000),
+        button=widgets.Button(description="Personalise", button_style="primary"),
+        progress=widgets.FloatProgress(min=0, max=1, layout=wide), message=widgets.HTML(),
+        au=widgets.Dropdown(options=[(f"AU{au} {AU_NAMES[au]}", au) for au in AUS], value=12))
 
 
 def _parts(subjects) -> SimpleNamespace:
@@ -209,13 +208,14 @@ def _parts(subjects) -> SimpleNamespace:
 
 # %% ../../nbs/6_apps/07_personalization_demo.ipynb #a443f0a7
 def _layout(parts) -> widgets.VBox:
-    "Photograph, controls and table in one row, the plot below."
-    uploads = widgets.HBox([parts.upload, parts.film])
-    controls = widgets.VBox([parts.subject, parts.frame, uploads, parts.button, parts.progress, parts.message],
-                            layout={"width": "370px"})
-    photo = titled(parts.photo_title, parts.photo)
-    top = widgets.HBox([controls, photo, parts.table], layout={"grid_gap": "24px"})
-    return widgets.VBox([top, parts.plot, parts.au, parts.map])
+    "Photograph, controls and table side by side, the plots below; below one another on a phone."
+    controls = widgets.VBox([titled("Person or film", parts.subject), titled("Frame", parts.frame), parts.upload,
+                             parts.film, parts.button, titled("Progress", parts.progress), parts.message],
+                            layout={"flex": "1 1 300px"})
+    top = row(controls, titled(parts.photo_title, parts.photo), titled("Agreement, or mean", parts.table))
+    plot, alike = (row(image, kind="aufacs-wide") for image in (parts.plot, parts.map))
+    return program(parts, top, titled("Estimates of each frame", plot), titled("Map of", parts.au),
+                   titled("Frames that the classifier finds alike lie close", alike))
 
 # %% ../../nbs/6_apps/07_personalization_demo.ipynb #118be481
 def personalization_demo(registered=None, generator=None, classifiers=None, epochs=None) -> widgets.VBox:
@@ -226,6 +226,7 @@ def personalization_demo(registered=None, generator=None, classifiers=None, epoc
     parts.registered, parts.clips = registered, {}
     parts.classifiers = classifiers or AUClassifiers.from_pretrained("small")
     parts.generator = generator or personal_generator("small", parts.classifiers.preset)
+    box = _layout(parts)
     on_change(parts, parts.subject, lambda name: _choose_subject(parts, name))
     on_change(parts, parts.frame, lambda index: _choose_frame(parts, index))
     on_upload(parts, lambda name, image: _use_photo(
@@ -234,6 +235,4 @@ def personalization_demo(registered=None, generator=None, classifiers=None, epoc
     on_change(parts, parts.au, lambda au: _show_map(parts))
     parts.button.on_click(lambda button: _personalise(parts, epochs))
     _choose_subject(parts, parts.subject.value)
-    box = _layout(parts)
-    box.parts = parts
     return box

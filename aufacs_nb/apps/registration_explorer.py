@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 from skimage.data import astronaut
 
 # %% ../../nbs/6_apps/04_registration_explorer.ipynb #f9a6e191
-from .widgets import caption, on_change, on_upload, picture, redraw, say, titled
+from .widgets import Upload, caption, on_change, on_upload, picture, program, redraw, row, say, titled
 from ..facs import FERA_POSES
 from ..geometry.meshes import canonical_face, vertex_normals
 from ..geometry.rasterize import interpolate, rasterize, sample_bilinear
@@ -162,11 +162,12 @@ def covered_by(vertices, size: int) -> np.ndarray:
     return rasterize(vertices, canonical_face().triangles, size).covered
 
 # %% ../../nbs/6_apps/04_registration_explorer.ipynb #5915f8fe
-def nine_poses(result) -> Image.Image:
-    "A registered face turned to the nine poses of FERA 2017, in one row."
+def nine_poses(result, side: int = 124) -> Image.Image:
+    "A registered face turned to the nine poses of FERA 2017: a row for each yaw, a column for each pitch."
     frames = [rotate(result.image, yaw, pitch, result.vertices) for yaw, pitch in FERA_POSES.values()]
-    titles = [f"{pose}: {yaw}°, {pitch}°" for pose, (yaw, pitch) in FERA_POSES.items()]
-    return contact_sheet(frames, columns=9, side=124, column_titles=titles)
+    yaws, pitches = (list(dict.fromkeys(angles)) for angles in zip(*FERA_POSES.values()))
+    return contact_sheet(frames, columns=3, side=side, column_titles=[f"{pitch}°" for pitch in pitches],
+                         row_titles=[f"{yaw}°" for yaw in yaws])
 
 # %% ../../nbs/6_apps/04_registration_explorer.ipynb #d7494aae
 def pose_table(result, face, rendered=None) -> str:
@@ -211,7 +212,7 @@ def _draw_frontal(parts) -> None:
     redraw(parts.flat, align_face(parts.image, parts.landmarks))
     redraw(parts.frontal, tinted(result.image, hidden & parts.unseen.value))
     parts.numbers.value = pose_table(result, parts.face.value, parts.choices[parts.name].pose)
-    parts.poses.value = to_jpeg(nine_poses(result))
+    redraw(parts.poses, np.asarray(nine_poses(result)))
 
 # %% ../../nbs/6_apps/04_registration_explorer.ipynb #83adfefe
 _LONGEST = 2400  # pixels of the longer side
@@ -271,38 +272,36 @@ def _offer(parts, name: str, image) -> None:
     _show_faces(parts, name, image, faces)
 
 # %% ../../nbs/6_apps/04_registration_explorer.ipynb #5b57e3cf
-def _toggles(options, width: int) -> widgets.ToggleButtons:
-    "A row of buttons, `width` pixels wide in all, of which one is pressed; options: (label, value) pairs."
-    each = (width - 4 * len(options)) // len(options)
-    return widgets.ToggleButtons(options=options, style={"button_width": f"{each}px"}, layout={"width": f"{width}px"})
+def _toggles(*options) -> widgets.ToggleButtons:
+    "A row of buttons of which one is pressed; options: (label, value) pairs."
+    return widgets.ToggleButtons(options=options)
 
 
-def _angle_slider(name: str, value: int, limit: int, width: int) -> widgets.IntSlider:
+def _angle_slider(name: str, value: int, limit: int) -> widgets.IntSlider:
     "A slider of whole degrees from -limit to limit that reports while it moves."
     return widgets.IntSlider(value=value, min=-limit, max=limit, description=name, readout_format="d",
-                             style={"description_width": "40px"}, layout={"width": f"{width}px"})
+                             style={"description_width": "40px"}, layout={"width": "100%"})
 
 # %% ../../nbs/6_apps/04_registration_explorer.ipynb #966e585a
 def _parts(width: int) -> SimpleNamespace:
     "The widgets of the registration explorer, not yet connected."
     blank = np.full((width, width, 3), PALE, np.uint8)
-    names = ("photo", "view", "places", "flat", "frontal", "uv")
+    names = ("photo", "view", "places", "flat", "frontal", "uv", "poses")
     return SimpleNamespace(
-        picture=widgets.Dropdown(layout={"width": "232px"}), face=widgets.Dropdown(layout={"width": "232px"}),
-        upload=widgets.FileUpload(accept="image/*", description="Use my picture", layout={"width": "232px"}),
-        message=widgets.HTML(), numbers=widgets.HTML(), photo_title=widgets.HTML(),
-        marks=_toggles([("Whole", "boxes"), ("Points", "points"), ("Wire", "wire")], width),
-        yaw=_angle_slider("Yaw", 35, 90, width), pitch=_angle_slider("Pitch", 10, 60, width),
-        surface=_toggles([("Photo", "photo"), ("Clay", "clay")], width),
-        fill=_toggles([("Black", "black"), ("Mirror", "mirror"), ("Keep", "keep")], width),
-        unseen=widgets.Checkbox(True, description="Tint what the camera did not see", indent=False),
-        poses=widgets.Image(format="jpeg", value=to_jpeg(blank)),
+        picture=widgets.Dropdown(layout={"width": "100%"}), face=widgets.Dropdown(layout={"width": "100%"}),
+        upload=Upload(description="Use my picture"), message=widgets.HTML(), numbers=widgets.HTML(),
+        photo_title=widgets.HTML(), marks=_toggles(("Whole", "boxes"), ("Points", "points"), ("Wire", "wire")),
+        yaw=_angle_slider("Yaw", 35, 90), pitch=_angle_slider("Pitch", 10, 60),
+        surface=_toggles(("Photo", "photo"), ("Clay", "clay")),
+        fill=_toggles(("Black", "black"), ("Mirror", "mirror"), ("Keep", "keep")),
+        unseen=widgets.Checkbox(True, description="Tint what the camera did not see", indent=False,
+                                layout={"width": "auto"}),
         **{name: picture(blank, width, name) for name in names})
 
 # %% ../../nbs/6_apps/04_registration_explorer.ipynb #fcc986bc
-def _six_pictures(parts) -> widgets.GridBox:
-    "Six pictures, each with its own controls or a caption."
-    return widgets.GridBox([
+def _seven_pictures(parts) -> widgets.Box:
+    "Seven pictures, each with its own controls or a caption."
+    cards = row(
         titled(parts.photo_title, widgets.VBox([parts.photo, parts.marks])),
         titled("Mesh from any angle", widgets.VBox([parts.view, parts.surface, parts.yaw, parts.pitch])),
         titled("UV position map", widgets.VBox([parts.places, caption(
@@ -311,18 +310,20 @@ def _six_pictures(parts) -> widgets.GridBox:
             "Shifted, scaled and turned in the plane: the pose of the head stays.")])),
         titled("3D: mesh turned to the front", widgets.VBox([parts.frontal, parts.fill, parts.unseen])),
         titled("UV texture", widgets.VBox([parts.uv, caption("The skin unrolled, in the chart of the map above.")])),
-    ], layout={"grid_template_columns": f"repeat(3, {parts.photo.width}px)", "grid_gap": "12px 20px"})
+        titled("The 3D frame at the poses of FERA 2017", widgets.VBox([parts.poses, caption(
+            "A row for each yaw, a column for each pitch.")])),
+        kind="aufacs-cards")
+    cards.layout.grid_template_columns = f"repeat(auto-fill, minmax(min(100%, {parts.photo.width}px), 1fr))"
+    return cards
 
 
 def _layout(parts) -> widgets.VBox:
-    "Choice and numbers on the left, six pictures on the right, nine poses below."
-    parts.poses.add_class("poses")
-    limit = caption("A file of up to 10 MB. It goes no further than the computer that runs this page.")
-    left = [titled("Picture", parts.picture), parts.upload, limit, parts.message, parts.face_row,
-            titled("Head", parts.numbers)]
-    controls = widgets.VBox(left, layout={"width": "244px", "grid_gap": "8px"})
-    return widgets.VBox([widgets.HBox([controls, _six_pictures(parts)]),
-                         titled("The 3D frame, turned to the nine poses of FERA 2017", parts.poses)])
+    "Choice and numbers on the left, seven pictures on the right; below one another on a phone."
+    limit = caption("A file of up to 20 MB. It goes no further than the computer that runs this page.")
+    controls = widgets.VBox([titled("Picture", parts.picture), parts.upload, limit, parts.message, parts.face_row,
+                             titled("Head", parts.numbers)], layout={"flex": "0 1 236px"})
+    pictures = widgets.VBox([_seven_pictures(parts)], layout={"flex": "1 1 640px"})
+    return program(parts, row(controls, pictures))
 
 # %% ../../nbs/6_apps/04_registration_explorer.ipynb #326ff13f
 def _connect(parts) -> None:
@@ -345,9 +346,8 @@ def registration_explorer(choices=None, landmarker=None, width: int = 286) -> wi
     parts.face_row = titled("Face", parts.face)
     parts.choices, parts.name = dict(choices or picture_choices()), None
     parts.landmarker = landmarker or FaceLandmarker.from_pretrained()
+    box = _layout(parts)
     _connect(parts)
     parts.picture.options = list(parts.choices)
     parts.picture.value = next(iter(parts.choices))
-    box = _layout(parts)
-    box.parts = parts
     return box

@@ -1,0 +1,198 @@
+// The camera's frames go to the kernel, small and never more than two at a time; meshes and numbers come back.
+const SIDE = 640, AHEAD = 2, SECONDS = 20, INK = "#0b57a4";
+
+const make = (tag, attributes = {}, parent = null) => {
+  const e = Object.assign(document.createElement(tag), attributes);
+  if (parent) parent.append(e);
+  return e;
+};
+
+function buttons(panel, actions) {
+  const made = {};
+  for (const [name, [text, action]] of Object.entries(actions)) {
+    made[name] = make("button", { type: "button", textContent: text, className: "live-button", onclick: action }, panel);
+  }
+  return made;
+}
+
+function rowsOf(board, labels) {
+  return labels.map(({ name, html }) => {
+    const row = make("div", { className: "live-au" }, board);
+    make("div", { innerHTML: html }, row);
+    const bar = make("div", { className: "live-bar" }, row);
+    for (const [key, value] of [["role", "meter"], ["aria-label", name], ["aria-valuemin", 0], ["aria-valuemax", 5],
+                                ["aria-valuenow", 0]]) bar.setAttribute(key, value);
+    const fill = make("div", { className: "live-fill" }, bar), number = make("span", { textContent: "–" }, row);
+    const line = make("canvas", { width: 240, height: 30, className: "live-line" }, row);
+    line.setAttribute("role", "img");
+    line.setAttribute("aria-label", `${name}, last ${SECONDS} seconds`);
+    return { bar, fill, number, line };
+  });
+}
+
+function drawLine(canvas, history, k, now) {
+  const c = canvas.getContext("2d"), { width, height } = canvas;
+  c.clearRect(0, 0, width, height);
+  c.strokeStyle = "#ccc";
+  c.strokeRect(0.5, 0.5, width - 1, height - 1);
+  c.strokeStyle = INK;
+  c.lineWidth = 2;
+  c.beginPath();
+  let before = null;
+  for (const { time, values } of history) {
+    const x = width * (1 - (now - time) / (1000 * SECONDS)), y = height - 2 - (height - 4) * ((values?.[k] ?? 0) / 5);
+    if (values === null) { before = null; continue; }
+    before === null || time - before > 1000 ? c.moveTo(x, y) : c.lineTo(x, y);
+    before = time;
+  }
+  c.stroke();
+}
+
+function drawMesh(c, points, edges) {
+  c.strokeStyle = "rgba(64, 224, 255, .55)";
+  c.lineWidth = 1;
+  c.beginPath();
+  for (let k = 0; k < edges.length; k += 2) {
+    c.moveTo(points[2 * edges[k]], points[2 * edges[k] + 1]);
+    c.lineTo(points[2 * edges[k + 1]], points[2 * edges[k + 1] + 1]);
+  }
+  c.stroke();
+}
+
+const points = (view) => new Float32Array(view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength));
+
+function download(text, name) {
+  const a = make("a", { href: URL.createObjectURL(new Blob([text], { type: "text/csv" })), download: name });
+  a.click();
+  setTimeout(() => URL.revokeObjectURL(a.href), 10000);
+}
+
+function render({ model, el }) {
+  el.classList.add("aufacs-live");
+  const view = make("div", { className: "live-view" }, el), board = make("div", { className: "live-board" }, el);
+  const canvas = make("canvas", { width: 640, height: 480, className: "live-picture" }, view);
+  canvas.setAttribute("role", "img");
+  canvas.setAttribute("aria-label", "Your camera, as in a mirror, with the mesh of the face");
+  const panel = make("div", { className: "live-panel" }, view), said = make("p", { className: "live-said" }, view);
+  said.setAttribute("role", "status");
+  const rate = make("p", { className: "live-rate", textContent: "" }, view);
+  const rows = rowsOf(board, model.get("labels")), edges = model.get("edges");
+  const video = make("video", { muted: true, playsInline: true }), shot = make("canvas");
+  const sent = new Map(), history = [], answers = [];
+  let stream = null, frozen = false, id = 0, lastLines = 0, gone = false;
+  const say = (text) => { if (said.textContent !== text) said.textContent = text; };
+
+  const b = buttons(panel, {
+    start: ["Start the camera", start], freeze: ["Freeze", freeze],
+    neutral: ["Hold still: this is my neutral", () => { say("Hold still …"); model.send({ kind: "neutral" }); }],
+    forget: ["Forget my neutral", () => model.send({ kind: "forget" })],
+    save: ["Save CSV", () => model.send({ kind: "csv" })],
+    clear: ["Clear", () => { history.length = 0; model.send({ kind: "clear" }); lines(); }],
+  });
+  const able = () => {
+    for (const name of ["freeze", "neutral"]) b[name].disabled = !stream;
+    b.start.textContent = stream ? "Stop the camera" : "Start the camera";
+    b.freeze.textContent = frozen ? "Go on" : "Freeze";
+  };
+
+  function stop() {
+    stream?.getTracks().forEach((track) => track.stop());
+    stream = null;
+    frozen = false;
+    sent.clear();
+    able();
+  }
+
+  async function start() {
+    if (stream) { stop(); return say("The camera is off. Numbers are kept until you clear them or close the page."); }
+    if (!navigator.mediaDevices?.getUserMedia) {
+      return say("This browser gives cameras to https pages and to localhost only: open the page at 127.0.0.1.");
+    }
+    try {
+      stream = await navigator.mediaDevices.getUserMedia({ audio: false,
+        video: { width: { ideal: 640 }, height: { ideal: 480 }, frameRate: { ideal: 30 } } });
+    } catch (error) {
+      return say(`No camera: ${error.name === "NotAllowedError" ? "it was not allowed" : error.message}.`);
+    }
+    video.srcObject = stream;
+    await video.play();
+    say("The camera is on. Pictures go to the computer that runs this page, and are not stored.");
+    able();
+    next();
+  }
+
+  function freeze() {
+    frozen = !frozen;
+    able();
+    if (!frozen) next();
+  }
+
+  const next = () => video.requestVideoFrameCallback ? video.requestVideoFrameCallback(grab) : setTimeout(grab, 40);
+
+  async function grab() {
+    if (!stream || frozen || gone) return;
+    next();
+    for (const [key, { time }] of sent) if (performance.now() - time > 3000) sent.delete(key);
+    if (sent.size >= AHEAD || !video.videoWidth) return;
+    const scale = Math.min(1, SIDE / Math.max(video.videoWidth, video.videoHeight)), mine = ++id;
+    const time = performance.now();
+    sent.set(mine, { time, bitmap: null });
+    shot.width = Math.round(video.videoWidth * scale);
+    shot.height = Math.round(video.videoHeight * scale);
+    shot.getContext("2d").drawImage(video, 0, 0, shot.width, shot.height);
+    const [bitmap, blob] = await Promise.all([createImageBitmap(shot),
+                                              new Promise((done) => shot.toBlob(done, "image/jpeg", 0.85))]);
+    if (!sent.has(mine)) return;
+    sent.get(mine).bitmap = bitmap;
+    const data = await blob.arrayBuffer();
+    try {
+      model.send({ kind: "frame", id: mine, time: time / 1000 }, undefined, [data]);
+    } catch {
+      stop();
+      say("The connection to the program is lost: load the page again.");
+    }
+  }
+
+  function lines() {
+    const now = performance.now();
+    if (now - lastLines < 90 && history.length) return;
+    lastLines = now;
+    rows.forEach(({ line }, k) => drawLine(line, history, k, now));
+  }
+
+  function seen(message, buffers) {
+    const mine = sent.get(message.id), now = performance.now();
+    for (const key of sent.keys()) if (key <= message.id) sent.delete(key);
+    if (!mine?.bitmap || !stream) return;
+    const { values } = message, { bitmap, time } = mine;
+    canvas.width = bitmap.width;
+    canvas.height = bitmap.height;
+    const c = canvas.getContext("2d");
+    c.drawImage(bitmap, 0, 0);
+    if (values) drawMesh(c, points(buffers[0]), edges);
+    history.push({ time, values });
+    while (history.length && now - history[0].time > 1000 * SECONDS) history.shift();
+    answers.push(now);
+    while (answers.length && now - answers[0] > 2000) answers.shift();
+    rate.textContent = `${(answers.length / Math.min(2, (now - answers[0]) / 1000 || 2)).toFixed(0)} frames/s, ` +
+      `${(now - time).toFixed(0)} ms behind` + (values ? "" : ": no face");
+    rows.forEach(({ bar, fill, number }, k) => {
+      const value = values ? values[k] : 0;
+      fill.style.width = `${20 * value}%`;
+      number.textContent = values ? value.toFixed(1) : "–";
+      bar.setAttribute("aria-valuenow", value.toFixed(1));
+    });
+    lines();
+  }
+
+  model.on("msg:custom", (message, buffers) => {
+    if (message.kind === "seen") seen(message, buffers);
+    else if (message.kind === "say") say(message.text);
+    else if (message.kind === "csv") download(message.text, "aufacs_live.csv");
+  });
+  able();
+  say("Nothing is sent before you start the camera.");
+  lines();
+  return () => { gone = true; stop(); };
+}
+export default { render };
