@@ -17,7 +17,7 @@ import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Callable, Iterable, Iterator
+from typing import Any, Callable, Iterable, Iterator
 
 import av
 import numpy as np
@@ -25,6 +25,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 from joblib import Parallel, delayed
 from joblib.externals.loky import get_reusable_executor
+from numpy.typing import DTypeLike
 from safetensors import SafetensorError
 
 from .facs import au_columns
@@ -34,7 +35,7 @@ from .presets import write_atomically
 WHOLE, PIECES = 1 << 20, 64  # bytes up to which a file is read whole; of a larger one as many are read, in pieces
 
 
-def file_content(path) -> str:
+def file_content(path: Path | str) -> str:
     "Fingerprint of a file's size and bytes, 16 hexadecimal digits; 'gone' if there is no such file."
     path = Path(path)
     if not path.is_file():
@@ -52,7 +53,7 @@ def file_content(path) -> str:
 WHOLE_ARRAY = 1 << 28  # bytes of an array that are read; of a larger one, rows that are spread over it
 
 
-def array_content(array, batch: int = 256) -> str:
+def array_content(array: Any, batch: int = 256) -> str:
     "Fingerprint of an array (N, …), also of a memory map or of `Rows`: of shape, type and up to 256 MB of its rows."
     from aufacs_nb.tensors import Rows  # loads PyTorch, which those who only render do without
     row = max(1, math.prod(array.shape[1:]) * array.dtype.itemsize)
@@ -80,14 +81,14 @@ def differing(there: dict, here: dict) -> list[str]:
     return [f"{name} {there.get(name, 'as usual')}, not {here.get(name, 'as usual')}" for name in names]
 
 
-def check_facts(folder, there: dict, here: dict, what: str) -> None:
+def check_facts(folder: Path | str, there: dict, here: dict, what: str) -> None:
     "FolderError if the facts `there`, of what lies in the folder, are not those of this run; `what`: 'a registration'."
     if said := differing(there, here):
         raise FolderError(f"{folder}: holds {what} with {'; '.join(said)}. Choose another folder (--out), or delete "
                           "this one to begin anew.")
 
 # %% ../nbs/0_start/10_runs.ipynb #ed5c18b8
-def check_ours(folder, facts_file: str, what: str, besides=()) -> None:
+def check_ours(folder: Path | str, facts_file: str, what: str, besides: Iterable[str] = ()) -> None:
     "FolderError if the folder holds files, hidden ones and those in `besides` left aside, but no facts of ours."
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -100,7 +101,8 @@ def check_ours(folder, facts_file: str, what: str, besides=()) -> None:
                           f"{what}: choose a new or an empty folder (--out).")
 
 
-def claim(folder, facts: dict, what: str, begun: bool, facts_file: str = "run.json", besides=()) -> Path:
+def claim(folder: Path | str, facts: dict, what: str, begun: bool, facts_file: str = "run.json",
+          besides: Iterable[str] = ()) -> Path:
     "Write the facts of a run into its folder, or compare them, if something was made (`begun`); see `check_facts`."
     folder, facts = Path(folder), json.loads(json.dumps(facts))
     check_ours(folder, facts_file, what, besides)
@@ -113,7 +115,7 @@ def claim(folder, facts: dict, what: str, begun: bool, facts_file: str = "run.js
     return path
 
 # %% ../nbs/0_start/10_runs.ipynb #7bd05bf5
-def read_facts(path) -> dict:
+def read_facts(path: Path | str) -> dict:
     "The facts in a file of `claim`; FolderError if it holds none."
     try:
         facts = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -125,7 +127,7 @@ def read_facts(path) -> dict:
 
 
 @contextmanager
-def telling(path):
+def telling(path: Path | str) -> Iterator[None]:
     "A block that writes `path`: OSError says that it could not be written, why, and that older files are intact."
     try:
         yield
@@ -139,7 +141,7 @@ def telling(path):
 LEFT_OVER = re.compile(r"\..+\.(\d+\.tmp|part)")  # what `write_atomically` and the films of `simulate` are called
 
 
-def clear_left_over(folder) -> list[str]:
+def clear_left_over(folder: Path | str) -> list[str]:
     "Remove the temporary files that killed runs left in a folder; their names. Call it while nobody writes there."
     found = [path for path in Path(folder).iterdir() if LEFT_OVER.fullmatch(path.name) and path.is_file()]
     for path in found:
@@ -148,7 +150,7 @@ def clear_left_over(folder) -> list[str]:
 
 
 @contextmanager
-def only_one(folder):
+def only_one(folder: Path | str) -> Iterator[None]:
     "While the block runs no other process may enter it for this folder: FolderError there. Leftovers go first."
     with telling(folder):
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -166,7 +168,7 @@ def only_one(folder):
         lock.release()
 
 # %% ../nbs/0_start/10_runs.ipynb #13263028
-def publish(folder, writers: dict[str, Callable[[Path], object]]) -> Path:
+def publish(folder: Path | str, writers: dict[str, Callable[[Path], object]]) -> Path:
     """Write the files {name: write(path)} of a set; the last is the one without which readers see no set.
 
     Until all are written, an older set stays as it is. OSError, see `telling`, if one cannot be written.
@@ -224,7 +226,7 @@ RANGES = {  # option: lowest, highest, what it counts
     "activity": (1e-6, 1000.0, "times the usual")}
 
 
-def check_ranges(**options) -> None:
+def check_ranges(**options: Any) -> None:
     "FolderError naming an option outside its range in `RANGES`, or one that is no whole number; None is left out."
     for name, value in options.items():
         low, high, unit = RANGES[name]
@@ -265,7 +267,7 @@ def _wrong_cells(column: pd.Series, kind: str, name: str) -> np.ndarray:
             "truth": ~np.isin(values, (0, 1)), "level": (values < 0) | (values > 5)}[kind]
 
 # %% ../nbs/0_start/10_runs.ipynb #dd737ae9
-def check_columns(table: pd.DataFrame, source, needed: Iterable[str] = ()) -> pd.DataFrame:
+def check_columns(table: pd.DataFrame, source: Any, needed: Iterable[str] = ()) -> pd.DataFrame:
     "The table itself; FolderError names `source`, row and column of a cell of the wrong kind, or a column it lacks."
     if missing := [name for name in needed if name not in table]:
         raise FolderError(f"{source}: column {missing[0]!r} is missing; it has {', '.join(map(str, table))[:200]}.")
@@ -279,7 +281,7 @@ def check_columns(table: pd.DataFrame, source, needed: Iterable[str] = ()) -> pd
     return table
 
 
-def read_table(path, needed: Iterable[str] = ()) -> pd.DataFrame:
+def read_table(path: Path | str, needed: Iterable[str] = ()) -> pd.DataFrame:
     "The Parquet table at `path`, as `check_columns` wants it; FolderError, too, if the file is none."
     try:
         return check_columns(pd.read_parquet(path), path, needed)
@@ -290,7 +292,7 @@ def read_table(path, needed: Iterable[str] = ()) -> pd.DataFrame:
         raise FolderError(f"{path}: no readable table ({said}); write it anew.") from error
 
 # %% ../nbs/0_start/10_runs.ipynb #500ad3b4
-def open_array(path, rows: int, shape: tuple, dtype) -> np.memmap:
+def open_array(path: Path | str, rows: int, shape: tuple, dtype: DTypeLike) -> np.ndarray:
     "The .npy file at `path`, memory-mapped; FolderError unless it holds `rows` rows of that shape (None: any), type."
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)

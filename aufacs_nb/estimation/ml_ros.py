@@ -7,9 +7,12 @@ __all__ = ['imbalance_ratios', 'ml_ros_rows', 'ml_ros_set', 'co_occurrence', 'pl
 
 # %% ../../nbs/3_estimation/02_ml_ros.ipynb #6d51a283
 import warnings
+from typing import Any, Iterable, Sequence
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from ..facs import AUS, LEVELS, au_column, au_columns
+from ..tensors import Rows
 from .resampling import (ResampledSet, ResamplingError, check_partitions, gather, label_rows,
                                               rounded_levels)
 
@@ -25,7 +28,7 @@ def _ratios(counts):
     return np.divide(counts.max(), counts, out=np.full(len(counts), np.nan), where=counts > 0)
 
 
-def imbalance_ratios(manifest, aus=AUS, rows=None):
+def imbalance_ratios(manifest: pd.DataFrame, aus: Sequence[int] = AUS, rows: ArrayLike | None = None) -> pd.DataFrame:
     """IRLbl (Charte et al. 2015) of every level A–E of every AU: rows are AU numbers, columns levels 1–5; at least 1.
 
     NaN where a level never occurs. `rows`: positions in `manifest`, clones repeated; None: all valid ones.
@@ -71,7 +74,8 @@ def _clones(member, wanted: int, rng) -> list:
     return clones
 
 
-def ml_ros_rows(manifest, aus=AUS, share=0.25, seed=0, partitions=("Train",)):
+def ml_ros_rows(manifest: pd.DataFrame, aus: Sequence[int] = AUS, share: float = 0.25, seed: int = 0,
+                partitions: Iterable[str] | None = ("Train",)) -> np.ndarray:
     """Positions in `manifest` of every valid frame once, then of the clones of ML-ROS (Charte et al. 2015).
 
     share: clones at most, as a share of the frames. A level that no frame has is named in a warning.
@@ -85,7 +89,8 @@ def ml_ros_rows(manifest, aus=AUS, share=0.25, seed=0, partitions=("Train",)):
     return np.concatenate([rows, rows[np.array(clones, dtype=int)]])
 
 # %% ../../nbs/3_estimation/02_ml_ros.ipynb #10776a03
-def ml_ros_set(frames, manifest, aus=AUS, share=0.25, seed=0, partitions=("Train",)):
+def ml_ros_set(frames: np.ndarray | Rows, manifest: pd.DataFrame, aus: Sequence[int] = AUS, share: float = 0.25,
+               seed: int = 0, partitions: Iterable[str] | None = ("Train",)) -> ResampledSet:
     """`ResampledSet` of all real frames and ML-ROS clones; each picture has a row for each of its coded `aus`.
 
     `frames`: (N, S, S, 3) uint8, `manifest`: its N rows. Other arguments, warnings and errors: see `ml_ros_rows`.
@@ -100,7 +105,7 @@ def ml_ros_set(frames, manifest, aus=AUS, share=0.25, seed=0, partitions=("Train
     return ResampledSet(gather(frames, table["source_row"].to_numpy()), label_rows(manifest, table, aus))
 
 # %% ../../nbs/3_estimation/02_ml_ros.ipynb #ec9bb2b4
-def co_occurrence(frames, aus=AUS, threshold=1):
+def co_occurrence(frames: Any, aus: Sequence[int] = AUS, threshold: float = 1) -> pd.DataFrame:
     """Share of frames with the row's AU that show the column's AU, too; on the diagonal, of all frames that show it.
 
     frames: a manifest, or anything with a `.manifest`; of a `ResampledSet` a row uses its own AU's frames alone
@@ -132,7 +137,8 @@ def _heat(ax, table, title, difference=False):
     ax.set_yticklabels(table.index, fontsize=7)
 
 # %% ../../nbs/3_estimation/02_ml_ros.ipynb #abad9d43
-def plot_co_occurrence(before, *after, titles=("before", "after"), aus=AUS):
+def plot_co_occurrence(before: Any, *after, titles: Sequence[str] = ("before", "after"),
+                       aus: Sequence[int] = AUS) -> Any:
     """Heat maps of `co_occurrence` before and after, and below each after what changed; returns the figure.
 
     before, after: tables of `co_occurrence`, or what it takes; `titles`: one for each.

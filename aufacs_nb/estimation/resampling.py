@@ -12,22 +12,25 @@ import mmap
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Iterable, Sequence
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from pyarrow import parquet
 from tqdm.auto import tqdm
 from ..facs import AUS, LEVELS, au_column, au_columns, intensity_to_unit
 from ..folders import check_ours, check_ranges, only_one, open_array, publish, read_table
 from ..generation.synthesis import synthesize
 from ..generation.training import rarity
+from ..generation.ratio import FaceGenerator
 from ..tensors import IN_MEMORY, Rows, frame_store
 
 # %% ../../nbs/3_estimation/01_resampling.ipynb #f1d49a5f
-def rounded_levels(values):
+def rounded_levels(values: ArrayLike) -> np.ndarray:
     "Intensities rounded to the nearest level 0–5 as float64; NaN stays NaN."
     return np.rint(np.asarray(values, dtype=np.float64))
 
-def label_histogram(frames, aus=AUS):
+def label_histogram(frames: Any, aus: Sequence[int] = AUS) -> pd.DataFrame:
     """Counts of frames as a table: one row for each AU number, one column for each intensity 0–5.
 
     `frames`: a manifest, or anything with a `.manifest`. In a `ResampledSet` a frame counts only for the AU that
@@ -40,7 +43,7 @@ def label_histogram(frames, aus=AUS):
     return table.rename_axis(index='au', columns='intensity')
 
 # %% ../../nbs/3_estimation/01_resampling.ipynb #cbe9b42a
-def draw_evenly(pool, n, rng):
+def draw_evenly(pool: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
     "`n` entries of the array `pool`, in random order, each used ⌊n / len⌋ or ⌈n / len⌉ times. `rng`: NumPy Generator."
     whole, rest = divmod(n, len(pool))
     return rng.permutation(np.concatenate([np.repeat(pool, whole), rng.choice(pool, rest, replace=False)]))
@@ -49,7 +52,7 @@ def draw_evenly(pool, n, rng):
 class ResamplingError(ValueError):
     "A frame table from which no balanced set can be drawn; the message names the AU or partition and the way out."
 
-def check_partitions(manifest, partitions):
+def check_partitions(manifest: pd.DataFrame, partitions: Iterable[str] | None) -> None:
     "Raises `ResamplingError` if `manifest` holds rows of other partitions; `partitions=None` allows all."
     if partitions is None: return
     if 'partition' not in manifest: raise ResamplingError(
@@ -67,7 +70,8 @@ def _rows_at(manifest, au, level, also_coded=()):
     return np.flatnonzero(usable & coded & (rounded_levels(manifest[au_column(au)]) == level))
 
 # %% ../../nbs/3_estimation/01_resampling.ipynb #04398b9e
-def real_resample(manifest, au, per_intensity, seed=0, partitions=('Train',)):
+def real_resample(manifest: pd.DataFrame, au: int, per_intensity: int, seed: int = 0,
+                  partitions: Iterable[str] | None = ('Train',)) -> pd.DataFrame:
     """Rows for a balanced set of real frames of one AU (paper §4.2.2): a table `row, au, intensity`.
 
     `row`: position in `manifest`. A level without frames is left out with a warning that names AU and level.
@@ -109,7 +113,10 @@ def _drawn_targets(manifest, rows, n, rng, targets, label_aus):
     weights[coded] = rarity(intensity_to_unit(labels.to_numpy()[coded]))
     return rng.choice(rows, n, p=weights[rows] / weights[rows].sum())
 
-def semantic_pairs(manifest, au, per_intensity, seed=0, partitions=('Train',), label_aus=AUS, targets='plain'):
+# %% ../../nbs/3_estimation/01_resampling.ipynb #12cb6550
+def semantic_pairs(manifest: pd.DataFrame, au: int, per_intensity: int, seed: int = 0,
+                   partitions: Iterable[str] | None = ('Train',), label_aus: Sequence[int] = AUS,
+                   targets: str = 'plain') -> pd.DataFrame:
     """Pairs to synthesise for one AU (paper §4.2.2): a table `source_row, target_row, au, intensity`.
 
     Sources have the AU absent; targets have it at `intensity`, or at the nearest level that occurs (warning).
@@ -140,7 +147,7 @@ def _write_frames(path, shape, batches):
         for batch in batches: file.write(np.ascontiguousarray(batch, np.uint8).data)
 
 # %% ../../nbs/3_estimation/01_resampling.ipynb #3a0a5041
-def check_set_folder(folder):
+def check_set_folder(folder: Path | str) -> None:
     "Raises `ResamplingError` or `FolderError` unless `folder` is new, empty, or holds a balanced set to be replaced."
     path = Path(folder) / 'manifest.parquet'
     check_ours(folder, path.name, 'a balanced set', besides=('frames.npy',))
@@ -164,15 +171,15 @@ class ResampledSet:
     whose classifier the frame is for, and its class 0–5), `source_row, target_row` (positions in the frame table
     drawn from), `subject`, `synthetic` (bool), and the AU columns of the whole label vector (0–5).
     """
-    frames: np.ndarray
+    frames: np.ndarray | Rows
     manifest: pd.DataFrame
 
-    def save(self, folder):
+    def save(self, folder: Path | str) -> Path:
         "Writes `folder`/frames.npy and `folder`/manifest.parquet; returns the folder. Errors: see `check_set_folder`."
         return _write_set(folder, self.frames.shape, _batches(self.frames, np.arange(len(self.frames))), self.manifest)
 
     @classmethod
-    def open(cls, folder):
+    def open(cls, folder: Path | str) -> 'ResampledSet':
         "The set in `folder`, frames memory-mapped; `ResamplingError` if it is not there, `FolderError` if not whole."
         paths = [Path(folder) / name for name in ('frames.npy', 'manifest.parquet')]
         missing = [path.name for path in paths if not path.is_file()]
@@ -181,7 +188,7 @@ class ResampledSet:
         return cls(open_array(paths[0], len(table), (None, None, 3), np.uint8), table)
 
 # %% ../../nbs/3_estimation/01_resampling.ipynb #6a3055a5
-def label_rows(manifest, pairs, aus):
+def label_rows(manifest: pd.DataFrame, pairs: pd.DataFrame, aus: Sequence[int]) -> pd.DataFrame:
     "The set's table: `pairs` with subject and the label vector of the target row, its own AU set to `intensity`."
     source, target = pairs['source_row'].to_numpy(), pairs['target_row'].to_numpy()
     labels = manifest[au_columns(aus)].to_numpy(np.float32)[target]
@@ -191,12 +198,14 @@ def label_rows(manifest, pairs, aus):
     return pd.concat([pairs.assign(subject=subject, **kept), pd.DataFrame(labels, columns=au_columns(aus))], axis=1)
 
 # %% ../../nbs/3_estimation/01_resampling.ipynb #eb33791e
-def gather(frames, rows, in_memory=IN_MEMORY):
+def gather(frames: np.ndarray | Rows, rows: ArrayLike, in_memory: int = IN_MEMORY) -> np.ndarray | Rows:
     "Those `rows` of `frames` (N, S, S, 3) uint8: an array of at most `in_memory` bytes, beyond it `Rows`."
     chosen = Rows(frames, rows)
     return chosen[:] if np.prod(chosen.shape, dtype=np.int64) <= in_memory else chosen
 
-def real_set(frames, manifest, aus=AUS, per_intensity=30, seed=0, partitions=('Train',), out=None):
+def real_set(frames: np.ndarray | Rows, manifest: pd.DataFrame, aus: Sequence[int] = AUS, per_intensity: int = 30,
+             seed: int = 0, partitions: Iterable[str] | None = ('Train',),
+             out: Path | str | None = None) -> ResampledSet:
     """`ResampledSet` of real frames, `per_intensity` for each level of each of `aus` (paper: 5,000).
 
     `frames`: (N, S, S, 3) uint8, `manifest`: its N rows. `out`: a folder to write to and open memory-mapped. Warnings
@@ -228,15 +237,17 @@ def _held(shape, batches, in_memory=IN_MEMORY):
     return made
 
 # %% ../../nbs/3_estimation/01_resampling.ipynb #d733bd5d
-def semantic_resample(frames, manifest, generator, aus=AUS, per_intensity=None, seed=0, progress=True, out=None,
-                      batch=64, partitions=('Train',), targets='plain'):
+def semantic_resample(frames: np.ndarray | Rows, manifest: pd.DataFrame, generator: FaceGenerator,
+                      aus: Sequence[int] = AUS, per_intensity: int | None = None, seed: int = 0, progress: bool = True,
+                      out: Path | str | None = None, batch: int = 64, partitions: Iterable[str] | None = ('Train',),
+                      targets: str = 'plain') -> ResampledSet:
     """`ResampledSet` of synthetic frames, `per_intensity` for each level of each of `aus` (paper §4.2.2: 5,000).
 
     `frames`: (N, s, s, 3) uint8, `manifest`: its N rows; `generator`: with `.preset`, whose size S the result has
     and whose `per_intensity` is the default; it works on its own device. `out`: a folder to write to and open
     memory-mapped. `targets`, warnings and errors: see `semantic_pairs`.
     """
-    preset = generator.preset
+    preset: Any = generator.preset
     unknown = sorted(set(aus) - set(preset.aus))
     if unknown: raise ResamplingError(f'the generator cannot make AU {unknown}: it was trained for {list(preset.aus)}')
     count = preset.per_intensity if per_intensity is None else per_intensity
@@ -249,7 +260,7 @@ def semantic_resample(frames, manifest, generator, aus=AUS, per_intensity=None, 
     return ResampledSet.open(_write_set(out, shape, made, table))
 
 # %% ../../nbs/3_estimation/01_resampling.ipynb #d6c916a4
-def plot_histograms(before, after, titles=('before', 'after')):
+def plot_histograms(before: Any, after: Any, titles: tuple[str, str] = ('before', 'after')) -> Any:
     "Two rows of bars, one column for each AU, from two tables of `label_histogram` (or what it takes)."
     import matplotlib.pyplot as plt
     tables = [t if 0 in getattr(t, 'columns', ()) else label_histogram(t) for t in (before, after)]

@@ -8,23 +8,27 @@ __all__ = ['synthesize', 'single_au_targets', 'intensity_grid', 'grid_picture', 
 
 # %% ../../nbs/2_generation/06_synthesis.ipynb #81b419ec
 from pathlib import Path
+from typing import Sequence
 
 import av
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from PIL import Image
 from scipy.ndimage import binary_erosion, binary_fill_holes
 from tqdm.auto import tqdm
 
 from ..facs import AUS, LEVELS, LabelError, check_targets, intensity_to_unit
-from ..tensors import frames_to_tensor, tensor_to_frames
+from .ratio import FaceGenerator
+from ..tensors import FrameArray, frames_to_tensor, tensor_to_frames
 from ..pictures import SYNTHETIC_KEY, contact_sheet, save_synthetic
 from ..presets import write_atomically
 from ..databases import write_video
 
 # %% ../../nbs/2_generation/06_synthesis.ipynb #30432ffa
 @torch.inference_mode()
-def synthesize(generator, frames, targets, batch: int = 32, progress: bool = False, out=None) -> np.ndarray:
+def synthesize(generator: FaceGenerator, frames: FrameArray, targets: ArrayLike, batch: int = 32,
+               progress: bool = False, out: np.ndarray | None = None) -> np.ndarray:
     """Frames uint8 (N, s, s, 3) at labels (N, n_aus) or (n_aus,) in [0, 1] → uint8 (N, S, S, 3), S the preset's.
 
     Frames are read `batch` at a time; `out` is an array for the result, such as a memory map, and is returned.
@@ -46,33 +50,33 @@ def synthesize(generator, frames, targets, batch: int = 32, progress: bool = Fal
     return made
 
 # %% ../../nbs/2_generation/06_synthesis.ipynb #0ed3302e
-def single_au_targets(au: int, intensity: float, aus=AUS) -> np.ndarray:
+def single_au_targets(au: int, intensity: float, aus: Sequence[int] = AUS) -> np.ndarray:
     "The label vector (n_aus,) in [0, 1] with `au` at `intensity` (0–5) and every other AU absent."
     if au not in aus:
         raise LabelError(f"AU{au} is not among the generator's labels: choose one of {', '.join(map(str, aus))}.")
     return check_targets(intensity_to_unit(np.where(np.asarray(aus) == au, intensity, 0.0)), len(aus))[0]
 
 # %% ../../nbs/2_generation/06_synthesis.ipynb #6efd2e54
-def intensity_grid(generator, frame, aus=AUS) -> np.ndarray:
+def intensity_grid(generator: FaceGenerator, frame: np.ndarray, aus: Sequence[int] = AUS) -> np.ndarray:
     "One frame uint8 (s, s, 3) at each AU and intensity 0–5 → uint8 (n_aus, 6, S, S, 3)."
     labels = np.stack([single_au_targets(au, level, aus) for au in aus for level in range(len(LEVELS))])
     made = synthesize(generator, np.broadcast_to(frame, (len(labels), *np.shape(frame))), labels)
     return made.reshape(len(aus), len(LEVELS), *made.shape[1:])
 
 
-def grid_picture(grid: np.ndarray, aus=AUS, side: int = 80):
+def grid_picture(grid: np.ndarray, aus: Sequence[int] = AUS, side: int = 80) -> Image.Image:
     "A contact sheet of an `intensity_grid`, AUs in rows, levels in columns (PIL picture)."
     pictures = grid.reshape(-1, *grid.shape[2:])
     return contact_sheet(pictures, len(LEVELS), side, column_titles=LEVELS, row_titles=[f"AU{au}" for au in aus])
 
 # %% ../../nbs/2_generation/06_synthesis.ipynb #9dddf526
-def face_interior(frames, size: int, edge: int = 4) -> np.ndarray:
+def face_interior(frames: np.ndarray, size: int, edge: int = 4) -> np.ndarray:
     "(size, size) bool: inside the face in all `frames` uint8 (N, s, s, 3), `edge` pixels and more from its outline."
     pictures = tensor_to_frames(frames_to_tensor(frames, size))
     return binary_erosion(binary_fill_holes((pictures.max(-1) > 8).all(0)), iterations=edge)
 
 # %% ../../nbs/2_generation/06_synthesis.ipynb #bcc24b34
-def change_maps(generator, frames, aus=AUS, edge: int = 4) -> np.ndarray:
+def change_maps(generator: FaceGenerator, frames: np.ndarray, aus: Sequence[int] = AUS, edge: int = 4) -> np.ndarray:
     """Mean |level E − level 0| over frames uint8 (N, s, s, 3) and colours → float (n_aus, S, S), in bytes of 255.
 
     0 outside of `face_interior`, whose `edge` is in pixels of the result.
@@ -83,14 +87,15 @@ def change_maps(generator, frames, aus=AUS, edge: int = 4) -> np.ndarray:
     return np.stack([np.abs(pictures - absent).mean((0, 3)) * inside for pictures in full])
 
 # %% ../../nbs/2_generation/06_synthesis.ipynb #98ff3a12
-def save_grid(path, generator, grid: np.ndarray, source: str, aus=AUS):
+def save_grid(path: Path | str, generator: FaceGenerator, grid: np.ndarray, source: str,
+              aus: Sequence[int] = AUS) -> Path:
     "Write an `intensity_grid` as one PNG that is marked as synthetic; returns the path."
     name = f"{generator.preset.gen_arch}, preset {generator.preset.name}, seed {generator.card.get('seed')}"
     targets = f"rows {', '.join(f'AU{au}' for au in aus)}; columns {', '.join(LEVELS)}; other AUs absent"
     return save_synthetic(path, grid_picture(grid, aus), name, source, targets)
 
 # %% ../../nbs/2_generation/06_synthesis.ipynb #2a2f3e12
-def smooth_targets(keys, steps: int = 12) -> np.ndarray:
+def smooth_targets(keys: ArrayLike, steps: int = 12) -> np.ndarray:
     "Label vectors (K · steps, n_aus) through `keys` (K, n_aus) in [0, 1] and back to the first, easing at each."
     keys = check_targets(keys, np.shape(keys)[-1])
     t = np.arange(steps) / steps
@@ -98,18 +103,18 @@ def smooth_targets(keys, steps: int = 12) -> np.ndarray:
     return np.concatenate([(1 - ease) * a + ease * b for a, b in zip(keys, np.roll(keys, -1, axis=0))])
 
 
-def tour(aus=AUS) -> np.ndarray:
+def tour(aus: Sequence[int] = AUS) -> np.ndarray:
     "Keys for `animate`: neutral, the first AU at E, neutral, the second at E, …: (2 · n_aus, n_aus)."
     return np.stack([key for au in aus for key in (np.zeros(len(aus)), single_au_targets(au, 5, aus))])
 
 # %% ../../nbs/2_generation/06_synthesis.ipynb #6e5f09ab
-def animate(generator, frame, keys, steps: int = 12) -> np.ndarray:
+def animate(generator: FaceGenerator, frame: np.ndarray, keys: ArrayLike, steps: int = 12) -> np.ndarray:
     "One frame uint8 (s, s, 3) through the labels of `smooth_targets`: uint8 (K · steps, S, S, 3)."
     targets = smooth_targets(keys, steps)
     return synthesize(generator, np.broadcast_to(frame, (len(targets), *np.shape(frame))), targets)
 
 
-def save_animation(path, frames: np.ndarray, generator: str, source: str, fps: int = 24) -> Path:
+def save_animation(path: Path | str, frames: np.ndarray, generator: str, source: str, fps: int = 24) -> Path:
     "Write frames uint8 (N, S, S, 3) as .gif or .mp4, marked as synthetic; ValueError for other endings."
     path, comment = Path(path), f"{SYNTHETIC_KEY}: made by {generator} from {source}; shows no real expression."
     if path.suffix.lower() not in (".gif", ".mp4"):
@@ -121,7 +126,7 @@ def save_animation(path, frames: np.ndarray, generator: str, source: str, fps: i
     return write_atomically(path, lambda temporary: first.save(temporary, "GIF", **options))
 
 # %% ../../nbs/2_generation/06_synthesis.ipynb #8d253057
-def animation_info(path) -> str:
+def animation_info(path: Path | str) -> str:
     "The comment of a GIF or MP4 that was marked as synthetic; empty for any other."
     if Path(path).suffix.lower() == ".gif":
         with Image.open(path) as picture:

@@ -11,16 +11,17 @@ __all__ = ['PRECISIONS', 'PairBatch', 'rarity', 'augment_pairs', 'TrainingError'
 # %% ../../nbs/2_generation/04_training.ipynb #1afcd38e
 import math
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import ArrayLike
 
 from ..facs import check_targets
 from ..folders import array_content, table_content
-from .networks import build_critic, build_generator
-from ..tensors import Rows, frames_to_tensor
+from .networks import Critic, GANimation, Generated, build_critic, build_generator
+from ..tensors import FrameArray, Rows, frames_to_tensor
 from .losses import (changed_weight, critic_loss, expression_loss, generator_adversarial_loss,
                                          identity_loss, idiosyncratic_loss, total_loss)
 from ..presets import GeneratorValues, get_preset
@@ -40,10 +41,10 @@ class PairBatch(NamedTuple):
     rows: torch.Tensor
     n_pairs: float
 
-    def to(self, device, layout=torch.contiguous_format) -> "PairBatch":
+    def to(self, device: torch.device | str, layout: torch.memory_format = torch.contiguous_format) -> "PairBatch":
         "The batch with its tensors on `device`, its images in that memory layout."
         move = lambda x: x.to(device, memory_format=layout) if x.ndim == 4 else x.to(device)
-        return PairBatch(*(move(x) if isinstance(x, torch.Tensor) else x for x in self))
+        return PairBatch(*(move(x) if isinstance(x, torch.Tensor) else x for x in self))  # type: ignore[arg-type]
 
 # %% ../../nbs/2_generation/04_training.ipynb #a5195079
 def rarity(labels: np.ndarray) -> np.ndarray:
@@ -63,12 +64,13 @@ class TrainingError(ValueError):
     "Training data or a checkpoint that cannot be used, or a loss that is no number; the message says what to do."
 
 
-def clip_keys(subjects, clips) -> np.ndarray:
+def clip_keys(subjects: np.ndarray, clips: np.ndarray) -> np.ndarray:
     "(N,) int: one number per person and clip. subjects, clips: (N,) str."
     return np.unique(np.char.add(np.char.add(subjects, "\n"), clips), return_inverse=True)[1]
 
 
-def check_training_data(frames, labels, subjects, clips, pairs_needed=True) -> tuple:
+def check_training_data(frames: FrameArray, labels: np.ndarray, subjects: np.ndarray, clips: Any,
+                        pairs_needed: Any = True) -> tuple:
     "Labels (N, n_aus) in [0, 1], subjects and clips (N,) as arrays; TrainingError or LabelError if they do not fit."
     labels, subjects = check_targets(labels, np.shape(labels)[-1]), np.asarray(subjects).astype(str)
     clips = subjects if clips is None else np.asarray(clips).astype(str)
@@ -142,14 +144,16 @@ class PairSampler(RowSampler):
     TrainingError or LabelError: see `check_training_data`.
     """
 
-    def __init__(self, frames, labels, subjects, preset: GeneratorValues | str, seed: int = 0, clips=None):
+    def __init__(self, frames: FrameArray, labels: np.ndarray, subjects: np.ndarray, preset: GeneratorValues | str,
+                 seed: int = 0, clips: Any = None):
         preset = get_preset(preset)
         clips = None if preset.pair_across_clips else clips
         labels, self.subjects, clips = check_training_data(frames, labels, subjects, clips, preset.lambda_ids)
         super().__init__(labels, clip_keys(self.subjects, clips), preset, seed)
         self.frames = Rows(frames, self.everyone) if isinstance(frames, np.memmap) else frames
 
-    def batch(self, n: int, same_share: float | None = None, size: int | None = None, part=(0, 1)) -> PairBatch:
+    def batch(self, n: int, same_share: float | None = None, size: int | None = None,
+              part: tuple[int, int] = (0, 1)) -> PairBatch:
         "`n` pairs of `size` px (the preset's unless given); of part (k, m) only pairs k, k + m, k + 2m, … of them."
         rows = self.rows(n, self.preset.pair_same_share if same_share is None else same_share)
         gain = 1 + self.preset.colour_jitter * torch.randn(n, 3, generator=self.random)
@@ -174,7 +178,8 @@ def set_trainable(network: torch.nn.Module, trainable: bool) -> None:
         parameter.requires_grad_(trainable)
 
 
-def generator_parts(generator, critic, made, batch: PairBatch, preset: GeneratorValues, warm: bool) -> dict:
+def generator_parts(generator: GANimation, critic: Critic, made: Generated, batch: PairBatch, preset: GeneratorValues,
+                    warm: bool) -> dict:
     "The losses of one generator update by name: 'ids' alone in the warm-up, else 'adv', 'exp', 'idt' and 'ids'."
     weight = changed_weight(batch.source, batch.target, preset.ids_changed_weight)
     parts = {"ids": idiosyncratic_loss(made.image, batch.target, batch.same_person, weight, batch.n_pairs)}
@@ -190,7 +195,7 @@ def generator_parts(generator, critic, made, batch: PairBatch, preset: Generator
 PRECISIONS = ("no", "bf16", "fp16")
 
 
-def make_accelerator(precision: str = "no", device: str | None = None):
+def make_accelerator(precision: str = "no", device: torch.device | str | None = None) -> Any:
     "accelerate's view of this run: its processes and devices; `precision`: 'no', 'bf16', or 'fp16' (GPUs only)."
     from accelerate import Accelerator  # imported late: it takes a second
     from accelerate.state import AcceleratorState, PartialState
@@ -203,7 +208,7 @@ def make_accelerator(precision: str = "no", device: str | None = None):
     return Accelerator(mixed_precision=precision, cpu=str(device) == "cpu")
 
 # %% ../../nbs/2_generation/04_training.ipynb #7711c8ff
-def average_gradients(accelerator, network: torch.nn.Module) -> None:
+def average_gradients(accelerator: Any, network: torch.nn.Module) -> None:
     "Replace every gradient by its mean over the processes, in one message; a single process has nothing to do."
     gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
     if accelerator.num_processes > 1 and gradients:
@@ -238,14 +243,14 @@ class GeneratorTrainer:
     "Networks, optimisers and sampler of a run; `done` of its `steps` are behind it, `n_critic` critic updates in each."
 
     def __init__(self, sampler: PairSampler, preset: GeneratorValues, steps: int, n_critic: int, seed: int = 0,
-                 device=None, precision: str = "no"):
+                 device: torch.device | str | None = None, precision: str = "no"):
         self.preset, self.steps, self.n_critic, self.done, self.losses = preset, steps, n_critic, 0, {}
         self.sampler, self.accelerator = sampler, make_accelerator(precision, device)
         self.device = self.accelerator.device
         lower = precision != "no" or self.device.type != "cpu"  # there convolutions like their channels last
         self.layout = torch.channels_last if lower else torch.contiguous_format
-        self.generator = build_generator(preset, 2 * seed).to(self.device, memory_format=self.layout)
-        self.critic = build_critic(preset, 2 * seed + 1).to(self.device, memory_format=self.layout)
+        self.generator = build_generator(preset, 2 * seed).to(self.device).to(memory_format=self.layout)
+        self.critic = build_critic(preset, 2 * seed + 1).to(self.device).to(memory_format=self.layout)
         adam = lambda net: self.accelerator.prepare(torch.optim.Adam(net.parameters(), preset.gen_lr, preset.gen_betas))
         self.optimisers = {"generator": adam(self.generator), "critic": adam(self.critic)}
         self.mean = {k: v.clone() for k, v in self.generator.state_dict().items()} if preset.gen_ema else {}

@@ -20,12 +20,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Iterator, NamedTuple, Sequence
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.lib import format as npy
+from numpy.typing import ArrayLike
 from tqdm.auto import tqdm
 
 # %% ../../nbs/1_registration/07_collections.ipynb #b298a159
@@ -53,7 +54,7 @@ def check_method(method: str) -> str:
     return method
 
 # %% ../../nbs/1_registration/07_collections.ipynb #39dae4e8
-def dense_landmarks(images, landmarks, method: str, prnet=None):
+def dense_landmarks(images: Sequence[np.ndarray], landmarks: Any, method: str, prnet: Any = None) -> Any:
     "Landmarks by which `method` registers faces that detection found: its own, or those of `prnet` (`open_prnet()`)."
     if check_method(method) != "prnet" or not len(images):
         return landmarks
@@ -66,24 +67,25 @@ def _register_flat(image, landmarks, size: int, points=None) -> Registered:
     return Registered(picture, inside, float(inside.mean()), *head_pose(landmarks), frontal_pixels(landmarks, size))
 
 
-def register_faces(images, landmarks, size: int = 224, method: str = "mesh", fill: str = "black", points=None) -> list:
+def register_faces(images: Sequence[np.ndarray], landmarks: Any, size: int = 224, method: str = "mesh",
+                   fill: str = "black", points: Any = None) -> list:
     """Register one face of each image (H, W, 3) uint8 by its `dense_landmarks`: a list of `Registered`.
 
     fill: what is hidden in 3D. points: 68 of each face (n, 68, 2) for 'procrustes'; None: those of the landmarks.
     """
     if check_method(method) == "procrustes":
         flat = [None] * len(images) if points is None else points
-        return [_register_flat(*each, size, own) for *each, own in zip(images, landmarks, flat)]
+        return [_register_flat(image, mesh, size, own) for image, mesh, own in zip(images, landmarks, flat)]
     return [register_face(image, mesh, size, fill) for image, mesh in zip(images, landmarks)]
 
 # %% ../../nbs/1_registration/07_collections.ipynb #1ffc4fe1
 def register_photo(
-    photo,                  # path, or picture (H, W, 3) uint8
+    photo: Path | str | np.ndarray,  # path, or picture (H, W, 3) uint8
     size: int = 224,        # side of the result, pixels
     source: str = "",       # name for messages; the path by default
     method: str = "mesh",   # one of `METHODS`
     fill: str = "black",    # see `frontal.register_face`
-    landmarker=None,        # FaceLandmarker; the shipped one by default
+    landmarker: FaceLandmarker | None = None,  # the shipped one by default
 ) -> Registered:
     "Register the largest face of a picture; NoFaceError names a picture without one."
     name = source or ("picture" if isinstance(photo, np.ndarray) else str(photo))
@@ -104,7 +106,7 @@ class RegisteredFrames(NamedTuple):
     manifest: pd.DataFrame
     vertices: np.ndarray | None = None
 
-    def select(self, mask) -> "RegisteredFrames":
+    def select(self, mask: ArrayLike) -> "RegisteredFrames":
         "The frames where `mask` (N,) is true, copied to memory, with a fresh manifest index."
         mask = np.asarray(mask, bool)
         vertices = None if self.vertices is None else self.vertices[mask]
@@ -112,7 +114,7 @@ class RegisteredFrames(NamedTuple):
                                 vertices)
 
 # %% ../../nbs/1_registration/07_collections.ipynb #8fabc563
-def registration_of(folder) -> str:
+def registration_of(folder: Path | str) -> str:
     "How the frames in a folder were made: by one of `METHODS`, or as differences, such as 'mesh minus au0'."
     files = [Path(folder) / name for name in ("registration.json", "normalization.json")]
     made, changed = (read_facts(file) if file.is_file() else {} for file in files)
@@ -120,7 +122,7 @@ def registration_of(folder) -> str:
     return f"{method} minus {changed['method']}" if changed else method
 
 
-def open_registered(folder) -> RegisteredFrames:
+def open_registered(folder: Path | str) -> RegisteredFrames:
     "Open a folder of `register_manifest`; FileNotFoundError or FolderError says what is missing or wrong in it."
     folder = Path(folder)
     missing = [name for name in ("frames.npy", "manifest.parquet") if not (folder / name).is_file()]
@@ -183,7 +185,8 @@ class _Faults:
     def __init__(self, on_error: str):
         if on_error not in ("raise", "skip"):
             raise ValueError(f"on_error={on_error!r} is unknown: choose 'raise' or 'skip'.")
-        self.skip, self.first = on_error == "skip", None
+        self.skip = on_error == "skip"
+        self.first: DatabaseError | None = None
 
     def note(self, error: DatabaseError) -> None:
         "Warn of an error, or keep the first one to be raised when the work before it is done."
@@ -223,7 +226,7 @@ def _pictures(rows, paths, faults):
             yield _Frame(row, None, math.nan)
 
 # %% ../../nbs/1_registration/07_collections.ipynb #1ea7f7b7
-def stretches(manifest: pd.DataFrame, done: np.ndarray, faults):
+def stretches(manifest: pd.DataFrame, done: np.ndarray, faults: _Faults) -> Iterator[Stretch]:
     "The `Stretch`es of a manifest, films first, without those whose rows are done (N,) bool."
     films = manifest["path"].str.lower().str.endswith(VIDEO_SUFFIXES).to_numpy(bool)
     rows = pd.Series(range(len(manifest)))
@@ -240,7 +243,7 @@ def stretches(manifest: pd.DataFrame, done: np.ndarray, faults):
     yield from _cut_up(None, _pictures(still, manifest["path"].to_numpy()[still], faults))
 
 # %% ../../nbs/1_registration/07_collections.ipynb #0ba613c0
-def find_stretch(landmarker, stretch: Stretch, everybody: bool = False) -> list:
+def find_stretch(landmarker: Any, stretch: Stretch, everybody: bool = False) -> list:
     """A list of `Face`s for each image: followed through a film; in a picture, largest first.
 
     everybody: whether small faces are looked for in a picture that shows a large one; films are searched in one way.
@@ -265,7 +268,7 @@ def _same_or_largest(faces: list, chosen, may_change: bool):
 class FaceChoice:
     "Chooses the face that is registered, film by film, in order. state: what to keep to go on later, fit for JSON."
 
-    def __init__(self, state=None):
+    def __init__(self, state: list | None = None):
         self.clip, linker, self.chosen, self.seen = state or (None, None, None, -math.inf)
         self.linker = FaceLinker(state=linker)
 
@@ -286,7 +289,7 @@ class FaceChoice:
         if stretch.clip is None:
             return [(faces or [None])[0] for faces in found]
         if stretch.clip != self.clip:
-            self.__init__([stretch.clip, None, None, -math.inf])
+            self.__init__([stretch.clip, None, None, -math.inf])  # type: ignore[misc]
         times = [time for time in stretch.times if not math.isnan(time)]
         linked = self.linker.link(found[:len(times)], times) if times else []
         return [self._choose(faces, time) for faces, time in zip(linked, times)] + [None] * (len(found) - len(times))
@@ -295,7 +298,7 @@ class FaceChoice:
 class EveryFace:
     "Names all faces, film by film, in order, as `FaceChoice` chooses one. state: what to keep to go on later."
 
-    def __init__(self, state=None):
+    def __init__(self, state: list | None = None):
         self.clip, linker = state or (None, None)
         self.linker = FaceLinker(state=linker)
 
@@ -309,7 +312,7 @@ class EveryFace:
         if stretch.clip is None:
             return [[replace(face, face_id=k) for k, face in enumerate(faces)] for faces in found]
         if stretch.clip != self.clip:
-            self.__init__([stretch.clip, None])
+            self.__init__([stretch.clip, None])  # type: ignore[misc]
         times = [time for time in stretch.times if not math.isnan(time)]
         linked = self.linker.link(found[:len(times)], times) if times else []
         return linked + [[]] * (len(found) - len(times))
@@ -376,7 +379,7 @@ class Models(NamedTuple):
     dlib: DlibLandmarker | None = None
     settings: dict = {}
 
-    def points(self, images, boxes):
+    def points(self, images: Sequence[np.ndarray], boxes: Any) -> np.ndarray | None:
         "dlib's points (n, 68, 2) of the faces in boxes (n, 4), one of each image; None without dlib."
         found = [self.dlib.find(image, [box])[0] for image, box in zip(images, boxes)] if self.dlib else []
         return np.array(found).reshape(-1, 68, 2) if self.dlib else None
@@ -390,7 +393,8 @@ def _other_prnet(source, device) -> Models:
     return Models(prnet=network, settings={"prnet": _named(kind, file)})
 
 
-def load_models(method: str = "mesh", landmarks="facemesh", prnet=None, device: str = "cpu") -> Models:
+def load_models(method: str = "mesh", landmarks: Path | str = "facemesh", prnet: Any = None,
+                device: str = "cpu") -> Models:
     """The `Models` for a method of `METHODS`; ValueError, ImportError or FileNotFoundError says what is missing.
 
     landmarks: 'facemesh'; for 'procrustes' also 'dlib', or the file of dlib's model.
@@ -411,7 +415,7 @@ def load_models(method: str = "mesh", landmarks="facemesh", prnet=None, device: 
 
 # %% ../../nbs/1_registration/07_collections.ipynb #502206d1
 def paint_stretch(stretch: Stretch, found: list, chosen: list, size: int, method: str, fill: str, uv: int | None,
-                  models=Models()) -> Painted:
+                  models: Models = Models()) -> Painted:
     "Register the chosen faces of a stretch; frames without one stay black."
     there = [k for k, face in enumerate(chosen) if face is not None]
     images = [stretch.images[k] for k in there]
@@ -537,7 +541,7 @@ def _check_finished(out: Path, manifest: pd.DataFrame, settings: dict) -> None:
     facts = read_facts(out / "registration.json")
     check_facts(out, facts | {"fingerprint": 0}, settings | {"fingerprint": 0}, "another registration")
     there = read_table(out / "inputs.parquet") if (out / "inputs.parquet").is_file() else None
-    here = None if there is None else _inputs(manifest)
+    here = pd.DataFrame() if there is None else _inputs(manifest)
     same = there is None or here.equals(there)
     if not same or facts.get("fingerprint") != _fingerprint(manifest, settings):
         said = "other rows in the manifest" if there is None else _changed(there, here)
@@ -615,7 +619,7 @@ class _Work:
         for file in self.files.values():
             file.end(len(complete))
         publish(self.out, {"manifest.parquet": lambda path: complete.to_parquet(path, index=False)})
-        _ = self.everybody or _say_groups(complete)
+        if not self.everybody: _say_groups(complete)
 
 # %% ../../nbs/1_registration/07_collections.ipynb #0281159c
 @contextmanager
@@ -697,31 +701,32 @@ def _register(out: Path, rows: pd.DataFrame, settings: dict, steps, faults: _Fau
     else:
         check_ours(out, "registration.json", "a registration")
         with only_one(out):
-            _register_rest(_Work(out, rows, settings), *steps(), faults, n_jobs, progress)
+            find, paint = steps()
+            _register_rest(_Work(out, rows, settings), find, paint, faults, n_jobs, progress)
     (out / "progress.jsonl").unlink(missing_ok=True)
     return open_registered(out)
 
 # %% ../../nbs/1_registration/07_collections.ipynb #b562581a
 def register_manifest(
     manifest: pd.DataFrame,   # rows of `databases`
-    out,                      # folder for frames.npy, vertices.npy and manifest.parquet
+    out: Path | str,          # folder for frames.npy, vertices.npy and manifest.parquet
     size: int = 224,          # side of the registered frames, pixels
     method: str = "mesh",     # one of `METHODS`
     fill: str = "black",      # hidden parts in 3D: "black" (paper), "mirror" or "keep"; see `frontal.register_face`
     uv: int | None = None,    # side of UV textures and position maps, which are then written too (256 is usual)
-    landmarker=None,          # FaceLandmarker; the shipped one by default
+    landmarker: Any = None,   # FaceLandmarker; the shipped one by default
     n_jobs: int = 1,          # threads
     device: str = "cpu",      # where networks compute, "cpu" or "cuda"; a landmarker that is given has its own
     on_error: str = "raise",  # or "skip": frames that cannot be read are marked as not valid
     progress: bool = True,    # show a progress bar
-    landmarks="facemesh",     # for "procrustes": or "dlib", or the file of dlib's model
-    prnet=None,               # for "prnet": other weights than the shipped ones, see `open_prnet`
+    landmarks: Path | str = "facemesh",  # for "procrustes": or "dlib", or the file of dlib's model
+    prnet: Path | str | None = None,  # for "prnet": other weights than the shipped ones, see `open_prnet`
     faces: str = "main",      # or "all": a row for each face of each frame, in the order in which they are found
 ) -> RegisteredFrames:
     "Register every frame of a manifest; resumes an interrupted run, constant memory, same bytes for any `n_jobs`."
     check_ranges(size=size, uv=uv, n_jobs=n_jobs)
     models, everybody = load_models(method, landmarks, prnet, device), _wants_everybody(faces)
-    values = {"size": size, "method": method, "fill": fill, "uv": uv}
+    values: dict[str, Any] = {"size": size, "method": method, "fill": fill, "uv": uv}
     settings = values | models.settings | ({"faces": faces} if everybody else {})
     rows = check_manifest(check_columns(manifest, "manifest")).reset_index(drop=True)
     steps = lambda: (partial(find_stretch, landmarker or FaceLandmarker.from_pretrained(device=device),

@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from .planar import CENTRE_CM, FACE_CM
 from ..geometry.rotation import rotation
-from ..geometry.meshes import canonical_face, procrustes, vertex_normals
+from ..geometry.meshes import Similarity, canonical_face, procrustes, vertex_normals
 from ..geometry.rasterize import depth_buffer, rasterize, read_bilinear, uv_position_map
 
 # %% ../../nbs/1_registration/06_frontal.ipynb #ab3ba5d9
@@ -29,7 +29,7 @@ def mesh_in_photo(landmarks: np.ndarray) -> np.ndarray:
     return landmarks[:468] * [1, -1, -1]
 
 
-def to_canonical(landmarks: np.ndarray):
+def to_canonical(landmarks: np.ndarray) -> Similarity:
     "The `Similarity` that turns the mesh of a photograph to the canonical face, fitted on its rigid points."
     face = canonical_face()
     rigid = face.procrustes_index
@@ -40,7 +40,8 @@ def _pose(turn: np.ndarray) -> tuple[float, float, float]:
     "Yaw, pitch and roll in degrees of a head that the rotation matrix `turn` brings to the front."
     head = turn.T
     yaw, roll = np.arctan2(-head[2, 0], head[2, 2]), np.arctan2(-head[0, 1], head[1, 1])
-    return tuple(float(angle) for angle in np.degrees([yaw, np.arcsin(np.clip(head[2, 1], -1, 1)), roll]))
+    yaw, pitch, roll = np.degrees([yaw, np.arcsin(np.clip(head[2, 1], -1, 1)), roll])
+    return float(yaw), float(pitch), float(roll)
 
 
 def head_pose(landmarks: np.ndarray) -> tuple[float, float, float]:
@@ -226,7 +227,7 @@ def rotate(
     frames: np.ndarray,   # registered frames (N, S, S, 3) uint8, or one (S, S, 3)
     yaw: float,           # degrees, signs as in `rotation.rotation`; `facs.FERA_POSES` has nine pairs
     pitch: float,
-    vertices=None,        # their meshes (N, 468, 3) or (468, 3), from `Registered`; None: the canonical face for all
+    vertices: np.ndarray | None = None,  # meshes (N, 468, 3) or (468, 3), of `Registered`; None: the canonical face
 ) -> np.ndarray:
     "The frames seen from another side, same shape; ValueError for frames or vertices of another shape."
     frames = np.asarray(frames)

@@ -11,7 +11,7 @@ __all__ = ['MOST_SHAPES', 'REFERENCE_METHODS', 'seen_pixels', 'RunningMean', 'me
 import json
 import shutil
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Iterable, Iterator, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -25,7 +25,7 @@ from .collections import registration_of
 # %% ../../nbs/1_registration/10_references.ipynb #d6d80193
 def seen_pixels(frames: np.ndarray) -> np.ndarray:
     "Which pixels of registered frames (…, S, S, 3) uint8 were seen: (…, S, S) bool; hidden ones are black."
-    return np.asarray(frames).any(-1)
+    return np.asarray(np.asarray(frames).any(-1))
 
 
 class RunningMean:
@@ -80,7 +80,7 @@ class Reference(NamedTuple):
     """
 
     image: np.ndarray
-    count: np.ndarray
+    count: np.ndarray  # type: ignore[assignment]
     how: str
     row: int = -1
 
@@ -129,8 +129,8 @@ def make_reference(
     frames: np.ndarray,       # registered frames (N, S, S, 3) uint8, memory-mapped or not
     rows: np.ndarray,         # those of the person in which a face was found
     method: str = "mean",     # "au0" (neutral frame) or "mean" (mean texture)
-    vertices=None,            # (N, 468, 3), needed to find a neutral frame
-    given=None,               # neutral frame for "au0": a row of `frames`, or a registered picture (S, S, 3)
+    vertices: np.ndarray | None = None,  # (N, 468, 3), needed to find a neutral frame
+    given: Any = None,        # neutral frame for "au0": a row of `frames`, or a registered picture (S, S, 3)
 ) -> Reference:
     "The reference of one person (§4.5); ValueError for an unknown method or where nothing can be found."
     if method not in REFERENCE_METHODS:
@@ -165,7 +165,7 @@ def restore(change: np.ndarray, seen: np.ndarray, reference: Reference) -> np.nd
     return (frames * np.asarray(seen)[..., None]).astype(np.uint8)
 
 # %% ../../nbs/1_registration/10_references.ipynb #da38777b
-def live_differences(frames, reference: Reference | None = None):
+def live_differences(frames: Iterable[np.ndarray], reference: Reference | None = None) -> Iterator[np.ndarray]:
     "Yield the coded difference (S, S, 3) uint8 of each of an iterable's frames; no reference: from the mean so far."
     mean = RunningMean()
     for frame in frames:
@@ -281,8 +281,8 @@ def _described(table: pd.DataFrame, made: dict, found: dict, registrations) -> p
 
 # %% ../../nbs/1_registration/10_references.ipynb #387a1d6b
 def normalize_registered(
-    folder,                    # registered frames (`aufacs register`), or a balanced set (`aufacs resample`)
-    out,                       # folder for the differences, new or of an earlier run
+    folder: Path | str,        # registered frames (`aufacs register`), or a balanced set (`aufacs resample`)
+    out: Path | str,           # folder for the differences, new or of an earlier run
     method: str = "mean",      # "au0" or "mean"
     given: dict | None = None, # neutral frames for "au0": {subject: row of the manifest, or picture (S, S, 3) uint8}
     progress: bool = True,     # show a progress bar
@@ -293,7 +293,7 @@ def normalize_registered(
     people, registrations = _rows_of_people(table), _registrations(folder, table)
     _check_given(given, people, folder)
     if method not in REFERENCE_METHODS or method == "mean" and given:
-        make_reference(frames, [], method, given=next(iter(given.values()), None))
+        make_reference(frames, np.arange(0), method, given=next(iter(given.values()), None))
     found = _coded_neutral(table, people, given) if method == "au0" and vertices is None else {}
     with only_one(out), telling(out):
         _claim(folder, out, method, next(iter(registrations), registration_of(folder)))
@@ -306,7 +306,7 @@ def normalize_registered(
     return out
 
 # %% ../../nbs/1_registration/10_references.ipynb #5d6111ed
-def open_references(folder) -> dict:
+def open_references(folder: Path | str) -> dict:
     "{subject: `Reference`} of a folder written by `normalize_registered`, memory-mapped."
     folder = Path(folder)
     if not (folder / "manifest.parquet").is_file() or not (folder / "normalization.json").is_file():

@@ -31,12 +31,12 @@ class Clip(NamedTuple):
     pose: int = 6
 
 
-def child_seed(*names):
+def child_seed(*names) -> int:
     "A seed in 0 … 2³²−1 that depends on all `names` (strings, numbers) and on nothing else."
     return int.from_bytes(hashlib.sha256(repr(names).encode()).digest()[:4], 'big')
 
 # %% ../../nbs/5_simulation/09_layouts.ipynb #2a81b1f9
-def person_seed(seed, partition, number, woman):
+def person_seed(seed: int, partition: str, number: int, woman: bool) -> int:
     "The first of a person's candidate seeds whose identity is of that sex."
     for attempt in range(100):
         candidate = child_seed(seed, partition, number, attempt)
@@ -66,7 +66,7 @@ class Layout:
     people: Callable
     sessions: Callable
     place: Callable
-    picture: Callable
+    picture: Callable | None
     labels: Callable
 
 
@@ -177,7 +177,7 @@ def _multipie_picture(clip, frame):
     return f'{clip.subject}_{int(session):02d}_{recording}_051_07.png'
 
 # %% ../../nbs/5_simulation/09_layouts.ipynb #bad1d3ab
-def posed_levels(clip, seed):
+def posed_levels(clip: Clip, seed: int) -> np.ndarray:
     "Intensities (1, 18) of the posed expression of a recording, each a level up or down."
     session, recording = map(int, clip.session.split('-'))
     levels, rng = MULTIPIE_EXPRESSIONS[RECORDINGS[session][recording - 1]], np.random.default_rng(seed)

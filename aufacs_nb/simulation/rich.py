@@ -7,9 +7,11 @@ __all__ = ['TOGETHER', 'SAID', 'SEALED', 'ONE_SIDED', 'LIGHT_FRAMES', 'SPEECH_CO
            'rich_moment', 'rich_levels', 'said_and_sided', 'before_face']
 
 # %% ../../nbs/5_simulation/08_rich.ipynb #a85a6981
+from typing import Mapping
 import numpy as np
 import pandas as pd
 from ..facs import au_columns
+from .appearance import Person
 from .face_model import SPEECH
 from .things import HELD, WORN, draw_thing, make_things
 from .time_courses import ALL_AUS
@@ -74,7 +76,7 @@ def _sides(rng, levels):
     return sides
 
 # %% ../../nbs/5_simulation/08_rich.ipynb #c9071802
-def rich_moment(rng):
+def rich_moment(rng: np.random.Generator) -> tuple:
     """What a face does in one rich moment, drawn from a `numpy.random.Generator`.
 
     Returns levels {au: 0–5} of all 18 AUs, speech {action: weight} and asymmetry {au: -1 – 1}: the arguments `aus`,
@@ -118,7 +120,7 @@ def _before(n_frames, seed):
     return pd.DataFrame(rows, columns=THING_COLUMNS)
 
 # %% ../../nbs/5_simulation/08_rich.ipynb #1b188fda
-def rich_levels(n_frames, seed):
+def rich_levels(n_frames: int, seed: int) -> pd.DataFrame:
     """The content of a rich clip: a DataFrame with one row per frame.
 
     18 AU columns (0–5), `SPEECH_COLUMNS` (weights), `SIDE_COLUMNS` (asymmetry of each AU), `THING_COLUMNS` (names and
@@ -128,7 +130,7 @@ def rich_levels(n_frames, seed):
     return table.assign(light=np.arange(n_frames) // LIGHT_FRAMES)
 
 # %% ../../nbs/5_simulation/08_rich.ipynb #996d3e44
-def said_and_sided(row, asymmetry=0.):
+def said_and_sided(row: Mapping, asymmetry: float = 0.) -> dict:
     """Arguments `speech` and `asymmetry` of `render_person` for a row (a mapping) of a clip's truth.
 
     `asymmetry`: how uneven this person always is; it is added to that of each AU.
@@ -139,7 +141,7 @@ def said_and_sided(row, asymmetry=0.):
     return dict(speech=speech, asymmetry=sides)
 
 # %% ../../nbs/5_simulation/08_rich.ipynb #b089c4d3
-def before_face(row, person):
+def before_face(row: Mapping, person: Person) -> dict:
     "Arguments `things` and `motion` of `render_person` for a row (a mapping) of a clip's truth; none if it has none."
     if 'held' not in row: return {}
     things = make_things(person, row['worn'], row['held'], (int(row['worn_seed']), int(row['held_seed'])))

@@ -14,8 +14,10 @@ import shutil
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
+from typing import Iterable, Iterator, Mapping
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from PIL import Image
 from tqdm.auto import tqdm
 from ..facs import AUS, FERA_POSES, au_columns
@@ -61,8 +63,9 @@ def _faults_of_content(p):
             (wrinkles not in WRINKLED, f"wrinkles {wrinkles!r}; choose {' or '.join(WRINKLED)}")]
 
 # %% ../../nbs/5_simulation/10_simulate.ipynb #f1db797f
-def make_plan(database, seed=0, size=256, frames=24, sessions=1, media='video', poses=(6,), activity=1., domain=None,
-              script='spontaneous', without='', wrinkles='units', **people):
+def make_plan(database: str, seed: int = 0, size: int | tuple = 256, frames: int = 24, sessions: int = 1,
+              media: str = 'video', poses: Iterable[int] = (6,), activity: float = 1., domain: str | None = None,
+              script: str = 'spontaneous', without: str = '', wrinkles: str = 'units', **people: int) -> dict:
     """The plan of a database: its parameters and {partition: {subject: seed}}; `SimulationError` if impossible.
 
     `people`: train, valid, test for fera17, else subjects. A plan alone is enough to render any of its frames.
@@ -70,8 +73,8 @@ def make_plan(database, seed=0, size=256, frames=24, sessions=1, media='video', 
     'wrinkles', 'nuisance', the units beyond `AUS`, or the 'things' of rich clips; `wrinkles`: by 'units', or by the
     'tension' of the skin. The three stand in the plan only if chosen.
     """
-    size = size if isinstance(size, (int, np.integer)) else [int(n) for n in size]
-    p = dict(database=database, seed=seed, size=size, frames=frames, sessions=sessions, media=media,
+    sides = size if isinstance(size, (int, np.integer)) else [int(n) for n in size]
+    p = dict(database=database, seed=seed, size=sides, frames=frames, sessions=sessions, media=media,
              poses=sorted(map(int, poses)), activity=float(activity), domain=domain or database, **people)
     p |= {} if script == 'spontaneous' else {'script': script}
     p |= {'without': without} if without else {}
@@ -79,7 +82,7 @@ def make_plan(database, seed=0, size=256, frames=24, sessions=1, media='video', 
     for wrong, message in _faults_of_form(p) + _faults_of_content(p):
         if wrong:
             raise SimulationError(f'cannot simulate with {message}')
-    check_ranges(size=np.max(size), frames=frames, sessions=sessions, activity=activity, people=max(people.values()))
+    check_ranges(size=np.max(sides), frames=frames, sessions=sessions, activity=activity, people=max(people.values()))
     subjects = {partition: {name: person_seed(seed, partition or database, i, woman)
                             for i, (name, woman) in enumerate(people.items())}
                 for partition, people in LAYOUTS[database].people(p).items()}
@@ -95,7 +98,7 @@ def _write_text(path, text):
         os.replace(part, path)
 
 
-def read_plan(root):
+def read_plan(root: Path | str) -> dict:
     "The stored plan of the simulation at `root`: its parameters, and the subjects of each partition."
     try:
         plan = json.loads((Path(root) / PLAN_FILE).read_text())
@@ -124,7 +127,7 @@ def _content(plan, clip):
     return pd.DataFrame(courses, columns=au_columns(ALL_AUS))
 
 # %% ../../nbs/5_simulation/10_simulate.ipynb #34daaf8f
-def clip_truth(plan, partition, subject, session):
+def clip_truth(plan: dict, partition: str, subject: str, session: str) -> pd.DataFrame:
     """Truth of a clip: DataFrame with frame (from 1), 18 AU columns, yaw, pitch, roll of the head, gaze_x, gaze_y (°).
 
     A rich clip has the further columns of `rich_levels`.
@@ -180,14 +183,15 @@ def _wrinkles(plan):
     return tension_relief if plan['parameters'].get('wrinkles') == 'tension' else True
 
 
-def render_moment(plan, partition, subject, session, moment, pose=6):
+def render_moment(plan: dict, partition: str, subject: str, session: str, moment: Mapping,
+                  pose: int = 6) -> np.ndarray:
     "Picture, uint8 (height, width, 3), of one row (`moment`) of a clip's truth, seen from `pose` 1–9."
     view = _view_of(plan, Clip(partition, subject, session, pose), moment)
     return render_person(**view, **before_face(moment, view['person']), seed=int(moment['frame']),
                          wrinkles=_wrinkles(plan))
 
 
-def render_clip(plan, partition, subject, session, pose=6):
+def render_clip(plan: dict, partition: str, subject: str, session: str, pose: int = 6) -> Iterator[np.ndarray]:
     "Iterate over the frames of a clip: uint8 (height, width, 3)."
     for moment in clip_truth(plan, partition, subject, session).to_dict('records'):
         yield render_moment(plan, partition, subject, session, moment, pose)
@@ -202,7 +206,7 @@ def _plain(value):
     return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
 
 
-def truth_path(root, plan, clip):
+def truth_path(root: Path | str, plan: dict, clip: Clip) -> Path:
     "Where the side-car of a clip lies, as .npz; the JSON has the same stem."
     return Path(root) / 'truth' / f"{LAYOUTS[plan['parameters']['database']].place(plan, clip).rsplit('.', 1)[0]}.npz"
 
@@ -248,7 +252,7 @@ def _write_truth(root, plan, clip):
         os.replace(part, path)
 
 # %% ../../nbs/5_simulation/10_simulate.ipynb #ee7a5063
-def read_truth(path):
+def read_truth(path: Path | str) -> dict[str, np.ndarray]:
     """The side-car at `path` (.npz): dictionary of arrays.
 
     frame (N,), aus (18,), intensity (N, 18), pose (N, 3): yaw, pitch, roll of the head, gaze (N, 2), view (2,): of the
@@ -263,7 +267,7 @@ def read_truth(path):
         raise SimulationError(f'{path}: no readable side-car ({e}); delete it and simulate again') from e
 
 # %% ../../nbs/5_simulation/10_simulate.ipynb #80f9a676
-def clip_path(root, plan, partition, subject, session, pose=6):
+def clip_path(root: Path | str, plan: dict, partition: str, subject: str, session: str, pose: int = 6) -> Path:
     "Where a clip lies: a video file, or a folder of pictures."
     layout = LAYOUTS[plan['parameters']['database']]
     return Path(root) / layout.place(plan, Clip(partition, subject, session, pose))
@@ -286,7 +290,7 @@ def _write_clip(root, plan, clip):
         os.replace(part, path)
 
 # %% ../../nbs/5_simulation/10_simulate.ipynb #3d60cc6a
-def plan_clips(plan):
+def plan_clips(plan: dict) -> list[Clip]:
     "All clips of a plan, the poses of a moment one after the other."
     sessions = LAYOUTS[plan['parameters']['database']].sessions
     return [Clip(partition, subject, session, pose) for partition, people in plan['subjects'].items()
@@ -340,9 +344,11 @@ def _simulate(root, plan, n_jobs, progress):
     return root
 
 # %% ../../nbs/5_simulation/10_simulate.ipynb #f53a77de
-def simulate_fera17(root, train=41, valid=20, test=30, tasks=2, frames=24, poses=(6,), size=256, seed=0, activity=1.,
-                    media='video', n_jobs=1, progress=True, domain='fera17', script='spontaneous',
-                    without='', wrinkles='units'):
+def simulate_fera17(root: Path | str, train: int = 41, valid: int = 20, test: int = 30, tasks: int = 2,
+                    frames: int = 24, poses: Iterable[int] = (6,), size: int | tuple = 256, seed: int = 0,
+                    activity: float = 1., media: str = 'video', n_jobs: int = 1, progress: bool = True,
+                    domain: str = 'fera17', script: str = 'spontaneous', without: str = '',
+                    wrinkles: str = 'units') -> Path:
     """Write a database of virtual people in FERA 2017's layout to `root` and return its path.
 
     `train`, `valid`, `test`: people; `tasks`: clips of `frames` pictures per person, each from all `poses` (1–9);
@@ -357,22 +363,25 @@ def simulate_fera17(root, train=41, valid=20, test=30, tasks=2, frames=24, poses
     return _simulate(root, plan, n_jobs, progress)
 
 # %% ../../nbs/5_simulation/10_simulate.ipynb #cc4cb50e
-def simulate_disfa(root, subjects=27, frames=60, size=(1024, 768), seed=0, n_jobs=1, progress=True, activity=1.,
-                   domain='disfa', script='spontaneous'):
+def simulate_disfa(root: Path | str, subjects: int = 27, frames: int = 60, size: int | tuple = (1024, 768),
+                   seed: int = 0, n_jobs: int = 1, progress: bool = True, activity: float = 1., domain: str = 'disfa',
+                   script: str = 'spontaneous') -> Path:
     "Write a virtual DISFA: one film of `frames` pictures for each of up to 27 subjects; see `simulate_fera17`."
     plan = make_plan('disfa', seed, size, frames, activity=activity, domain=domain, script=script, subjects=subjects)
     return _simulate(root, plan, n_jobs, progress)
 
 
-def simulate_unbc(root, subjects=25, sessions=2, frames=40, size=(320, 240), seed=0, n_jobs=1, progress=True,
-                  activity=1., domain='unbc', script='spontaneous'):
+def simulate_unbc(root: Path | str, subjects: int = 25, sessions: int = 2, frames: int = 40,
+                  size: int | tuple = (320, 240), seed: int = 0, n_jobs: int = 1, progress: bool = True,
+                  activity: float = 1., domain: str = 'unbc', script: str = 'spontaneous') -> Path:
     "Write a virtual UNBC Pain: `sessions` sequences of `frames` pictures per subject; see `simulate_fera17`."
     plan = make_plan('unbc', seed, size, frames, sessions, 'frames', activity=activity, domain=domain, script=script,
                      subjects=subjects)
     return _simulate(root, plan, n_jobs, progress)
 
 # %% ../../nbs/5_simulation/10_simulate.ipynb #c9d533cd
-def simulate_multipie(root, subjects=337, size=(960, 640), seed=0, n_jobs=1, progress=True, domain='multipie'):
+def simulate_multipie(root: Path | str, subjects: int = 337, size: int | tuple = (960, 640), seed: int = 0,
+                      n_jobs: int = 1, progress: bool = True, domain: str = 'multipie') -> Path:
     "Write a virtual MultiPIE: a frontal picture of every recording of `subjects` people; see `simulate_fera17`."
     plan = make_plan('multipie', seed, size, 1, media='frames', domain=domain, subjects=subjects)
     return _simulate(root, plan, n_jobs, progress)
@@ -391,7 +400,8 @@ def _intensities(aus):
     return dict(zip(AUS, levels.tolist()))
 
 
-def render_truth(root, partition, subject, task, aus, size=224):
+def render_truth(root: Path | str, partition: str, subject: str, task: str, aus: Mapping[int, float] | ArrayLike,
+                 size: int = 224) -> np.ndarray:
     """Frontal picture, uint8 (size, size, 3), of a simulated person at the intensities `aus`, in that clip's light.
 
     `aus`: {au: 0–5} or a vector in the order of `AUS`; `partition`: '' where a database has none;
