@@ -65,10 +65,10 @@ def test_a_commit_stays_what_it_was(hub, mesh18, small):
 
 
 def test_a_generator_of_ones_own_goes_along_and_no_path_of_this_machine(hub, small, tmp_path):
-    shutil.copytree(ASSETS / "small/generator", tmp_path / "home/me/run/generator")
-    (tmp_path / "home/me/run/generator/secret.py").write_text("print('mine')")
-    estimator = AUEstimator(small.classifiers, str(tmp_path / "home/me/run"))
-    estimator.classifiers.card["command"] = f"aufacs train --data {tmp_path}/home/me/films --out x"
+    shutil.copytree(ASSETS / "small/generator", tmp_path / "disk/run/generator")
+    (tmp_path / "disk/run/generator/secret.py").write_text("print('mine')")
+    estimator = AUEstimator(small.classifiers, str(tmp_path / "disk/run"))
+    estimator.classifiers.card["command"] = f"aufacs train --data {tmp_path}/disk/films --out x"
     try:
         estimator.push_to_hub("me/mine", private=False, licence="MIT")
     finally:
@@ -145,7 +145,7 @@ def test_the_extra_is_named_where_it_is_missing(monkeypatch, mesh18):
             work()
 
 
-@pytest.mark.parametrize("name", ["../../secret", "/home/you/run", "nowhere"])
+@pytest.mark.parametrize("name", ["../../secret", "/elsewhere/run", "nowhere"])
 def test_a_card_from_a_hub_names_no_folder_here(hub, small, name):
     small.push_to_hub("me/mine")
     card = json.loads((ASSETS / "small/classifiers/card.json").read_text())
