@@ -35,20 +35,24 @@ def places():
 
 def as_rst(line):
     "One line of a docstring: `name` becomes a link to what it names, or code; other marks stay what they are."
-    out = []
+    out = ""
     for k, part in enumerate(line.split("`")):
-        if k % 2 == 0:
-            out.append(re.sub(r"([*|\\]|(?<=\w)_\b)", r"\\\1", part))
+        if k % 2 == 0:  # a mark ends where a letter follows only after an empty escape
+            out += "\\ " * bool(k and re.match(r"\w", part)) + re.sub(r"([*|\\]|(?<=\w)_\b)", r"\\\1", part)
         elif part:
             full = places().get(part.removesuffix("()"))
-            out.append(f":py:obj:`{part} <{full}>`" if full else f"``{part}``")
-    text = "".join(out)
-    return re.sub(r"(:py:obj:`[^`]*`|``[^`]*``)(?=\w)", r"\1\\ ", re.sub(r"(?<=\w)(:py:obj:`|``(?=\S[^`]*``))", r"\\ \1", text))
+            out += "\\ " * bool(re.search(r"\w$", out)) + (f":py:obj:`{part} <{full}>`" if full else f"``{part}``")
+    return out
 
 
 def read_docstring(app, what, name, obj, options, lines):
     "Turn the lines of a docstring, in place."
-    lines[:] = [as_rst(line) for line in lines]
+    lines[:] = [as_rst(line) for line in lines if not line.startswith("Alias for field number")]
+
+
+def without_object(app, name, obj, options, bases):
+    "That everything is an object goes without saying."
+    bases[:] = [base for base in bases if base is not object]
 
 
 def short_types(app, what, name, obj, options, signature, returns):
@@ -79,5 +83,6 @@ def setup(app):
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_math_block, None))
     app.connect("autodoc-process-docstring", read_docstring)
     app.connect("autodoc-process-signature", short_types)
+    app.connect("autodoc-process-bases", without_object)
     app.connect("html-page-context", without_source, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -84,6 +84,7 @@ def test_docstrings_keep_their_marks(monkeypatch):
     import extras
     assert extras.as_rst("`x`: N * k, |a|, see `LabelError`s") == (
         r"``x``: N \* k, \|a\|, see :py:obj:`LabelError <aufacs_nb.facs.LabelError>`\ s")
+    assert extras.as_rst("as `a` and `b`, `c`.") == "as ``a`` and ``b``, ``c``."
 
 
 # The built pages

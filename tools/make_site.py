@@ -15,15 +15,15 @@ ROOT = Path(__file__).resolve().parent.parent
 FILES = "files"  # where files of the checkout that pages link to lie in the site
 WINGS = ("0_start", "1_registration", "2_generation", "3_estimation", "4_evaluation", "5_simulation", "6_apps", "experiments")
 GUIDES = ("my_film", "from_openface", "my_database", "gpu_and_cluster", "intensities", "privacy")
-GALLERY = {  # notebook: which of its pictures, counted from 0; None: the largest
-    "0_start/05_meshes": None, "1_registration/01_detection": None, "1_registration/06_frontal": None,
+GALLERY = {  # notebook: which of its pictures, counted from 0; None, or one that is no longer there: the largest
+    "0_start/05_meshes": 2, "1_registration/01_detection": None, "1_registration/06_frontal": None,
     "1_registration/08_prnet": None, "2_generation/01_geometric": None, "2_generation/06_synthesis": None,
-    "2_generation/07_ratio": None, "2_generation/08_photographs": None, "3_estimation/07_personalization": None,
-    "3_estimation/10_pixels": None, "3_estimation/13_estimator": None, "4_evaluation/04_features": None,
-    "5_simulation/01_face_model": None, "5_simulation/03_appearance": None, "5_simulation/04_camera": None,
-    "5_simulation/08_rich": None, "5_simulation/10_simulate": None, "6_apps/02_overlay": None,
+    "2_generation/07_ratio": None, "2_generation/08_photographs": None, "3_estimation/07_personalization": 0,
+    "3_estimation/10_pixels": 1, "3_estimation/13_estimator": 5, "4_evaluation/04_features": 2,
+    "5_simulation/01_face_model": None, "5_simulation/03_appearance": 18, "5_simulation/04_camera": 17,
+    "5_simulation/08_rich": None, "5_simulation/10_simulate": None, "6_apps/02_overlay": 4,
     "6_apps/04_registration_explorer": None, "6_apps/08_studio": None, "experiments/intensities": None,
-    "experiments/mesh_and_pixels": None, "experiments/generators": None, "experiments/virtual_people": None}
+    "experiments/mesh_and_pixels": 0, "experiments/generators": None, "experiments/virtual_people": None}
 THUMBNAIL = (420, 300)  # pixels
 
 
@@ -151,7 +151,7 @@ def gallery(books):
     for name, which in GALLERY.items():
         if (book := books.get(name)) and (found := pictures(book)):
             path = f"gallery/{name.replace('/', '_')}.jpg"
-            made[path] = thumbnail(max(found, key=len) if which is None else found[which])
+            made[path] = thumbnail(max(found, key=len) if which is None or which >= len(found) else found[which])
             cards.append(card(name, book, path))
     text = ("# Gallery\n\nEach picture leads to the notebook that makes it. Nobody in them exists, but for the people in "
             "photographs that scikit-image ships.\n\n::::{grid} 1 2 3 3\n:gutter: 3\n\n" + "\n".join(cards) + "::::\n")
