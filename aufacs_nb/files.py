@@ -122,6 +122,19 @@ def remove_leftovers(path: str | Path) -> list[Path]:
 
 # %% ../nbs/0_start/09_files.ipynb #67f8c664
 @contextmanager
+def _parent_of(path: Path) -> Iterator[None]:
+    "The folders that a path lies in are there; those that were not are gone afterwards, if nothing was written."
+    missing = [folder for folder in path.absolute().parents if not folder.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # not empty
+            for folder in missing:
+                folder.rmdir()
+
+# %% ../nbs/0_start/09_files.ipynb #164968be
+@contextmanager
 def _locked(file: Path, path: Path) -> Iterator[None]:
     "Hold the lock `file`, which is removed at the end; OutputError that names `path` if another process holds it."
     held = FileLock(file)
@@ -149,8 +162,7 @@ def lock(path: str | Path) -> Iterator[Path]:
     if file in mine:
         yield path
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(file, path):
+    with _parent_of(path), _locked(file, path):
         mine.add(file)
         try:
             remove_leftovers(path)
