@@ -314,8 +314,8 @@ def timed_frames(path: str | os.PathLike) -> Iterator[tuple[float, np.ndarray]]:
     """Iterate over (seconds, uint8 (H, W, 3) RGB) of the video at `path`, upright, of square pixels, on one thread.
 
     Seconds count from the first frame and come from the file: a telephone's frames are not evenly spaced.
-    Every frame has the size of the first. A film that ends early or lacks frames is read with a warning; `DatabaseError`
-    where nothing can be read.
+    Every frame has the size of the first. A film that ends early or lacks frames is read with a warning;
+    `DatabaseError` where nothing can be read.
     """
     with _open_video(path) as container:
         stream = container.streams.video[0]

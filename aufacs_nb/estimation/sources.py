@@ -10,20 +10,21 @@ __all__ = ['in_memory', 'StreamItem', 'holds_many', 'is_photo', 'read_photo', 's
 import os
 import warnings
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
-from ..databases import (PICTURE_SUFFIXES, VIDEO_SUFFIXES, DatabaseError, _files, read_image,
-                                 timed_frames)
+from ..databases import (PICTURE_SUFFIXES, VIDEO_SUFFIXES, DatabaseError, _files, _left_unread, _to_rgb,
+                                 read_image, timed_frames)
 from ..registration.collections import STRETCH_BYTES, EveryFace, FaceChoice, Stretch, find_stretch
-from ..registration.detection import NoFaceError, PictureError
-from ..registration.tracking import STRETCH, ahead
+from ..registration.detection import Face, FaceLandmarker, NoFaceError, PictureError
+from ..registration.tracking import ahead, in_stretches
 
 # %% ../../nbs/3_estimation/11_sources.ipynb #4ae4539b
 def _to_bytes(pixels: np.ndarray, name: str) -> np.ndarray:
@@ -68,14 +69,11 @@ def _of_tensor(tensor: torch.Tensor, name: str) -> np.ndarray:
 
 # %% ../../nbs/3_estimation/11_sources.ipynb #f456f72f
 def _of_pillow(picture: Image.Image) -> np.ndarray:
-    "A Pillow picture, upright, as uint8 (H, W, 3); 16-bit grey is scaled as in a file."
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith("I"):
-        return _one_rgb((np.asarray(picture).astype(np.uint32) >> 8).astype(np.uint8), "picture")
-    return np.array(picture.convert("RGB"))
+    "A Pillow picture, upright, of square pixels, as uint8 (H, W, 3); what has more than 8 bits is scaled as in a file."
+    return _to_rgb(picture)
 
 
-def in_memory(source, name: str = "array"):
+def in_memory(source: Any, name: str = "array") -> np.ndarray | None:
     "An array, tensor or Pillow picture as pixels with the colours last, or None for anything else (a path, a list)."
     if isinstance(source, Image.Image):
         return _of_pillow(source)
@@ -135,6 +133,8 @@ def _folder_stream(root: Path, name: str = ""):
     if not (paths := _files(root, PICTURE_SUFFIXES + VIDEO_SUFFIXES)):
         raise DatabaseError(f"{root}: no picture and no video in it; looked for "
                             f"{', '.join(PICTURE_SUFFIXES + VIDEO_SUFFIXES)}.")
+    if unread := _left_unread(root):
+        warnings.warn(unread, stacklevel=2)
     for path in paths:
         own = name + path.relative_to(root).as_posix()
         yield from _careful(partial(_file_stream, path, own), own)
@@ -167,19 +167,19 @@ def _list_stream(sources):
         yield from _careful(partial(_opened, source, own, f"{own}/"), own)
 
 # %% ../../nbs/3_estimation/11_sources.ipynb #e1faaa6f
-def holds_many(source) -> bool:
+def holds_many(source: Any) -> bool:
     "Whether a source is a folder or a list, whose rows are told apart by their `file`."
     return isinstance(source, (list, tuple)) or isinstance(source, (str, os.PathLike)) and Path(source).is_dir()
 
 
-def is_photo(source) -> bool:
+def is_photo(source: Any) -> bool:
     "Whether a source is one photograph, not a list, a folder, a video or a stack of frames."
     if isinstance(source, (str, os.PathLike)):
         return Path(source).suffix.lower() not in VIDEO_SUFFIXES and not Path(source).is_dir()
     return isinstance(source, Image.Image) or not isinstance(source, (list, tuple)) and np.ndim(source) < 4
 
 # %% ../../nbs/3_estimation/11_sources.ipynb #06fcde7e
-def read_photo(photo) -> np.ndarray:
+def read_photo(photo: Any) -> np.ndarray:
     "One photograph, a path, array, tensor or Pillow picture, as uint8 (H, W, 3)."
     pixels = in_memory(photo, _kind(photo))
     if pixels is None:
@@ -189,14 +189,14 @@ def read_photo(photo) -> np.ndarray:
     return _one_rgb(pixels, _kind(photo))
 
 
-def source_name(source) -> str:
+def source_name(source: Any) -> str:
     "What messages call a source."
     if isinstance(source, (list, tuple)):
         return f"{len(source)} source" + "s" * (len(source) != 1)
     return str(source) if isinstance(source, (str, os.PathLike)) else _kind(source)
 
 
-def frame_stream(source):
+def frame_stream(source: Any) -> Iterator[StreamItem]:
     "Iterate over the `StreamItem`s of a path (picture, folder, video), array, tensor, Pillow picture, or list of them."
     if isinstance(source, (list, tuple)):
         return _list_stream(source)
@@ -214,7 +214,7 @@ def _the_largest(faces: list, way: str, source: str, say: bool = True):
     return largest
 
 
-def pick_face(faces: list, number: int | None, source: str):
+def pick_face(faces: list[Face], number: int | None, source: str) -> Face:
     "Face `number` from the left (1, 2, …) of those in a photograph; None: the largest, with a warning if several."
     if not faces:
         raise NoFaceError(f"{source}: no face found; use a picture of an upright face with both eyes in sight.")
@@ -246,24 +246,23 @@ def _search(landmarker, stretch, files, everybody: bool) -> list:
             for faces, file, frame in zip(found, files, stretch.rows)]
 
 # %% ../../nbs/3_estimation/11_sources.ipynb #ea8f25ea
-def choose_faces(items, landmarker, choice=None) -> list:
+def choose_faces(items: list[StreamItem], landmarker: FaceLandmarker, choice: FaceChoice | None = None) -> list:
     "The `Face` of each `StreamItem`, or None. choice: the `FaceChoice` of the stretches before, in films."
     choice, files = choice or FaceChoice(), iter([item.file for item in items])
     return [face for stretch in _stretches(items) for face in choice.choose(
         stretch, _search(landmarker, stretch, list(islice(files, len(stretch.rows))), everybody=False))]
 
 
-def every_face(items, landmarker, everyone: EveryFace) -> list:
+def every_face(items: list[StreamItem], landmarker: FaceLandmarker, everyone: EveryFace) -> list:
     "The `Face`s of each `StreamItem`, a list of lists. everyone: of the stretches before, in films."
     return [faces for stretch in _stretches(items)
             for faces in everyone.choose(stretch, _search(landmarker, stretch, (), everybody=True))]
 
 # %% ../../nbs/3_estimation/11_sources.ipynb #9d7ce7d9
 def _pieces(stream):
-    "The items of a stream in lists: `STRETCH` frames of one film, or one picture."
+    "The items of a stream in lists: a stretch of one film, or one picture."
     for clip, run in groupby(stream, lambda item: item.clip):
-        while some := list(islice(run, STRETCH if clip else 1)):
-            yield some
+        yield from in_stretches(run) if clip else ([item] for item in run)
 
 
 def _found(stream, landmarker, everybody: bool):
@@ -276,14 +275,14 @@ def _found(stream, landmarker, everybody: bool):
             yield from zip(some, ([face] if face else [] for face in choose_faces(some, landmarker, choice)))
 
 
-def found_faces(source, landmarker, faces: str = "main"):
+def found_faces(source: Any, landmarker: FaceLandmarker, faces: str = "main") -> Iterator[tuple[StreamItem, list]]:
     "Iterate over (`StreamItem`, its `Face`s) of a source; 'main': one person at most, or 'all'."
     if faces not in ("main", "all"):
         raise ValueError(f"faces={faces!r}: choose 'main', one person, or 'all'.")
     return _found(frame_stream(source), landmarker, faces == "all")
 
 # %% ../../nbs/3_estimation/11_sources.ipynb #5617b6e3
-def in_batches(pairs, size: int):
+def in_batches(pairs: Iterable[tuple[StreamItem, list]], size: int) -> Iterator[list]:
     "Pairs of `found_faces` in lists of `size`, fewer where their pictures would fill the memory."
     batch, held = [], 0
     for item, faces in pairs:

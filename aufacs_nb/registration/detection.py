@@ -271,14 +271,16 @@ def anchors():
     return np.concatenate(grids)
 
 
-def decode_boxes(raw_boxes):
-    """Turn raw boxes (n, 896, 16) in pixels into points (n, 896, 8, 2) in the unit square.
+def decode_boxes(raw_boxes, centres=None):
+    """Turn raw boxes (..., m, 16) in pixels into points (..., m, 8, 2) in the unit square.
+
+    centres: of these candidates, (m, 2); by default all `anchors`.
 
     Points: top left and bottom right corner, then right eye, left eye, nose, mouth, right ear, left ear.
     """
-    pairs = np.asarray(raw_boxes, np.float64).reshape(*raw_boxes.shape[:2], 8, 2) / BlazeFace.SIZE
-    centre, half = pairs[:, :, :1], pairs[:, :, 1:2] / 2
-    return np.concatenate([centre - half, centre + half, pairs[:, :, 2:]], 2) + anchors()[:, None]
+    pairs = np.asarray(raw_boxes, np.float64).reshape(*raw_boxes.shape[:-1], 8, 2) / BlazeFace.SIZE
+    centre, half, centres = pairs[..., :1, :], pairs[..., 1:2, :] / 2, anchors() if centres is None else centres
+    return np.concatenate([centre - half, centre + half, pairs[..., 2:, :]], -2) + centres[:, None]
 
 # %% ../../nbs/1_registration/01_detection.ipynb #7028efce
 def _area(boxes):
@@ -367,12 +369,14 @@ class Face:
     box: (4,) float32 xyxy around the landmarks.  landmarks: (478, 3) float32, z in the same scale as x and y,
     smaller = nearer.  score: float in [0, 1], the mesh network's belief that this is a face.
     face_id: int, the same for one person throughout a video; 0 in photographs.
+    look: colours of the head and around it, by which a film's faces are told apart, see `tracking`; mostly None.
     """
 
     box: np.ndarray
     landmarks: np.ndarray
     score: float
     face_id: int = 0
+    look: np.ndarray | None = None
 
     @property
     def area(self):
@@ -429,9 +433,9 @@ def _candidates(detector, images, windows, threshold, batch=32):
         cuts = cut_all([images[number] for number, _ in some], [square for _, square in some], BlazeFace.SIZE)
         logits, raw = detector(torch.from_numpy(cuts.numpy() * 2 - 1).to(device))
         scores = torch.sigmoid(logits).cpu().numpy()
-        for (number, square), unit, score in zip(some, decode_boxes(raw.cpu().numpy()), scores):
+        for (number, square), boxes, score in zip(some, raw.cpu().numpy(), scores):
             likely = score > threshold
-            found[number][0].append(_in_picture(square, unit[likely]))
+            found[number][0].append(_in_picture(square, decode_boxes(boxes[likely], anchors()[likely])))
             found[number][1].append(score[likely])
     return [(np.concatenate(points), np.concatenate(scores)) for points, scores in found]
 

@@ -1,0 +1,90 @@
+"""Who is who in films: slow ones, ones that are cut, people who come in; virtual people give the truth."""
+import threading
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from aufacs_nb.registration.detection import FaceLandmarker
+from aufacs_nb.registration.tracking import FaceLinker, ahead, in_stretches, is_cut, track_stretch
+from aufacs_nb.simulation.appearance import sample_person
+from aufacs_nb.simulation.camera import render_person
+
+
+@pytest.fixture(scope="module")
+def landmarker():
+    torch.set_num_threads(1)
+    return FaceLandmarker.from_pretrained()
+
+
+@pytest.fixture(scope="module")
+def cast():
+    "Ten pictures of each of two people, who move and smile."
+    return {number: [render_person(sample_person(number), {12: k % 4, 26: k % 3}, yaw=4 * k - 18, size=160) for k in range(10)]
+            for number in (5, 8)}
+
+
+def numbers(landmarker, film, seconds, stretch=5):
+    "The sorted face_ids of each picture of a film, and where the linker saw cuts."
+    linker, found, cuts = FaceLinker(), [], []
+    for start in range(0, len(film), stretch):
+        times = [seconds * (start + k) for k in range(len(film[start:start + stretch]))]
+        linked = linker.link(track_stretch(landmarker, film[start:start + stretch], times), times)
+        found += [sorted(face.face_id for face in faces) for faces in linked]
+        cuts += linker.cuts
+        linker = FaceLinker(state=linker.state)
+    return found, [k for k, cut in enumerate(cuts) if cut]
+
+
+@pytest.mark.parametrize("seconds", [.04, 1., 60.])
+def test_one_person_keeps_one_number_however_slow_the_film_is(landmarker, cast, seconds):
+    assert numbers(landmarker, cast[5], seconds) == ([[0]] * 10, [])
+
+
+def test_two_people_of_a_slow_film_keep_theirs(landmarker, cast):
+    film = [np.concatenate(pair, 1) for pair in zip(cast[5], cast[8])]
+    assert numbers(landmarker, film, 1.)[0] == [[0, 1]] * 10
+
+
+@pytest.mark.parametrize("first", [5, 3])
+def test_a_cut_hands_on_no_number(landmarker, cast, first):
+    "Between stretches, and within one: two people in the same place."
+    assert numbers(landmarker, cast[5][:first] + cast[8][:4], .04) == ([[0]] * first + [[1]] * 4, [first])
+
+
+def test_a_lamp_is_no_cut(landmarker, cast):
+    dark = [(image * (.35 if k > 4 else 1)).astype(np.uint8) for k, image in enumerate(cast[5])]
+    assert not any(is_cut(*pair) for pair in zip(dark, dark[1:])) and is_cut(cast[5][0], cast[8][0])
+    assert numbers(landmarker, dark, .04, 10)[0] == [[0]] * 10
+
+
+def test_who_comes_in_is_found_within_eight_frames_and_small_within_sixteen(landmarker, cast):
+    room = np.full((480, 640, 3), 110, np.uint8)
+    room[100:260, 60:220] = cast[5][4]
+    later, small = room.copy(), room.copy()
+    head = np.asarray(Image.fromarray(cast[8][4]).resize((125, 125)))
+    later[100:260, 400:560], small[100:225, 450:575] = cast[8][4], head
+    small[225:, 430:600] = 200, 40, 40  # a body
+    found = track_stretch(landmarker, [room] * 4 + [later] * 6)
+    assert [len(faces) for faces in found] == [1] * 8 + [2] * 2
+    assert [len(faces) for faces in track_stretch(landmarker, [room] * 10 + [small] * 8)] == [1] * 16 + [2] * 2
+    slow = track_stretch(landmarker, [room] * 2 + [later] * 4, [0., 1., 2., 3., 4., 5.])
+    assert [len(faces) for faces in slow] == [1] * 4 + [2] * 2
+
+
+def test_large_pictures_are_held_by_bytes():
+    made, image = [], np.zeros((1000, 1000, 3), np.uint8)
+
+    def film():
+        for k in range(12):
+            made.append(threading.current_thread())
+            yield float(k), image
+
+    first = ahead(film(), 32, room=9_000_000)
+    next(first)
+    for _ in range(50):
+        threading.Event().wait(.01)
+    assert len(made) <= 5
+    assert [len(some) for some in in_stretches(first, room=9_000_000)] == [3, 3, 3, 2]
+    assert [len(some) for some in in_stretches(((0., image) for _ in range(7)), 4)] == [4, 3]
