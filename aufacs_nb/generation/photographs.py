@@ -15,7 +15,7 @@ import warnings
 from collections import deque
 from dataclasses import replace
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, Iterable, Iterator, NamedTuple, Sequence
 
 import numba as nb
 import numpy as np
@@ -69,7 +69,7 @@ def face_at(faces: list, x: float, y: float) -> Face:
     return min(there, key=lambda face: np.hypot(*(face.box.reshape(2, 2).mean(0) - (x, y))))
 
 # %% ../../nbs/2_generation/08_photographs.ipynb #080011x
-def au_vector(aus: dict, known=tuple(AU_NAMES)) -> np.ndarray:
+def au_vector(aus: dict, known: Sequence[int] = tuple(AU_NAMES)) -> np.ndarray:
     """{"AU12": 4, 6: 3}, intensities 0–5 → labels (n,) float32 in [0, 1], a column for each of `known`.
 
     LabelError for an AU that is not among them or an intensity outside 0–5.
@@ -104,10 +104,11 @@ class Window(NamedTuple):
     @property
     def cells(self) -> tuple[int, int]:
         "Rows and columns of the grid."
-        return tuple(max(2, math.ceil(length / self.step - 1e-6)) for length in (self.y1 - self.y0, self.x1 - self.x0))
+        rows, columns = (max(2, math.ceil(k / self.step - 1e-6)) for k in (self.y1 - self.y0, self.x1 - self.x0))
+        return rows, columns
 
 
-def face_window(landmarks: np.ndarray, shape) -> Window:
+def face_window(landmarks: np.ndarray, shape: Sequence[int]) -> Window:
     "The `Window` around landmarks (478, 3) of a photograph of that shape."
     low, high = landmarks[:468, :2].min(0), landmarks[:468, :2].max(0)
     face = float((high - low).max())
@@ -135,7 +136,7 @@ def frontal_places(landmarks: np.ndarray, sides: np.ndarray, window: Window) -> 
     plane, *_ = np.linalg.lstsq(np.c_[cells[:, :2], one], sides, rcond=None)
     rows, columns = np.mgrid[:raster.triangle.shape[0], :raster.triangle.shape[1]] + 0.5
     flat = np.stack([columns, rows, np.ones_like(rows)], -1) @ plane
-    return np.float32(flat + _extended(inside - flat, raster.covered, 4)), raster.covered
+    return (flat + _extended(inside - flat, raster.covered, 4)).astype(np.float32), raster.covered
 
 # %% ../../nbs/2_generation/08_photographs.ipynb #080021x
 DEPTH_SIDE = 128  # side of the depth map, pixels
@@ -162,7 +163,7 @@ RESTS = 0.05  # cm: skin that moves by less than about this is taken to rest
 
 
 @lru_cache(maxsize=4)
-def skin_ways(aus=tuple(AU_NAMES)) -> torch.Tensor:
+def skin_ways(aus: Sequence[int] = tuple(AU_NAMES)) -> torch.Tensor:
     "(n_aus, 468): how far each action unit at E moves each vertex on the head, in cm; mean over four virtual heads."
     heads = [sample_identity(seed) for seed in range(700, 704)]
     points = lambda head, aus: facemesh_vertices(head_vertices(head, aus))
@@ -300,7 +301,8 @@ def _filled(landmarks: np.ndarray, window: Window, ring: tuple, more: float = 0.
     wider = more * np.linalg.norm(points[0] - points[half])
     points[:half + 1, 1] -= wider
     points[half + 1:, 1] += wider / 4
-    (height, width), picture = window.cells, Image.new("L", tuple(_FINE * k for k in window.cells[::-1]))
+    height, width = window.cells
+    picture = Image.new("L", (_FINE * width, _FINE * height))
     ImageDraw.Draw(picture).polygon([tuple(point) for point in points * _FINE - 0.5], fill=1)
     return np.asarray(picture, np.float32).reshape(height, _FINE, width, _FINE).mean((1, 3))
 
@@ -324,7 +326,7 @@ def open_parts(photo: np.ndarray, landmarks: np.ndarray, window: Window) -> Open
     mouth = _filled(landmarks, window, _MOUTH) * np.clip((gap - 0.01) / 0.015, 0, 1)
     middle = (landmarks[[13, 14], 1].mean() - window.y0) / window.step
     below = np.clip((np.arange(len(mouth))[:, None] + 0.5 - middle) / 2 + 0.5, 0, 1) + 0 * mouth
-    eyes = sum(_filled(landmarks, window, ring, 0.16) for ring in _EYES).clip(0, 1)
+    eyes = np.clip(sum(_filled(landmarks, window, ring, 0.16) for ring in _EYES), 0, 1)
     cut = torch.tensor(photo[window.y0:window.y1, window.x0:window.x1]).permute(2, 0, 1)[None] / 255
     cells = F.interpolate(cut, window.cells, mode="bilinear", antialias=True, align_corners=False)
     skin = fill_black(cells.clamp(min=0.01) * torch.tensor(eyes < 0.01))[0].numpy()
@@ -424,7 +426,8 @@ class Editor:
     shows: action units that the photograph shows already; half: the network in bfloat16, faster on recent processors
     """
 
-    def __init__(self, photo, generator, which=None, shows=(), landmarker=None, face: Face | None = None, half=False):
+    def __init__(self, photo: np.ndarray, generator: RatioFlow, which: int | None = None, shows: Any = (),
+                 landmarker: Any = None, face: Face | None = None, half: bool = False):
         if not isinstance(generator, RatioFlow):
             raise ValueError(f"photographs are edited by a ratio generator (`load_ratio`); {type(generator).__name__} "
                              "paints frontal frames alone, see `synthesize`.")
@@ -453,8 +456,8 @@ def edit_photograph(
     aus: dict,                  # {"AU12": 4, 6: 3}: action units by name or number, intensities 0–5
     generator: RatioFlow,       # from `load_ratio`
     which: int | None = None,   # number of the face, the largest is 0; needed if there are several
-    shows=(),                   # action units that the photograph shows already, like `aus`
-    landmarker=None,            # a `FaceLandmarker`, to load none
+    shows: Any = (),            # action units that the photograph shows already, like `aus`
+    landmarker: Any = None,     # a `FaceLandmarker`, to load none
 ) -> np.ndarray:
     """The whole photograph with this expression, uint8 (H, W, 3).
 
@@ -525,7 +528,8 @@ def _steadied(window: list, at: int):
     return replace(face, landmarks=steady_landmarks(points, at - start))
 
 # %% ../../nbs/2_generation/08_photographs.ipynb #cf18baf0
-def edit_film(frames, aus, generator: RatioFlow, which=None, shows=(), landmarker=None, half=False, steady=True):
+def edit_film(frames: Iterable[tuple[float, np.ndarray]], aus: Any, generator: RatioFlow, which: Any = None,
+              shows: Any = (), landmarker: Any = None, half: bool = False, steady: bool = True) -> Iterator[tuple]:
     """Iterate over (seconds, image) of the film's frames, edited; frames: (seconds, image), as from `timed_frames`.
 
     aus: {name or number: intensity}, or a function of the seconds that returns such labels. which: a number from the

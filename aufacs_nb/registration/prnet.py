@@ -16,10 +16,11 @@ import json
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Callable, Mapping, NamedTuple, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from scipy.optimize import linear_sum_assignment
@@ -45,7 +46,7 @@ def _poor_and_taken(corners, weights):
 
 
 @lru_cache(4)
-def uv_texels(size):
+def uv_texels(size: int) -> tuple[torch.Tensor, torch.Tensor]:
     "Corners (size², 3) int64 and weights (size², 3) float32 of the vertices that make each texel; 0 where unused."
     face = canonical_face()
     raster = rasterize(np.pad(face.uv * size, ((0, 0), (0, 1))), face.triangles, size)
@@ -59,7 +60,7 @@ def uv_texels(size):
     return torch.from_numpy(corners.reshape(-1, 3)), torch.from_numpy(weights.reshape(-1, 3))
 
 
-def position_maps(points, size):
+def position_maps(points: torch.Tensor, size: int) -> torch.Tensor:
     "Position maps (n, C, size, size) of points (n, 468, C), a float tensor; 0 where the chart is unused."
     corners, weights = uv_texels(size)
     texels = (points[:, corners] * weights[..., None]).sum(2)
@@ -69,7 +70,7 @@ def position_maps(points, size):
 REACH = 1.2  # sides of the square that the map's values from 0 to 1 cover
 
 
-def to_map_values(landmarks, square):
+def to_map_values(landmarks: ArrayLike, square: Square) -> np.ndarray:
     "Landmarks (468 or 478, 3) in pixels of a photograph as values (468, 3) float32 of the map of a `Square`."
     points = np.asarray(landmarks, np.float64)[:468]
     cosine, sine = np.cos(square.angle), np.sin(square.angle)
@@ -78,14 +79,14 @@ def to_map_values(landmarks, square):
     return (.5 + np.concatenate([level, depth], 1) / (square.side * REACH)).astype(np.float32)
 
 
-def from_map_values(values, square):
+def from_map_values(values: ArrayLike, square: Square) -> np.ndarray:
     "The inverse: landmarks (468, 3) float32 in pixels of the photograph, depth with mean zero."
     unit = .5 + (np.asarray(values, np.float64) - .5) * REACH
     depth = unit[:, 2:] - unit[:, 2].mean()
     return np.concatenate([square.to_picture(unit[:, :2]), depth * square.side], 1).astype(np.float32)
 
 # %% ../../nbs/1_registration/08_prnet.ipynb #599217f3
-def true_landmarks(person, aus, scene, size, **pose):
+def true_landmarks(person: Any, aus: Mapping[int, float], scene: Any, size: int, **pose) -> np.ndarray:
     "Exact landmarks (468, 3) float32 of a rendered picture in FaceMesh's convention; pose as for `render_person`."
     from aufacs_nb.simulation.camera import CAMERA_DISTANCE, face_truth
 
@@ -99,7 +100,7 @@ FEATURES = (slice(27, 36), slice(36, 42), slice(42, 48), slice(48, 68))  # of th
 
 
 @lru_cache(4)
-def weight_mask(size):
+def weight_mask(size: int) -> np.ndarray:
     "Weights (size, size) float32: 68 keypoints 16, eyes, nose and mouth 4, other skin 3, unused texels 0."
     places = canonical_face().uv[LANDMARKS_68] * size
     row, column = np.mgrid[:size, :size] + .5
@@ -113,7 +114,7 @@ def weight_mask(size):
     return mask
 
 # %% ../../nbs/1_registration/08_prnet.ipynb #76de95f1
-def position_loss(predicted, target, mask):
+def position_loss(predicted: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     "Weighted mean distance of two maps (n, 3, S, S), in sides of the square; mask: (S, S) tensor of weights."
     distance = ((predicted - target).square().sum(1) + 1e-10).sqrt() * REACH
     return (distance * mask).sum((1, 2)).mean() / mask.sum()
@@ -129,7 +130,7 @@ def _neighbour_differences():
 
 
 @lru_cache(4)
-def reading_matrix(size, pull=.02):
+def reading_matrix(size: int, pull: float = .02) -> torch.Tensor:
     "(468, size²) float32: turns the texels of a map of that size into the 468 vertices by least squares."
     corners, weights = (each.numpy() for each in uv_texels(size))
     texels = np.zeros((size * size, 468))
@@ -140,7 +141,7 @@ def reading_matrix(size, pull=.02):
     return torch.from_numpy(np.linalg.solve(normal, texels.T).astype(np.float32))
 
 # %% ../../nbs/1_registration/08_prnet.ipynb #3888512e
-def vertices_from_maps(maps):
+def vertices_from_maps(maps: torch.Tensor) -> torch.Tensor:
     "Vertices (n, 468, C) of position maps (n, C, S, S), any float tensor."
     return (maps.flatten(2).float() @ reading_matrix(maps.shape[-1]).to(maps.device).T).transpose(1, 2)
 
@@ -153,14 +154,14 @@ def _norm(channels):
 class Convolution(nn.Sequential):
     "Convolution, batch norm, ReLU: (N, C, H, W) → (N, channels, H / stride, W / stride)."
 
-    def __init__(self, in_channels, channels, kernel=4, stride=1):
+    def __init__(self, in_channels: int, channels: int, kernel: int = 4, stride: int = 1):
         super().__init__(SameConv(in_channels, channels, kernel, stride, bias=False), _norm(channels), nn.ReLU())
 
 # %% ../../nbs/1_registration/08_prnet.ipynb #a6a1f05f
 class PRNetBlock(nn.Module):
     "1 × 1 to half the channels, 4 × 4, 1 × 1, plus the shortcut; then batch norm and ReLU."
 
-    def __init__(self, in_channels, channels, stride):
+    def __init__(self, in_channels: int, channels: int, stride: int):
         super().__init__()
         changes = stride > 1 or in_channels != channels
         self.shortcut = nn.Conv2d(in_channels, channels, 1, bias=False) if changes else nn.Identity()
@@ -169,7 +170,7 @@ class PRNetBlock(nn.Module):
         self.expand = nn.Conv2d(channels // 2, channels, 1, bias=False)
         self.norm, self.stride = _norm(channels), stride
 
-    def forward(self, features):
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
         "(N, C, H, W) → (N, channels, H / stride, W / stride)."
         direct = self.shortcut(features[..., ::self.stride, ::self.stride])
         return F.relu(self.norm(self.expand(self.middle(self.squeeze(features))) + direct))
@@ -178,12 +179,12 @@ class PRNetBlock(nn.Module):
 class Deconvolution(nn.Module):
     "Transposed 4 × 4 convolution with “same” padding, batch norm, activation: (N, C, H, W) → (N, channels, s·H, s·W)."
 
-    def __init__(self, in_channels, channels, stride=1, activation=F.relu):
+    def __init__(self, in_channels: int, channels: int, stride: int = 1, activation: Callable = F.relu):
         super().__init__()
         self.transposed = nn.ConvTranspose2d(in_channels, channels, 4, stride, padding=1, bias=False)
         self.norm, self.activation, self.stride = _norm(channels), activation, stride
 
-    def forward(self, features):
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
         "(N, C, H, W) → (N, channels, stride · H, stride · W)."
         height, width = (self.stride * n for n in features.shape[2:])
         return self.activation(self.norm(self.transposed(features)[..., :height, :width]))
@@ -212,7 +213,7 @@ class PRNet(nn.Module):
     multiple of 4 (paper: 16). Raises ValueError for another size or width.
     """
 
-    def __init__(self, size=256, width=16):
+    def __init__(self, size: int = 256, width: int = 16):
         super().__init__()
         if size < 32 or size % 32 or width < 4 or width % 4:
             raise ValueError(f"PRNet({size}, {width}): the size must be a multiple of 32 and the width one of 4.")
@@ -221,7 +222,7 @@ class PRNet(nn.Module):
         self.stem = Convolution(3, width)
         self.encoder, self.decoder = _encoder(widths), _decoder(widths)
 
-    def forward(self, images):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
         "images (N, 3, size, size) float32 in [0, 1] → position maps (N, 3, size, size) in (0, 1)."
         return self.decoder(self.encoder(self.stem(images)))
 
@@ -229,14 +230,16 @@ class PRNet(nn.Module):
 PART_PEOPLE, PART_FACES, POOL_PIXELS = 15, 16, 160
 
 
-def draw_training_face(person, rng, size=POOL_PIXELS):
+def draw_training_face(person: Any, rng: np.random.Generator,
+                       size: int = POOL_PIXELS) -> tuple[np.ndarray, np.ndarray]:
     "A random picture (size, size, 3) uint8 of a person and its exact landmarks (468, 3)."
     from aufacs_nb.simulation.camera import render_person, sample_scene
     from aufacs_nb.simulation.face_model import AU_ACTIONS
 
     chosen = rng.choice(list(AU_ACTIONS), rng.integers(0, 6), replace=False)
     aus = {int(au): float(rng.uniform(.5, 5)) for au in chosen}
-    pose = {name: float(rng.uniform(-limit, limit)) for name, limit in (("yaw", 60), ("pitch", 40), ("roll", 45))}
+    limits = (("yaw", 60), ("pitch", 40), ("roll", 45))
+    pose: dict[str, Any] = {name: float(rng.uniform(-limit, limit)) for name, limit in limits}
     scene, gaze = sample_scene(int(rng.integers(1 << 30))), tuple(rng.uniform(-20, 20, 2))
     picture = render_person(person, aus, scene=scene, size=size, gaze=gaze, **pose)
     return picture, true_landmarks(person, aus, scene, size, gaze=gaze, **pose)
@@ -250,11 +253,12 @@ def _draw_crowd(people, faces, rng):
     return [draw_training_face(person, rng) for person in crowd for _ in range(faces)]
 
 # %% ../../nbs/1_registration/08_prnet.ipynb #5bdef471
-def with_pseudo_labels(pictures, points, every=5, sure=.9):
+def with_pseudo_labels(pictures: Sequence[np.ndarray], points: np.ndarray, every: int = 5,
+                       sure: float = .9) -> tuple[np.ndarray, np.ndarray]:
     "The points (n, 468, 3), every fifth face replaced by FaceMesh's where it is sure, and (n,) bool: which."
     chosen = np.arange(0, len(points), every)
     squares = [square_from_landmarks(points[k]) for k in chosen]
-    found, scores = fit_meshes(load_networks()[1], [pictures[k] for k in chosen], squares)
+    found, scores = fit_meshes(load_networks()[1], [pictures[int(k)] for k in chosen], squares)
     chosen, found = chosen[scores > sure], found[scores > sure]
     points, pseudo = points.copy(), np.zeros(len(points), bool)
     points[chosen], pseudo[chosen] = found[:, :468], True
@@ -288,12 +292,13 @@ class Pool(NamedTuple):
     pictures: list
     points: np.ndarray
 
-    def picture(self, index):
+    def picture(self, index: int) -> np.ndarray:
         "Picture (160, 160, 3) uint8 number `index`."
         return self.pictures[index // len(self.pictures[0])][index % len(self.pictures[0])]
 
 
-def render_pool(folder, parts, seed=0, jobs=1, people=PART_PEOPLE, faces=PART_FACES, progress=True):
+def render_pool(folder: Path | str, parts: int, seed: int = 0, jobs: int = 1, people: int = PART_PEOPLE,
+                faces: int = PART_FACES, progress: bool = True) -> Pool:
     "A `Pool` of parts · people · faces pictures in `folder`; parts that are there are kept, of another seed refused."
     check_ranges(n_jobs=jobs, seed=seed)
     claim(folder, {"seed": seed, "people": people, "faces": faces}, "a pool of faces",
@@ -304,7 +309,7 @@ def render_pool(folder, parts, seed=0, jobs=1, people=PART_PEOPLE, faces=PART_FA
     return Pool([np.load(path, mmap_mode="r") for path in done], np.concatenate(points).astype(np.float32))
 
 # %% ../../nbs/1_registration/08_prnet.ipynb #ddd71980
-def jittered(square, rng):
+def jittered(square: Square, rng: np.random.Generator) -> Square:
     "The `Square` shifted (5 % of its side), scaled (10 %) and turned (12°) at random; all are standard deviations."
     dx, dy = rng.normal(0, .05, 2) * square.side
     return Square(square.x + dx, square.y + dy, square.side * np.exp(rng.normal(0, .1)),
@@ -328,7 +333,7 @@ def _covered(images, rng):
     return images
 
 # %% ../../nbs/1_registration/08_prnet.ipynb #91b65930
-def augmented(images, rng):
+def augmented(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     "Images (n, 3, S, S) in [0, 1] in other colours, sometimes grey, blurred, noisy and partly covered."
     def draw(deviation, channels=1):
         "Normal numbers, one for each image (and channel)."
@@ -346,7 +351,7 @@ def augmented(images, rng):
     return _covered((images + draw(.03).abs() * noise).clamp(0, 1), rng)
 
 # %% ../../nbs/1_registration/08_prnet.ipynb #9bd91f4c
-def draw_batch(pool, size, batch, seed, step):
+def draw_batch(pool: Pool, size: int, batch: int, seed: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
     "Crops (batch, 3, size, size) and position maps of that step; the same seed and step give the same batch."
     rng = np.random.default_rng([seed, step, 130])
     chosen = rng.integers(0, len(pool.points), batch)
@@ -379,7 +384,7 @@ PRNET_PRESETS = {values.name: values for values in (
     PRNetValues("paper"))}
 
 
-def prnet_values(preset):
+def prnet_values(preset: PRNetValues | str) -> PRNetValues:
     "The `PRNetValues` of that name (values pass through); ValueError names the ones there are."
     if isinstance(preset, PRNetValues):
         return preset
@@ -389,7 +394,7 @@ def prnet_values(preset):
 
 # %% ../../nbs/1_registration/08_prnet.ipynb #edb1f52b
 @torch.no_grad()
-def start_open(network):
+def start_open(network: PRNet) -> PRNet:
     "Let the three-channel end of a fresh `PRNet` pass its input on; returns the network."
     for layer in network.decoder[-2:]:
         layer.transposed.weight.mul_(.1)
@@ -400,7 +405,7 @@ def start_open(network):
     return network
 
 # %% ../../nbs/1_registration/08_prnet.ipynb #b418b5e9
-def make_guide(network):
+def make_guide(network: PRNet) -> nn.Linear:
     "A linear layer from the encoder's features of a `PRNet` to 468 points, which begins at the middle of the map."
     guide = nn.Linear(32 * network.width * (network.size // 32)**2, 468 * 3)
     nn.init.zeros_(guide.weight)
@@ -411,7 +416,7 @@ def make_guide(network):
 class PRNetTrainer:
     "Network, guide, optimiser and losses so far of one training run."
 
-    def __init__(self, values, seed):
+    def __init__(self, values: PRNetValues, seed: int):
         torch.manual_seed(seed)
         self.values, self.seed, self.losses = values, seed, []
         self.network = start_open(PRNet(values.size, values.width)).to(memory_format=torch.channels_last)
@@ -420,17 +425,17 @@ class PRNetTrainer:
         self.mask = torch.from_numpy(weight_mask(values.size))
 
     @property
-    def progress(self):
+    def progress(self) -> float:
         "Share of the steps that are done."
         return len(self.losses) / self.values.steps
 
-    def learning_rate(self):
+    def learning_rate(self) -> float:
         "Rises over the first fiftieth of a cycle, then falls along a cosine to 0; every cycle is half as high."
         cycle, share = divmod(self.progress * self.values.cycles, 1)
         return self.values.lr * .5**cycle * min(1, 50 * share + .02) * (.5 + .5 * np.cos(np.pi * share))
 
 # %% ../../nbs/1_registration/08_prnet.ipynb #29de1446
-def both_losses(trainer, images, maps):
+def both_losses(trainer: PRNetTrainer, images: torch.Tensor, maps: torch.Tensor) -> list[torch.Tensor]:
     "Loss of the network's maps and of the guide's points, as maps."
     features = trainer.network.encoder(trainer.network.stem(images))
     points = trainer.modules["guide"](features.flatten(1)).reshape(-1, 468, 3)
@@ -438,7 +443,7 @@ def both_losses(trainer, images, maps):
             for found in (trainer.network.decoder(features), position_maps(points, trainer.values.size))]
 
 # %% ../../nbs/1_registration/08_prnet.ipynb #2562e1cf
-def training_step(trainer, pool):
+def training_step(trainer: PRNetTrainer, pool: Pool) -> float:
     "One step of a `PRNetTrainer` on the next batch of the pool; returns the loss of the maps."
     trainer.network.train()
     if trainer.progress * trainer.values.cycles >= .75:
@@ -454,7 +459,7 @@ def training_step(trainer, pool):
     return loss.item()
 
 # %% ../../nbs/1_registration/08_prnet.ipynb #02013b09
-def save_prnet_trainer(path, trainer):
+def save_prnet_trainer(path: Path | str, trainer: PRNetTrainer) -> None:
     "Write a `PRNetTrainer` to one safetensors file, atomically."
     tensors = {f"modules.{name}": tensor for name, tensor in trainer.modules.state_dict().items()}
     for index, moments in trainer.optimiser.state_dict()["state"].items():
@@ -463,10 +468,10 @@ def save_prnet_trainer(path, trainer):
     facts = json.dumps({"values": asdict(trainer.values), "seed": trainer.seed})
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     with telling(path):
-        write_atomically(path, lambda temporary: save_file(tensors, temporary, {"facts": facts}))
+        write_atomically(Path(path), lambda temporary: save_file(tensors, temporary, {"facts": facts}))
 
 # %% ../../nbs/1_registration/08_prnet.ipynb #ecfd163c
-def restore_prnet_trainer(path, trainer):
+def restore_prnet_trainer(path: Path | str, trainer: PRNetTrainer) -> None:
     "Continue from the file of `save_prnet_trainer`; WeightsError if it is damaged or belongs to another run."
     facts = {"values": asdict(trainer.values), "seed": trainer.seed}
     try:
@@ -494,7 +499,8 @@ def _look(network, crops):
 
 
 @torch.inference_mode()
-def fit_prnet(network, images, squares, passes=2, batch=16):
+def fit_prnet(network: PRNet, images: Sequence[np.ndarray], squares: Sequence[Square], passes: int = 2,
+              batch: int = 16) -> np.ndarray:
     """Landmarks (n, 468, 3) float32 in the pixels of each photograph, in FaceMesh's convention, z with mean 0.
 
     images: list of (H, W, 3) uint8; squares: a `Square` for each, around the face; passes: 2 = cut again around the
@@ -512,7 +518,7 @@ def fit_prnet(network, images, squares, passes=2, batch=16):
     return points
 
 # %% ../../nbs/1_registration/08_prnet.ipynb #063f754b
-def landmark_error(found, truth):
+def landmark_error(found: ArrayLike, truth: ArrayLike) -> np.ndarray:
     "NME (n,) of landmarks (n, ≥468, 3): mean distance in x and y over the 3D distance of the outer eye corners."
     found, truth = np.asarray(found)[:, :468], np.asarray(truth)[:, :468]
     between_eyes = np.linalg.norm(truth[:, 33] - truth[:, 263], axis=-1)
@@ -520,7 +526,7 @@ def landmark_error(found, truth):
 
 # %% ../../nbs/1_registration/08_prnet.ipynb #bf6968ca
 @lru_cache(2)
-def held_out_faces(people=6, faces=12, seed=7000):
+def held_out_faces(people: int = 6, faces: int = 12, seed: int = 7000) -> tuple:
     "Pictures, exact landmarks and detector-like squares of virtual people that no pool of that size contains."
     rng = np.random.default_rng([seed, 131])
     drawn = _draw_crowd(people, faces, rng)
@@ -528,7 +534,7 @@ def held_out_faces(people=6, faces=12, seed=7000):
     return [picture for picture, _ in drawn], np.stack([points for _, points in drawn]), squares
 
 # %% ../../nbs/1_registration/08_prnet.ipynb #60c4ead4
-def score_prnet(network, pool):
+def score_prnet(network: PRNet, pool: Pool) -> dict[str, float]:
     "NME on held-out virtual faces of the network, and of the pool's mean face in the same squares."
     pictures, truth, squares = held_out_faces()
     mean = np.mean([to_map_values(points, square_from_landmarks(points)) for points in pool.points], axis=0)
@@ -549,7 +555,7 @@ def _save_prnet(folder, trainer, pool):
                         scores=score_prnet(trainer.network.eval(), pool))
 
 # %% ../../nbs/1_registration/08_prnet.ipynb #36cacc00
-def load_prnet(name_or_folder="small", device="cpu"):
+def load_prnet(name_or_folder: Path | str = "small", device: torch.device | str = "cpu") -> PRNet:
     """A trained `PRNet` in eval mode: a shipped name or the folder that `train_prnet` wrote.
 
     Raises WeightsError for weights that are missing, damaged or of another network.
@@ -565,7 +571,7 @@ def load_prnet(name_or_folder="small", device="cpu"):
         network.load_state_dict({name: torch.from_numpy(array).float() for name, array in tensors.items()}, False)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise WeightsError(f"{folder}: weights of another network than PRNet ({error}).") from error
-    return network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+    return network.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
 
 # %% ../../nbs/1_registration/08_prnet.ipynb #58473f1c
 def _fit(trainer, pool, checkpoint, every, progress):
@@ -585,7 +591,8 @@ def _of_older_version(pool, values, seed):
         write_atomically(pool / "pool.json", lambda path: path.write_text(json.dumps(facts)))
 
 # %% ../../nbs/1_registration/08_prnet.ipynb #c516c4e7
-def train_prnet(out, preset="small", seed=0, jobs=1, every=250, progress=True):
+def train_prnet(out: Path | str, preset: PRNetValues | str = "small", seed: int = 0, jobs: int = 1, every: int = 250,
+                progress: bool = True) -> Path:
     """Render a pool of virtual people and train a `PRNet` on it; returns the folder `out` with weights and card.
 
     out: folder; its `pool` and `checkpoint.safetensors` let a killed run go on. Same preset and seed, same bytes, on

@@ -10,7 +10,7 @@ __all__ = ['UV_KEYPOINTS', 'PUBLISHED_REACH', 'masked_crc', 'Variable', 'tensorf
 # %% ../../nbs/1_registration/09_published_prnet.ipynb #339e2ec7
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Sequence
 
 import numba as nb
 import numpy as np
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from ..geometry.meshes import canonical_face
 from ..presets import WeightsError
-from .detection import cut_all
+from .detection import Square, cut_all
 from .planar import LANDMARKS_68
 from .prnet import PRNet, fit_prnet, load_prnet
 
@@ -42,7 +42,7 @@ def _crc32c(data, table):
     return np.uint32(crc ^ np.uint32(0xffffffff))
 
 
-def masked_crc(data):
+def masked_crc(data: bytes) -> int:
     "The checksum that LevelDB and TensorFlow store: CRC-32C, rotated by 15 bits, plus a constant."
     crc = int(_crc32c(np.frombuffer(data, np.uint8), _crc_table()))
     return ((crc >> 15 | crc << 17) + 0xa282ead8) & 0xffffffff
@@ -120,7 +120,7 @@ def _variable(message):
     return Variable(dtype, shape, offset, size, checksum)
 
 # %% ../../nbs/1_registration/09_published_prnet.ipynb #cdf4f524
-def tensorflow_variables(prefix):
+def tensorflow_variables(prefix: Path | str) -> dict[str, Variable]:
     "Name → `Variable` of the checkpoint with files prefix.index and prefix.data-00000-of-00001; else WeightsError."
     path = Path(f"{prefix}.index")
     try:
@@ -137,7 +137,7 @@ def tensorflow_variables(prefix):
         raise WeightsError(f"{path}: not an intact TensorFlow checkpoint ({error}); fetch it again.") from error
 
 # %% ../../nbs/1_registration/09_published_prnet.ipynb #88209e39
-def read_variable(prefix, name, variable):
+def read_variable(prefix: Path | str, name: str, variable: Variable) -> np.ndarray:
     "The float32 array of a `Variable`; WeightsError if its file is missing, too short or damaged."
     path = Path(f"{prefix}.data-00000-of-00001")
     try:
@@ -158,7 +158,7 @@ def _numbered(scope, number):
     return f"resfcn256/{scope}_{number}" if number else f"resfcn256/{scope}"
 
 
-def tensorflow_names():
+def tensorflow_names() -> dict:
     "PyTorch name → TensorFlow name of every tensor of a `PRNet`, and whether it is a kernel: {name: (name, bool)}."
     kernels, norms = {"stem.0": "resfcn256/Conv"}, {"stem.1": "resfcn256/Conv"}
     for k in range(10):
@@ -180,7 +180,7 @@ class PublishedPRNet(PRNet):
     "A `PRNet` with the authors' weights, whose maps are on the authors' chart."
 
 
-def import_tensorflow(prefix, size=256):
+def import_tensorflow(prefix: Path | str, size: int = 256) -> 'PublishedPRNet':
     """The authors' network from their TensorFlow checkpoint, as a `PublishedPRNet` in eval mode.
 
     prefix: path without .index and .data-00000-of-00001; other variables in it (of the optimiser) are not read
@@ -220,7 +220,7 @@ def _in_crop(points, size):
     return torch.cat([points[..., :2] + .5 / size, points[..., 2:].mean(1, keepdim=True) - points[..., 2:]], 2)
 
 
-def landmarks_68_from_map(maps):
+def landmarks_68_from_map(maps: torch.Tensor) -> np.ndarray:
     "The 68 landmarks (n, 68, 3) of published maps (n, 3, 256, 256): x, y in sides of the crop; depth, smaller nearer."
     column, row = UV_KEYPOINTS
     return _in_crop(maps[:, :, row, column].permute(0, 2, 1), maps.shape[-1])
@@ -236,31 +236,31 @@ def _fit(network, images, squares, read):
     return np.array(placed, np.float32)
 
 
-def fit_prnet_68(network, images, squares):
+def fit_prnet_68(network: PRNet, images: Sequence[np.ndarray], squares: Sequence[Square]) -> np.ndarray:
     "68 landmarks (n, 68, 3) float32 in pixels of the photographs from an imported network; arguments of `fit_prnet`."
     return _fit(network, images, squares, landmarks_68_from_map).reshape(-1, 68, 3)
 
 # %% ../../nbs/1_registration/09_published_prnet.ipynb #7df42350
 @lru_cache
-def published_places():
+def published_places() -> np.ndarray:
     "Where the 468 vertices lie on the authors' 256 × 256 chart: (468, 2) float64, column and row."
     vertices = canonical_face().vertices.astype(np.float64)
     return RBFInterpolator(vertices[LANDMARKS_68], UV_KEYPOINTS.T, smoothing=1)(vertices)
 
 
-def mesh_from_map(maps):
+def mesh_from_map(maps: torch.Tensor) -> np.ndarray:
     "The 468 vertices (n, 468, 3) of published maps (n, 3, S, S): x, y in sides of the crop; depth, smaller nearer."
     places = torch.tensor((published_places() + .5) / 128 - 1, dtype=torch.float32, device=maps.device)
     points = F.grid_sample(maps.float(), places.expand(len(maps), 1, -1, -1), align_corners=False)
     return _in_crop(points[:, :, 0].permute(0, 2, 1), maps.shape[-1])
 
 
-def fit_published(network, images, squares):
+def fit_published(network: PRNet, images: Sequence[np.ndarray], squares: Sequence[Square]) -> np.ndarray:
     "Landmarks (n, 468, 3) float32 in pixels of the photographs from an imported network; arguments of `fit_prnet`."
     return _fit(network, images, squares, mesh_from_map).reshape(-1, 468, 3)
 
 # %% ../../nbs/1_registration/09_published_prnet.ipynb #ddebfe78
-def published_prefix(source):
+def published_prefix(source: Path | str) -> Path | None:
     "Path without endings of the authors' checkpoint that a file or folder `source` means; None if it means none."
     path = Path(source)
     found = sorted(path.glob("*.index")) if path.is_dir() else [Path(f"{str(path).split('.index')[0]}.index")]
@@ -271,7 +271,7 @@ def published_prefix(source):
     return found[0].with_suffix("") if found and found[0].is_file() else None
 
 
-def open_prnet(source="small", device="cpu"):
+def open_prnet(source: Path | str = "small", device: torch.device | str = "cpu") -> PRNet:
     "A `PRNet` of ours (shipped name or folder), or a `PublishedPRNet` from the authors' checkpoint; or WeightsError."
     if prefix := published_prefix(source):
         return import_tensorflow(prefix).to(device)
@@ -282,6 +282,6 @@ def open_prnet(source="small", device="cpu"):
                            ".data-00000-of-00001: give one of them, or their folder.") from error
 
 
-def fit_any_prnet(network, images, squares):
+def fit_any_prnet(network: PRNet, images: Sequence[np.ndarray], squares: Sequence[Square]) -> np.ndarray:
     "Landmarks (n, 468, 3) from any network that `open_prnet` opens; arguments of `fit_prnet`."
     return (fit_published if isinstance(network, PublishedPRNet) else fit_prnet)(network, images, squares)
