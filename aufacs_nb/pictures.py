@@ -8,12 +8,18 @@ __all__ = ['SYNTHETIC_KEY', 'upscale', 'to_jpeg', 'show', 'figure_pixels', 'cont
 
 # %% ../nbs/0_start/04_pictures.ipynb #6a4ddec4
 import io
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from .presets import write_atomically
+
+if TYPE_CHECKING:  # matplotlib itself is imported where it draws
+    from matplotlib.figure import Figure
+    from IPython.display import Image as NotebookImage
 
 # %% ../nbs/0_start/04_pictures.ipynb #7c518c82
 def upscale(image: np.ndarray, side: int) -> np.ndarray:
@@ -24,7 +30,7 @@ def upscale(image: np.ndarray, side: int) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize(shape, Image.Resampling.LANCZOS))
 
 
-def to_jpeg(image, side: int | None = None, quality: int = 85) -> bytes:
+def to_jpeg(image: np.ndarray | Image.Image, side: int | None = None, quality: int = 85) -> bytes:
     "JPEG bytes of a uint8 array (H, W, 3) or PIL picture, resized to `side` first if given."
     array = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
     buffer = io.BytesIO()
@@ -32,14 +38,14 @@ def to_jpeg(image, side: int | None = None, quality: int = 85) -> bytes:
     return buffer.getvalue()
 
 # %% ../nbs/0_start/04_pictures.ipynb #a2fa8a0d
-def show(image, side: int | None = None, quality: int = 85):
+def show(image: np.ndarray | Image.Image, side: int | None = None, quality: int = 85) -> "NotebookImage":
     "Show an array or PIL picture in a notebook as a JPEG (stored outputs stay small)."
     from IPython.display import Image as NotebookImage
 
     return NotebookImage(to_jpeg(image, side, quality), format="jpeg")
 
 # %% ../nbs/0_start/04_pictures.ipynb #a13f3e1b
-def figure_pixels(figure, tight: bool = False, dpi: float | str = "figure") -> np.ndarray:
+def figure_pixels(figure: "Figure", tight: bool = False, dpi: float | str = "figure") -> np.ndarray:
     "A matplotlib figure, drawn and closed: uint8 (H, W, 3); `tight` fits the borders to what is drawn."
     from matplotlib import pyplot as plt
 
@@ -65,11 +71,11 @@ def _grid(images, columns: int, side: int, gap: int) -> tuple[list, int]:
 
 # %% ../nbs/0_start/04_pictures.ipynb #39ac76c4
 def contact_sheet(
-    images,                    # sequence of uint8 (H, W, 3) arrays, row by row
+    images: Iterable[np.ndarray],                    # sequence of uint8 (H, W, 3) arrays, row by row
     columns: int = 6,          # pictures in a row
     side: int = 96,            # side of one picture on the sheet, pixels
-    column_titles=(),          # above the columns
-    row_titles=(),             # left of the rows
+    column_titles: Sequence[str] = (),          # above the columns
+    row_titles: Sequence[str] = (),             # left of the rows
     gap: int = 3,              # white gap, pixels
 ) -> Image.Image:
     "Lay `images` out in a grid; ValueError if there is none."
@@ -93,7 +99,8 @@ def contact_sheet(
 SYNTHETIC_KEY = "Synthetic"
 
 
-def save_synthetic(path, image, generator: str, source: str, targets: str) -> Path:
+def save_synthetic(path: Path | str, image: np.ndarray | Image.Image, generator: str, source: str,
+                   targets: str) -> Path:
     "Write a generated picture as PNG with a text chunk that names generator, source and target labels."
     info = PngImagePlugin.PngInfo()
     info.add_text(SYNTHETIC_KEY, "This picture was made by a computer and does not show a real expression.")
@@ -103,7 +110,7 @@ def save_synthetic(path, image, generator: str, source: str, targets: str) -> Pa
     return write_atomically(path, lambda temporary: picture.save(temporary, "PNG", pnginfo=info))
 
 
-def synthetic_info(path) -> dict:
+def synthetic_info(path: Path | str) -> dict:
     "The marks of a synthetic picture (empty for any other): keys Synthetic, Generator, Source, Targets."
     with Image.open(path) as picture:
         text = getattr(picture, "text", {})
@@ -147,9 +154,9 @@ def _arrow(ax, start, end, label: str = "") -> None:
 # %% ../nbs/0_start/04_pictures.ipynb #aef68b7c
 def diagram(
     boxes: dict,         # name → (column, row), then, where wanted, a line of text and a picture uint8 (H, W, 3)
-    arrows,              # (from, to), or (from, to, label): names of boxes
-    cell=(1.55, 0.95),   # inches of a column and of a row
-):
+    arrows: Iterable[tuple],              # (from, to), or (from, to, label): names of boxes
+    cell: tuple[float, float] = (1.55, 0.95),   # inches of a column and of a row
+) -> "Figure":
     "Boxes and arrows as a matplotlib figure; row 0 is at the top. KeyError names a box that an arrow does not find."
     from matplotlib import pyplot as plt
 

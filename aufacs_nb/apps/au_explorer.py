@@ -10,9 +10,11 @@ __all__ = ['PHOTO_SIDE', 'mesh_picture', 'action_strip', 'shipped_ratio', 'quick
 import html
 import time
 import warnings
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from types import SimpleNamespace
+from typing import Any
 
 import ipywidgets as widgets
 import numpy as np
@@ -24,16 +26,17 @@ from ..generation.photographs import Editor
 from ..generation.runs import load_generator
 from ..geometry.meshes import vertex_normals
 from ..geometry.rasterize import interpolate, rasterize
-from ..registration.detection import FaceLandmarker, check_picture
+from ..registration.detection import Face, FaceLandmarker, check_picture
 from ..simulation.appearance import sample_person
 from ..simulation.camera import render_person
-from ..simulation.face_model import EYEBALL, LOWER_TEETH, UPPER_TEETH, head_model, head_vertices
+from ..simulation.face_model import EYEBALL, LOWER_TEETH, UPPER_TEETH, Identity, head_model, head_vertices
 
 # %% ../../nbs/6_apps/05_au_explorer.ipynb #c7bae222
-def mesh_picture(identity, aus: dict, size: int = 560, height: float = 26.0) -> np.ndarray:
+def mesh_picture(identity: Identity, aus: dict, size: int = 560, height: float = 26.0) -> np.ndarray:
     "Shaded head, uint8 (size, size, 3) that shows `height` cm; `aus` maps AU → intensity 0–5."
     model, vertices = head_model(), head_vertices(identity, aus)
-    pixels = vertices * np.float32([1, -1, 1]) * (size / height) + np.float32([size / 2, size / 2, 0])
+    down, middle = np.array([1, -1, 1], np.float32), np.array([size / 2, size / 2, 0], np.float32)
+    pixels = vertices * down * (size / height) + middle
     raster = rasterize(pixels, model.triangles, size)
     normals = interpolate(raster, model.triangles, vertex_normals(vertices, model.triangles))
     lit = 0.25 + 0.75 * np.maximum(0, normals @ np.array([-0.3, 0.4, 0.866]))[..., None]
@@ -53,7 +56,7 @@ def action_strip(seed: int = 9003, side: int = 112, intensity: float = 5.) -> np
 
 # %% ../../nbs/6_apps/05_au_explorer.ipynb #6efdccc3
 @lru_cache(maxsize=1)
-def shipped_ratio():
+def shipped_ratio() -> Any:
     "The shipped ratio generator, loaded once."
     return load_generator(arch="ratio")
 
@@ -68,7 +71,7 @@ def quicker_in_half(editor: Editor) -> bool:
     return seconds[True] < seconds[False]
 
 
-def photo_editor(parts, image, face) -> Editor:
+def photo_editor(parts: SimpleNamespace, image: np.ndarray, face: Face) -> Editor:
     "An `Editor` of one `Face` of a photograph, in `parts.half` precision, found out if None; it may warn in the page."
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", UserWarning)
@@ -160,7 +163,7 @@ def _layout(parts) -> widgets.VBox:
     return program(parts, row(controls, pictures), about)
 
 # %% ../../nbs/6_apps/05_au_explorer.ipynb #45e6402a
-def au_explorer(people=range(9000, 9006), width: int = 300) -> widgets.VBox:
+def au_explorer(people: Sequence[int] = range(9000, 9006), width: int = 300) -> widgets.VBox:
     """AU sliders → head model, true photograph and generated one of a virtual person, or of an uploaded photograph.
 
     people: seeds of `sample_person`; width: of a picture, screen pixels

@@ -8,6 +8,7 @@ __all__ = ['STYLE', 'TEMPLATE', 'SAMPLE', 'draw_face', 'stage_sheet', 'grid_shee
 
 # %% ../../nbs/6_apps/01_demo.ipynb #83cd7f95
 import base64
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,8 @@ from tqdm.auto import tqdm
 
 # %% ../../nbs/6_apps/01_demo.ipynb #0d14d712
 from ..databases import DatabaseError, fera17_manifest, read_image, sample_database
+from ..estimation.storage import AUClassifiers
+from ..generation.ratio import FaceGenerator
 from ..registration.detection import Face, FaceLandmarker
 from ..estimation.estimator import AUEstimator
 from ..estimation.tables import to_openface_csv
@@ -71,7 +74,8 @@ def stage_sheet(images: dict) -> Image.Image:
                          column_titles=["photograph", "box and mesh", "frontal", "seen"])
 
 # %% ../../nbs/6_apps/01_demo.ipynb #96ed3f79
-def grid_sheet(generator, frame: np.ndarray, side: int = 96, aus=None, levels=range(6)) -> Image.Image:
+def grid_sheet(generator: FaceGenerator, frame: np.ndarray, side: int = 96, aus: Sequence[int] | None = None,
+               levels: Iterable[int] = range(6)) -> Image.Image:
     "AU × intensity sheet synthesised from one registered frame (S, S, 3); aus and levels (0–5): its rows and columns."
     chosen, levels = tuple(aus or generator.preset.aus), list(levels)
     grid = intensity_grid(generator, frame)[[generator.preset.aus.index(au) for au in chosen]][:, levels]
@@ -91,7 +95,8 @@ def _truth_frames(root: Path, subject: str, task: str, aus: tuple = AUS, levels=
     return frames
 
 
-def truth_sheet(root: Path, subject: str, task: str, side: int = 96, aus: tuple = AUS, levels=range(6)) -> Image.Image:
+def truth_sheet(root: Path, subject: str, task: str, side: int = 96, aus: tuple = AUS,
+                levels: Iterable[int] = range(6)) -> Image.Image:
     "The true renderings of a virtual Test subject at the same labels, registered like everything else."
     frames = _truth_frames(root, subject, task, aus, levels)
     return contact_sheet(frames, columns=len(levels), side=side, column_titles=[LEVELS[level] for level in levels],
@@ -125,7 +130,8 @@ def _neutral_row(manifest: pd.DataFrame) -> int:
     return int(absent[0])
 
 # %% ../../nbs/6_apps/01_demo.ipynb #b95a134d
-def estimate_people(classifiers, generator, test: RegisteredFrames, seed: int = 0, step=lambda name: None) -> Estimates:
+def estimate_people(classifiers: AUClassifiers, generator: FaceGenerator, test: RegisteredFrames, seed: int = 0,
+                    step: Callable[[str], object] = lambda name: None) -> Estimates:
     "Generic and personalised estimates of every Test person (§3.4); `step(name)` is called after each."
     rows, before, after = [], [], []
     for name, index in test.manifest.groupby("subject").indices.items():
@@ -408,8 +414,8 @@ class DemoResult(NamedTuple):
 
 
 def run_demo(
-    out="demo_out",         # folder for report.html, au.csv, icc.csv and the pictures
-    photo=None,             # a photograph; scikit-image's astronaut by default
+    out: Path | str = "demo_out",         # folder for report.html, au.csv, icc.csv and the pictures
+    photo: Path | str | None = None,             # a photograph; scikit-image's astronaut by default
     weights: str = "small", # shipped name or folder of weights
     seed: int = 0,          # of every random draw
     progress: bool = True,  # show progress bars

@@ -27,8 +27,9 @@ from ..estimation.storage import AUClassifiers
 from ..evaluation.features import embed
 from ..evaluation.scores import icc_3_1
 from ..facs import AU_NAMES, AUS, LEVELS, au_columns
+from ..generation.ratio import FaceGenerator
 from ..pictures import figure_pixels, to_jpeg
-from ..registration.collections import FaceChoice, register_photo, sample_registered
+from ..registration.collections import FaceChoice, RegisteredFrames, register_photo, sample_registered
 from ..registration.detection import FaceLandmarker
 
 # %% ../../nbs/6_apps/07_personalization_demo.ipynb #60446ff7
@@ -37,7 +38,7 @@ def _icc_of_columns(truth, estimates) -> np.ndarray:
     return np.array([icc_3_1(t, e) if np.ptp(t) else np.nan for t, e in zip(np.transpose(truth), estimates.T)])
 
 
-def before_after_table(truth, before, after=None) -> str:
+def before_after_table(truth: np.ndarray | None, before: np.ndarray, after: np.ndarray | None = None) -> str:
     "HTML table of frames before and after: ICC(3,1) of each AU, or the mean estimate where `truth` is None."
     score = (lambda estimates: estimates.mean(0)) if truth is None else partial(_icc_of_columns, truth)
     generic = score(before)
@@ -50,7 +51,7 @@ def before_after_table(truth, before, after=None) -> str:
     return style + (table.round(2) + 0.0).to_html(na_rep="–", float_format="{:.2f}".format, border=0, classes="icc")
 
 # %% ../../nbs/6_apps/07_personalization_demo.ipynb #d6892591
-def estimates_figure(truth, before, after=None) -> np.ndarray:
+def estimates_figure(truth: np.ndarray | None, before: np.ndarray, after: np.ndarray | None = None) -> np.ndarray:
     "One panel per AU: true (or None) and estimated intensity, (N, n_aus) each, over the frames; uint8 (H, W, 3)."
     figure = Figure(figsize=(11, 4.2), dpi=80, layout="constrained")
     panels = figure.subplots(2, 4, sharex=True, sharey=True).ravel()
@@ -69,7 +70,8 @@ def estimates_figure(truth, before, after=None) -> np.ndarray:
     return figure_pixels(figure)
 
 # %% ../../nbs/6_apps/07_personalization_demo.ipynb #cd5656f6
-def map_figure(points, truth, before, after=None) -> np.ndarray:
+def map_figure(points: np.ndarray, truth: np.ndarray | None, before: np.ndarray,
+               after: np.ndarray | None = None) -> np.ndarray:
     "Frames at their t-SNE points (N, 2), coloured by intensities (N,) true (or None), generic, personal; (H, W, 3)."
     figure = Figure(figsize=(11, 2.7), dpi=80, layout="constrained")
     shown = [("true", truth), ("generic", before), ("personal", before if after is None else after)]
@@ -86,7 +88,7 @@ def map_figure(points, truth, before, after=None) -> np.ndarray:
 CLIP_FRAMES = 240  # of an uploaded film, evenly spread
 
 
-def read_clip(path, landmarker=None) -> tuple:
+def read_clip(path: Path | str, landmarker: FaceLandmarker | None = None) -> tuple:
     "Registered faces (n, 224, 224, 3) uint8 of a film, and a label for each; ValueError if it shows no face."
     landmarker = landmarker or FaceLandmarker.from_pretrained()
     step = 1 + sum(1 for _ in frame_stream(path)) // CLIP_FRAMES
@@ -218,7 +220,8 @@ def _layout(parts) -> widgets.VBox:
                    titled("Frames that the classifier finds alike lie close", alike))
 
 # %% ../../nbs/6_apps/07_personalization_demo.ipynb #118be481
-def personalization_demo(registered=None, generator=None, classifiers=None, epochs=None) -> widgets.VBox:
+def personalization_demo(registered: RegisteredFrames | None = None, generator: FaceGenerator | None = None,
+                         classifiers: AUClassifiers | None = None, epochs: int | None = None) -> widgets.VBox:
     "Pick a test subject or a film, and a photograph; personalise, and compare estimates (and ICC) before and after."
     registered = registered or sample_registered()
     test = registered.manifest.partition == "Test"

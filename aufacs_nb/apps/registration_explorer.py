@@ -9,7 +9,7 @@ __all__ = ['VIRTUAL', 'PALE', 'POINT', 'IRIS', 'CHOSEN', 'OTHER', 'CLAY', 'INSID
 
 # %% ../../nbs/6_apps/04_registration_explorer.ipynb #fcc6fece
 import html
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -17,6 +17,7 @@ from typing import NamedTuple
 import ipywidgets as widgets
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from numpy.typing import ArrayLike
 from skimage.data import astronaut
 
 # %% ../../nbs/6_apps/04_registration_explorer.ipynb #f9a6e191
@@ -26,8 +27,9 @@ from ..geometry.meshes import canonical_face, vertex_normals
 from ..geometry.rasterize import interpolate, rasterize, sample_bilinear
 from ..geometry.rotation import rotation
 from ..pictures import contact_sheet, to_jpeg
-from ..registration.detection import FaceLandmarker
-from ..registration.frontal import mesh_in_photo, position_map, register_face, rotate, to_canonical, uv_texture
+from ..registration.detection import Face, FaceLandmarker
+from ..registration.frontal import (Registered, mesh_in_photo, position_map, register_face, rotate,
+                                            to_canonical, uv_texture)
 from ..registration.planar import align_face
 from ..simulation.appearance import sample_person
 from ..simulation.camera import render_person, sample_scene
@@ -67,7 +69,7 @@ def picture_choices() -> dict:
 PALE = 245  # grey of empty parts
 
 
-def window(image, centre, side: float, size: int = 560) -> Image.Image:
+def window(image: np.ndarray, centre: ArrayLike, side: float, size: int = 560) -> Image.Image:
     "The square of `image` (H, W, 3) with this centre (2,) and side in its pixels, as size × size; pale outside."
     factor = max(1, int(side / size))
     step, corner = side / size / factor, (np.asarray(centre) - side / 2) / factor
@@ -85,7 +87,7 @@ def mesh_edges() -> np.ndarray:
 POINT, IRIS, CHOSEN, OTHER = (64, 224, 255), (255, 170, 40), (64, 224, 255), (255, 255, 255)
 
 
-def mark_landmarks(image, landmarks, style: str = "points", size: int = 560) -> np.ndarray:
+def mark_landmarks(image: np.ndarray, landmarks: np.ndarray, style: str = "points", size: int = 560) -> np.ndarray:
     "The face close up with its landmarks (478, 3) as 'points' or 'wire', uint8 (size, size, 3)."
     low, high = landmarks[:, :2].min(0), landmarks[:, :2].max(0)
     centre, side = (low + high) / 2, 1.15 * (high - low).max()
@@ -100,7 +102,7 @@ def mark_landmarks(image, landmarks, style: str = "points", size: int = 560) -> 
     return np.asarray(shown)
 
 # %% ../../nbs/6_apps/04_registration_explorer.ipynb #106c9204
-def mark_boxes(image, faces, chosen: int = 0, size: int = 560) -> np.ndarray:
+def mark_boxes(image: np.ndarray, faces: Sequence[Face], chosen: int = 0, size: int = 560) -> np.ndarray:
     "The whole picture with a box around each `detection.Face`, numbered if several: uint8 (size, size, 3)."
     height, width = image.shape[:2]
     side, centre = max(height, width), np.array([width, height]) / 2
@@ -116,17 +118,19 @@ def mark_boxes(image, faces, chosen: int = 0, size: int = 560) -> np.ndarray:
     return np.asarray(shown)
 
 # %% ../../nbs/6_apps/04_registration_explorer.ipynb #e095570b
-CLAY, INSIDE, LAMP = np.float32([206, 190, 178]), np.float32([120, 124, 132]), np.float32([-.3, .4, .866])
+CLAY, INSIDE = np.array([206, 190, 178], np.float32), np.array([120, 124, 132], np.float32)
+LAMP = np.array([-.3, .4, .866], np.float32)
 
 
-def turned_mesh(landmarks, yaw: float, pitch: float, size: int, height: float = 21.) -> np.ndarray:
+def turned_mesh(landmarks: np.ndarray, yaw: float, pitch: float, size: int, height: float = 21.) -> np.ndarray:
     "The mesh of landmarks (478, 3) turned in front of a size × size picture of `height` cm: (468, 3), y up, z nearer."
     middle = (canonical_face().vertices.max(0) + canonical_face().vertices.min(0)) / 2
     mesh = to_canonical(landmarks).apply(mesh_in_photo(landmarks)) - middle
     return (mesh @ rotation(yaw, pitch, 0).T * (size / height)).astype(np.float32)
 
 # %% ../../nbs/6_apps/04_registration_explorer.ipynb #fb7159cd
-def face_view(landmarks, yaw: float, pitch: float, texture=None, size: int = 400) -> np.ndarray:
+def face_view(landmarks: np.ndarray, yaw: float, pitch: float, texture: tuple[np.ndarray, np.ndarray] | None = None,
+              size: int = 400) -> np.ndarray:
     """The face seen from an angle in degrees, uint8 (size, size, 3).
 
     landmarks: (478, 3) in its photograph; texture: (colours (S, S, 3), seen (S, S) bool) of `uv_texture`, or None: clay
@@ -143,7 +147,7 @@ def face_view(landmarks, yaw: float, pitch: float, texture=None, size: int = 400
     return np.where(raster.covered[..., None], shaded, PALE).clip(0, 255).astype(np.uint8)
 
 # %% ../../nbs/6_apps/04_registration_explorer.ipynb #8610a432
-def map_colours(positions) -> np.ndarray:
+def map_colours(positions: np.ndarray) -> np.ndarray:
     "UV position map (S, S, 3) as uint8: red grows with x, green with y (down), blue with nearness; pale where unused."
     used = positions.any(-1)
     values = positions[used] * [1, 1, -1]
@@ -152,17 +156,17 @@ def map_colours(positions) -> np.ndarray:
     return colours
 
 
-def tinted(image, where, colour=(235, 40, 60)) -> np.ndarray:
+def tinted(image: np.ndarray, where: np.ndarray, colour: ArrayLike = (235, 40, 60)) -> np.ndarray:
     "uint8 image (H, W, 3) with a half-transparent colour over `where` (H, W) bool."
-    return np.where(where[..., None], .5 * image + .5 * np.float32(colour), image).astype(np.uint8)
+    return np.where(where[..., None], .5 * image + .5 * np.asarray(colour, np.float32), image).astype(np.uint8)
 
 
-def covered_by(vertices, size: int) -> np.ndarray:
+def covered_by(vertices: np.ndarray, size: int) -> np.ndarray:
     "(size, size) bool: pixels of the frontal picture that the mesh (468, 3) covers."
     return rasterize(vertices, canonical_face().triangles, size).covered
 
 # %% ../../nbs/6_apps/04_registration_explorer.ipynb #5915f8fe
-def nine_poses(result, side: int = 124) -> Image.Image:
+def nine_poses(result: Registered, side: int = 124) -> Image.Image:
     "A registered face turned to the nine poses of FERA 2017: a row for each yaw, a column for each pitch."
     frames = [rotate(result.image, yaw, pitch, result.vertices) for yaw, pitch in FERA_POSES.values()]
     yaws, pitches = (list(dict.fromkeys(angles)) for angles in zip(*FERA_POSES.values()))
@@ -170,7 +174,7 @@ def nine_poses(result, side: int = 124) -> Image.Image:
                          row_titles=[f"{yaw}°" for yaw in yaws])
 
 # %% ../../nbs/6_apps/04_registration_explorer.ipynb #d7494aae
-def pose_table(result, face, rendered=None) -> str:
+def pose_table(result: Registered, face: Face, rendered: Sequence[float] | None = None) -> str:
     "HTML table: pose in degrees, beside the one it was rendered at, if known; visible share; size of the face."
     angles = [(name, getattr(result, name.lower())) for name in ("Yaw", "Pitch", "Roll")]
     head, rows = ["", "found"], [[name, f"{angle:.0f}°"] for name, angle in angles]
@@ -218,7 +222,7 @@ def _draw_frontal(parts) -> None:
 _LONGEST = 2400  # pixels of the longer side
 
 
-def reduced(image) -> np.ndarray:
+def reduced(image: np.ndarray) -> np.ndarray:
     "A picture (H, W, 3) shrunk by a whole factor, so that its longer side is at most 2400 pixels."
     factor = -(-max(image.shape[:2]) // _LONGEST)
     return np.asarray(Image.fromarray(image).reduce(factor)) if factor > 1 else image
@@ -337,7 +341,8 @@ def _connect(parts) -> None:
         on_change(parts, control, lambda value, draws=draws: [draw(parts) for draw in draws if parts.name])
 
 # %% ../../nbs/6_apps/04_registration_explorer.ipynb #efd896c1
-def registration_explorer(choices=None, landmarker=None, width: int = 286) -> widgets.VBox:
+def registration_explorer(choices: dict | None = None, landmarker: FaceLandmarker | None = None,
+                          width: int = 286) -> widgets.VBox:
     """A picture → its landmarks, mesh from any angle, UV maps, 2D beside 3D with what was hidden, nine poses.
 
     choices: dict name → `Choice`, by default `picture_choices()`; an upload adds to it. width: of a picture, pixels.

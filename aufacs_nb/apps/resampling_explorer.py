@@ -20,12 +20,12 @@ from .au_explorer import shipped_ratio
 from .widgets import AU_MUSCLES, caption, on_change, picture, program, row, titled
 from ..estimation.resampling import label_histogram, label_rows, real_resample, semantic_pairs
 from ..facs import AU_NAMES, AUS, LEVELS, au_columns, intensity_to_unit
-from ..generation.ratio import edit_frames
+from ..generation.ratio import FaceGenerator, edit_frames
 from ..pictures import contact_sheet, figure_pixels, to_jpeg
-from ..registration.collections import sample_registered
+from ..registration.collections import RegisteredFrames, sample_registered
 
 # %% ../../nbs/6_apps/06_resampling_explorer.ipynb #55522e32
-def counts_figure(before, after, title: str) -> np.ndarray:
+def counts_figure(before: np.ndarray, after: np.ndarray, title: str) -> np.ndarray:
     "Two bar charts of frames per intensity, as uint8 (H, W, 3)."
     figure = Figure(figsize=(8, 3), dpi=80)
     for axes, counts, name in zip(figure.subplots(1, 2), (before, after), ("before", "after")):
@@ -39,7 +39,7 @@ def counts_figure(before, after, title: str) -> np.ndarray:
     return figure_pixels(figure)
 
 # %% ../../nbs/6_apps/06_resampling_explorer.ipynb #16f957a7
-def sheet_by_intensity(frames, values, columns: int = 10, side: int = 84) -> np.ndarray:
+def sheet_by_intensity(frames: np.ndarray, values: np.ndarray, columns: int = 10, side: int = 84) -> np.ndarray:
     "One row of at most `columns` frames per intensity that occurs, E on top; uint8 (H, W, 3)."
     levels = [level for level in range(5, -1, -1) if (values == level).any()]
     rows = [frames[np.flatnonzero(values == level)[:columns]] for level in levels]
@@ -155,7 +155,8 @@ def _layout(parts) -> widgets.VBox:
     return program(parts, top, parts.message, titled("The drawn frames", sheet))
 
 # %% ../../nbs/6_apps/06_resampling_explorer.ipynb #7c99c32a
-def resampling_explorer(registered=None, generator=None) -> widgets.VBox:
+def resampling_explorer(registered: RegisteredFrames | None = None,
+                        generator: FaceGenerator | None = None) -> widgets.VBox:
     "Choose an AU, real or semantic, and how many: counts before and after, and the drawn frames."
     parts = _parts()
     parts.registered = _training_part(registered or sample_registered())

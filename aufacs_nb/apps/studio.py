@@ -7,6 +7,7 @@ __all__ = ['LAMBDA_IDS', 'studio_ways', 'lambda_ways', 'virtual_colours', 'photo
 
 # %% ../../nbs/6_apps/08_studio.ipynb #1311965c
 import html
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -223,7 +224,8 @@ def _layout(parts) -> widgets.VBox:
     return program(parts, row(left, right), photographs, frames, about)
 
 # %% ../../nbs/6_apps/08_studio.ipynb #38b9fdea
-def studio(ways: dict | None = None, people=range(9000, 9004), shown=("geometric", "GANimation")):
+def studio(ways: dict | None = None, people: Sequence[int] = range(9000, 9004),
+           shown: Sequence[str] = ("geometric", "GANimation")) -> widgets.VBox:
     "AU sliders on a photograph or a virtual person → several generators side by side, and the truth if there is one."
     parts = _parts(ways or studio_ways() | lambda_ways(), people, shown)
     box = _layout(parts)
@@ -273,7 +275,8 @@ def _study_parts(path, ways, questions, people, seed) -> SimpleNamespace:
         **{f"{side}_button": widgets.Button(description=f"the {side} one") for side in ("left", "right")})
 
 # %% ../../nbs/6_apps/08_studio.ipynb #3b440697
-def preference_study(path, ways: dict | None = None, questions: int = 20, people: int = 2, seed: int = 0):
+def preference_study(path: Path | str, ways: dict | None = None, questions: int = 20, people: int = 2,
+                     seed: int = 0) -> widgets.VBox:
     "The user study of two `ways` (by default λ_ids 100 and 1) on unseen virtual people; answers go to the CSV `path`."
     ways = ways or {name: way for name, way in lambda_ways().items() if name in ("λ_ids 100", "λ_ids 1")}
     parts = _study_parts(path, ways, questions, people, seed)

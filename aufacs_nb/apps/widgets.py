@@ -11,12 +11,14 @@ __all__ = ['PICTURE_MB', 'FILM_MB', 'AU_MUSCLES', 'AU_STRIP', 'picture', 'redraw
 import base64
 import html
 import io
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
+from typing import Any
 
 import anywidget
 import ipywidgets as widgets
@@ -30,7 +32,7 @@ from ..pictures import to_jpeg
 from ..presets import ASSETS
 
 # %% ../../nbs/6_apps/03_widgets.ipynb #d39194a5
-def picture(frame, width: int = 240, name: str = "picture") -> widgets.Image:
+def picture(frame: np.ndarray, width: int = 240, name: str = "picture") -> widgets.Image:
     "A JPEG picture widget of a uint8 `frame` (H, W, 3), at most `width` screen pixels wide, with the CSS class `name`."
     image = widgets.Image(format="jpeg", value=to_jpeg(frame, width), width=width)
     image.layout.object_fit = "contain"
@@ -38,7 +40,7 @@ def picture(frame, width: int = 240, name: str = "picture") -> widgets.Image:
     return image
 
 
-def redraw(image: widgets.Image, frame) -> None:
+def redraw(image: widgets.Image, frame: np.ndarray) -> None:
     "Put another uint8 frame (H, W, 3) into a picture made by `picture`."
     image.value = to_jpeg(frame, int(float(image.width)))
 
@@ -48,7 +50,7 @@ def picture_pixels(image: widgets.Image) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(image.value)))
 
 # %% ../../nbs/6_apps/03_widgets.ipynb #dd3c6d83
-def titled(title, widget) -> widgets.VBox:
+def titled(title: str | widgets.Widget, widget: widgets.Widget) -> widgets.VBox:
     "A widget under its title, which is a text or a widget of its own."
     head = title if isinstance(title, widgets.Widget) else widgets.HTML(f"<b>{html.escape(title)}</b>")
     return widgets.VBox([head, widget])
@@ -65,7 +67,7 @@ class Page(anywidget.AnyWidget):
     busy = traitlets.Int(0, help="actions under way").tag(sync=True)
 
 
-def program(parts, *children) -> widgets.VBox:
+def program(parts: SimpleNamespace, *children: widgets.Widget) -> widgets.VBox:
     "The page of a program: its children below one another; `parts`, its widgets and state, are an attribute of it."
     parts.page = Page()
     box = widgets.VBox([parts.page, *children])
@@ -74,14 +76,14 @@ def program(parts, *children) -> widgets.VBox:
     return box
 
 
-def row(*children, kind: str = "aufacs-row") -> widgets.Box:
+def row(*children: widgets.Widget, kind: str = "aufacs-row") -> widgets.Box:
     "Widgets side by side that wrap where the screen is narrow; kind: their CSS class."
     box = widgets.Box(children)
     box.add_class(kind)
     return box
 
 # %% ../../nbs/6_apps/03_widgets.ipynb #b1443f59
-def say(parts, text: str, wrong: bool = False) -> None:
+def say(parts: SimpleNamespace, text: str, wrong: bool = False) -> None:
     "Show `text` in the page's message line, red if something is `wrong`; markup in it is shown as written."
     colour = "#b00020" if wrong else "#444"
     parts.message.add_class("aufacs-message")
@@ -89,7 +91,7 @@ def say(parts, text: str, wrong: bool = False) -> None:
 
 # %% ../../nbs/6_apps/03_widgets.ipynb #c34e44cc
 @contextmanager
-def reporting(parts):
+def reporting(parts: SimpleNamespace) -> Iterator[None]:
     "Busy until the end; what fails is the page's message; all but ValueError, which a user can mend, is raised on."
     page = getattr(parts, "page", None) or SimpleNamespace(busy=0)
     page.busy += 1
@@ -104,7 +106,7 @@ def reporting(parts):
         page.busy -= 1
 
 # %% ../../nbs/6_apps/03_widgets.ipynb #dac071f6
-def on_change(parts, control, action) -> None:
+def on_change(parts: SimpleNamespace, control: widgets.Widget, action: Callable) -> None:
     "Call `action(new value)` whenever the value of `control` changes, and report what fails."
     def follow(change):
         "Run the action inside the gate."
@@ -126,7 +128,7 @@ class Upload(anywidget.AnyWidget):
     said = traitlets.Unicode("", help="beside the button").tag(sync=True)
     value = traitlets.Tuple(())
 
-    def __init__(self, **traits):
+    def __init__(self, **traits: Any):
         super().__init__(**traits)
         self.on_msg(lambda widget, content, buffers: send_file(self, str(content["name"]), bytes(buffers[0])))
 
@@ -151,7 +153,8 @@ def _read_upload(entry, read=read_image, most: float = PICTURE_MB * 1e6) -> tupl
             raise DatabaseError(str(error).replace(str(path), name).replace(path.name, name)) from error
 
 
-def on_upload(parts, action, button=None, read=read_image) -> None:
+def on_upload(parts: SimpleNamespace, action: Callable, button: widgets.Widget | None = None,
+              read: Callable = read_image) -> None:
     "Call `action(name, picture)` for each file that a user chooses with a button (`parts.upload`); report what fails."
     button = button or parts.upload
 
@@ -166,7 +169,7 @@ def on_upload(parts, action, button=None, read=read_image) -> None:
     on_change(parts, button, take)
 
 # %% ../../nbs/6_apps/03_widgets.ipynb #fda825d3
-def offer(chooser: widgets.Dropdown, name: str, choose) -> None:
+def offer(chooser: widgets.Dropdown, name: str, choose: Callable) -> None:
     "Put an uploaded file first in a chooser of (label, value) pairs and choose it; `choose(name)` if it was already."
     before = chooser.value
     chooser.options = [(f"Yours: {name}", name), *(pair for pair in chooser.options if pair[1] != name)]
@@ -215,7 +218,7 @@ def au_label(au: int) -> str:
             f"<span><b>{muscle}</b> {effect}.</span></span></span>")
 
 # %% ../../nbs/6_apps/03_widgets.ipynb #e1c00683
-def au_sliders(aus=AUS, step: float = 0.5) -> dict:
+def au_sliders(aus: Iterable[int] = AUS, step: float = 0.5) -> dict:
     "One slider per AU, intensity 0–5, that reports while it moves: dict AU → FloatSlider."
     return {au: widgets.FloatSlider(min=0, max=5, step=step, readout_format=".1f", layout={"width": "100%"},
                                     description=f"AU{au} {AU_NAMES[au]}") for au in aus}

@@ -11,17 +11,20 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
+from .resampling import ResampledSet
 from ..facs import au_column, au_columns
-from ..presets import PAPER, get_preset
+from ..presets import PAPER, ClassifierValues, get_preset
 from .storage import AUClassifiers
 from .trunk import (N_CLASSES, Pixels, train_on_one_thread, build_classifier, hidden_maps, seeded,
                                         single_head, train_classifier, train_trunk)
 from .vgg16 import check_init, prefix
-from ..tensors import Rows, pick_device
+from ..registration.collections import RegisteredFrames
+from ..tensors import FrameArray, Rows, pick_device
 
 # %% ../../nbs/3_estimation/06_classifiers.ipynb #8bb43563
 def _au_rows(manifest, au: int) -> np.ndarray:
@@ -48,7 +51,7 @@ def _registration(table) -> str:
     return methods[0]
 
 # %% ../../nbs/3_estimation/06_classifiers.ipynb #2828ebe0
-def distinct_rows(table) -> tuple[np.ndarray, np.ndarray]:
+def distinct_rows(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     "Of a resampled set: positions of the first copy of each picture, and for each row which of them it shows."
     keys = table[["source_row", "target_row"]].to_numpy(np.int64)
     own = np.where(table["synthetic"].to_numpy(bool), table["au"] * N_CLASSES + table["intensity"], 0)
@@ -65,7 +68,7 @@ def _shared_inputs(model, frames, preset, views: int, device="cpu"):
     if model is None or len(frames) == 0:
         return pixels
     with torch.no_grad():
-        one = prefix(model)(pixels.draw([0])).nbytes
+        one = prefix(model)(pixels.draw(np.array([0]))).nbytes
     return pixels if one * len(frames) * max(views, 1) > MAX_MAPS else hidden_maps(model, pixels, views, device=device)
 
 # %% ../../nbs/3_estimation/06_classifiers.ipynb #83fe45b5
@@ -144,19 +147,19 @@ def _finished(classifiers: AUClassifiers, out, checkpoint) -> AUClassifiers:
 
 # %% ../../nbs/3_estimation/06_classifiers.ipynb #8be5d9f8
 def train_classifiers(
-    resampled,             # ResampledSet: frames uint8, manifest with `au`, `intensity` and the label vector's columns;
-                           # where only a trunk is trained (`cls_epochs` 0), RegisteredFrames do, too
-    valid_frames=None,     # registered frames of other people, for choosing the epoch
-    valid_manifest=None,   # their manifest
-    preset=PAPER,
+    resampled: ResampledSet | RegisteredFrames,  # frames uint8, manifest with `au`, `intensity` and the labels;
+                           # the latter where only a trunk is trained (`cls_epochs` 0)
+    valid_frames: FrameArray | None = None,  # registered frames of other people, for choosing the epoch
+    valid_manifest: pd.DataFrame | None = None,  # their manifest
+    preset: ClassifierValues | str = PAPER,
     seed: int = 0,
-    out=None,              # folder for weights and card
+    out: Path | str | None = None,  # folder for weights and card
     progress: bool = True,
-    trunk=None,            # network of `train_trunk` to start from; None trains one where the preset wants it
+    trunk: torch.nn.Module | None = None,  # of `train_trunk`; None trains one where the preset wants it
     n_jobs: int = 1,       # processes, one AU in each; 1 stays in this one
-    device=None, precision: str | None = None,  # of `train_classifier`; the result is on the CPU
+    device: torch.device | str | None = None, precision: str | None = None,  # of `train_classifier`
     init: str = "imagenet",  # what VGG16 begins with: "imagenet", "random" or a file; asked for before anything else
-    checkpoint=None,       # folder, with one in it for each AU, written after each epoch; gone when `out` is there
+    checkpoint: Path | str | None = None,  # folder, with one for each AU, written after each epoch; gone at the end
 ) -> AUClassifiers:
     "Train one classifier for each AU of the preset on a balanced set (§3.3, §4.2.2)."
     check_init(init, preset)

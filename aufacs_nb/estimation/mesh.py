@@ -10,10 +10,11 @@ __all__ = ['REST_SHARES', 'GAIN_STEPS', 'LEVEL_WEIGHT', 'REST_MOST', 'mirror_ord
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from ..evaluation.scores import icc_3_1
 from ..geometry.meshes import canonical_face
@@ -30,7 +31,7 @@ def mirror_order() -> np.ndarray:
     return cKDTree(points).query(points * [-1, 1, 1])[1]
 
 
-def mesh_features(vertices, size: int = 224) -> np.ndarray:
+def mesh_features(vertices: ArrayLike, size: int = 224) -> np.ndarray:
     """Registered meshes (N, 468, 3), or one (468, 3), as rows (N, 1404): centred, both sides averaged.
 
     vertices: pixels of a picture of `size` px, from `frontal.frontal_pixels`; rows are in sides of that picture.
@@ -44,7 +45,7 @@ def mesh_features(vertices, size: int = 224) -> np.ndarray:
     return ((meshes + meshes[:, mirror_order()] * [-1, 1, 1]) / 2).reshape(-1, 1404)
 
 # %% ../../nbs/3_estimation/08_mesh.ipynb #7e626658
-def ridge(features, labels, alpha: float) -> tuple:
+def ridge(features: np.ndarray, labels: np.ndarray, alpha: float) -> tuple:
     "Weights (d, n_aus) and offset (n_aus,) of least squares with the penalty `alpha` on the squared weights."
     middle, mean = features.mean(0), labels.mean(0)
     centred = features - middle
@@ -53,7 +54,7 @@ def ridge(features, labels, alpha: float) -> tuple:
     return weights, mean - middle @ weights
 
 # %% ../../nbs/3_estimation/08_mesh.ipynb #d6768d73
-def left_out(features, labels, people, alpha: float, folds: int = 5) -> np.ndarray:
+def left_out(features: np.ndarray, labels: np.ndarray, people: np.ndarray, alpha: float, folds: int = 5) -> np.ndarray:
     "What ridges say of people that they were not fitted on, (N, n_aus); `people` (N,) are dealt into `folds`."
     group = np.unique(people, return_inverse=True)[1] % folds
     if group.max() < 1:
@@ -66,7 +67,7 @@ def left_out(features, labels, people, alpha: float, folds: int = 5) -> np.ndarr
     return said
 
 # %% ../../nbs/3_estimation/08_mesh.ipynb #c160077a
-def as_intensity(said, rest, gain, soft: float = 0.) -> np.ndarray:
+def as_intensity(said: ArrayLike, rest: np.ndarray | float, gain: np.ndarray | float, soft: float = 0.) -> np.ndarray:
     """What regressions say, (N, n_aus) or (N,), as intensities 0–5: `rest` is read as 0, and a step is `gain` levels.
 
     soft: levels over which the floor at 0 is rounded (softplus); 0 cuts. A rounded floor lets small movements through.
@@ -92,16 +93,18 @@ def _calibrate_one(said, truth, level_weight: float, soft: float) -> tuple:
     "(rest, gain) of one AU: said and truth (N,)."
     slope = max(np.polyfit(truth, said, 1)[0], 1e-3)
     tried = [(rest, step / slope) for rest in np.quantile(said[truth == 0], REST_SHARES) for step in GAIN_STEPS]
-    return max(tried, key=lambda pair: _worth(as_intensity(said, *pair, soft), truth, level_weight))
+    return max(tried, key=lambda pair: _worth(as_intensity(said, pair[0], pair[1], soft), truth, level_weight))
 
 
-def calibrate(said, labels, level_weight: float = LEVEL_WEIGHT, soft: float = 0.) -> tuple:
+def calibrate(said: np.ndarray, labels: np.ndarray, level_weight: float = LEVEL_WEIGHT,
+              soft: float = 0.) -> tuple[np.ndarray, np.ndarray]:
     "Rest and gain (n_aus,) of each AU, the best of a grid; said: what regressions say of people left out."
     absent = [k for k, truth in enumerate(labels.T) if not (truth == 0).any() or not (truth > 0).any()]
     if absent:
         raise ValueError(f"column {absent[0]} of the labels: an AU must be absent in some frames and there in others.")
     pairs = [_calibrate_one(*each, level_weight, soft) for each in zip(said.T, labels.T)]
-    return tuple(np.array(pair) for pair in zip(*pairs))
+    rest, gain = (np.array(each) for each in zip(*pairs))
+    return rest, gain
 
 # %% ../../nbs/3_estimation/08_mesh.ipynb #4c30d3d4
 class MeshRegression(NamedTuple):
@@ -112,7 +115,7 @@ class MeshRegression(NamedTuple):
     gain: np.ndarray
 
     @classmethod
-    def fit(cls, features, labels, people, alpha: float) -> "MeshRegression":
+    def fit(cls, features: np.ndarray, labels: np.ndarray, people: np.ndarray, alpha: float) -> "MeshRegression":
         "Fitted on all frames; calibrated on what regressions without a person say of that person."
         rest, gain = calibrate(left_out(features, labels, people, alpha), labels)
         weights, offset = ridge(features, labels, alpha)
@@ -183,22 +186,24 @@ class MeshReader(_OnCPU):
     source: str | None = None
     part, picture_size = "mesh", 0  # the folder of its weights, and pixels of the registered picture that it wants
 
-    def said(self, vertices, size: int = 224, pictures=None) -> np.ndarray:
+    def said(self, vertices: np.ndarray, size: int = 224, pictures: np.ndarray | None = None) -> np.ndarray:
         "What `difference` says of meshes (N, 468, 3) before a zero is taken off: (N, n_aus). It needs no pictures."
         return mesh_features(vertices, size) @ self.difference.weights
-    def predict(self, vertices, size: int = 224, zero=None, pictures=None) -> np.ndarray:
+    def predict(self, vertices: np.ndarray, size: int = 224, zero: ArrayLike | None = None,
+                pictures: np.ndarray | None = None) -> np.ndarray:
         "Meshes (N, 468, 3) → intensities (N, n_aus) float32, 0–5. zero: instead of its own, (n_aus,) or (N, n_aus)."
         return _read(self, mesh_features(vertices, size), self.zero if zero is None else np.asarray(zero))
-    def save(self, folder, **card) -> Path:
+    def save(self, folder: Path | str, **card: Any) -> Path:
         "Write weights and card to `folder`; with the zero it is the reader of one person."
         return _save_reader(self, folder, card)
     @classmethod
-    def from_pretrained(cls, name_or_folder="mesh18") -> "MeshReader":
+    def from_pretrained(cls, name_or_folder: Path | str = "mesh18") -> "MeshReader":
         "The shipped reader, or one that `save` wrote; WeightsError if it is missing or damaged."
         return cls(**_load_reader(name_or_folder))
 
 # %% ../../nbs/3_estimation/08_mesh.ipynb #eb2e41e0
-def fit_mesh_reader(vertices, labels, people, neutral, alphas=(1., .3), size: int = 224, **card) -> MeshReader:
+def fit_mesh_reader(vertices: np.ndarray, labels: np.ndarray, people: np.ndarray, neutral: np.ndarray,
+                    alphas: tuple[float, float] = (1., .3), size: int = 224, **card: Any) -> MeshReader:
     """A reader from registered meshes (N, 468, 3) with labels (N, 18) 0–5 of people (N,).
 
     neutral: (N,), the row that shows each frame's person at rest; alphas: penalties of both regressions.

@@ -7,22 +7,26 @@ __all__ = ['PersonalizationError', 'personal_targets', 'personal_images', 'perso
            'calibrated', 'first_trained', 'fine_tune', 'personalize', 'personalize_all', 'subtract_neutral']
 
 # %% ../../nbs/3_estimation/07_personalization.ipynb #143ddfad
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from joblib import Parallel, delayed
+from numpy.typing import ArrayLike
 from torch import nn
 from tqdm.auto import tqdm
 
 from .storage import AUClassifiers, layers
 from .trunk import Blocks, N_CLASSES, seeded
+from ..generation.ratio import FaceGenerator
 from ..tensors import one_thread, standardise
 from .vgg16 import third_convolution
 from ..facs import AUS, au_column
-from ..presets import WeightsError, get_preset
+from ..presets import ClassifierValues, WeightsError, get_preset
 from ..generation.synthesis import synthesize
 from ..generation.runs import load_generator
 
@@ -31,7 +35,8 @@ class PersonalizationError(ValueError):
     "A personalisation that cannot be: unknown AUs or options, or no calibration; the message says the way out."
 
 
-def personal_targets(aus=AUS, generator_aus=AUS, rest=None) -> np.ndarray:
+def personal_targets(aus: Sequence[int] = AUS, generator_aus: Sequence[int] = AUS,
+                     rest: ArrayLike | None = None) -> np.ndarray:
     """Target labels (n_aus, 6, n_generator_aus) in [0, 1]: one AU at 0, A–E, the others at `rest`.
 
     `rest`: (n_generator_aus,) in [0, 1]; None: all absent. Raises PersonalizationError for an unknown AU.
@@ -47,7 +52,8 @@ def personal_targets(aus=AUS, generator_aus=AUS, rest=None) -> np.ndarray:
     return targets
 
 # %% ../../nbs/3_estimation/07_personalization.ipynb #89e9289a
-def personal_images(generator, frame: np.ndarray, aus=AUS, rest=None) -> tuple[np.ndarray, np.ndarray]:
+def personal_images(generator: FaceGenerator, frame: np.ndarray, aus: Sequence[int] = AUS,
+                    rest: ArrayLike | None = None) -> tuple[np.ndarray, np.ndarray]:
     "From one registered frame (s, s, 3) uint8: pictures (n_aus, 6, S, S, 3) uint8, labels (n_aus, 6, n) in [0, 1]."
     if np.ndim(frame) != 3 or np.shape(frame)[-1] != 3:
         raise ValueError(f"frame has shape {np.shape(frame)}: one registered picture (s, s, 3) is needed.")
@@ -57,7 +63,7 @@ def personal_images(generator, frame: np.ndarray, aus=AUS, rest=None) -> tuple[n
     return pictures.reshape(*targets.shape[:2], *pictures.shape[1:]), targets
 
 
-def personal_generator(name_or_folder="small", preset="small"):
+def personal_generator(name_or_folder: Path | str = "small", preset: ClassifierValues | str = "small") -> FaceGenerator:
     "The generator that personalises: of the architecture the preset names, else what `name_or_folder` holds."
     try:
         return load_generator(name_or_folder, arch=get_preset(preset).per_arch)
@@ -65,25 +71,26 @@ def personal_generator(name_or_folder="small", preset="small"):
         return load_generator(name_or_folder)
 
 # %% ../../nbs/3_estimation/07_personalization.ipynb #6df1f0a2
-def fingerprint(generator) -> str:
+def fingerprint(generator: FaceGenerator) -> str:
     "Twelve hexadecimal digits that tell one generator's weights from another's."
     state = generator.state_dict()
     return sha256(b"".join(state[key].float().cpu().numpy().tobytes() for key in sorted(state))).hexdigest()[:12]
 
 
-def read_pictures(classifiers: AUClassifiers, generator, frame: np.ndarray) -> np.ndarray:
+def read_pictures(classifiers: AUClassifiers, generator: FaceGenerator, frame: np.ndarray) -> np.ndarray:
     "What classifiers say of the pictures of one person: probabilities (n_aus, 6, n_aus, 6)."
     pictures, _ = personal_images(generator, frame, classifiers.aus)
     found = classifiers.probabilities(pictures.reshape(-1, *pictures.shape[2:]))
     return found.reshape(*pictures.shape[:2], len(classifiers.aus), N_CLASSES)
 
 
-def calibrated(classifiers: AUClassifiers, generator, frames: np.ndarray, progress: bool = False) -> AUClassifiers:
+def calibrated(classifiers: AUClassifiers, generator: FaceGenerator, frames: np.ndarray,
+               progress: bool = False) -> AUClassifiers:
     "The same classifiers with what they say on average of this generator's pictures of frames (n, s, s, 3) they know."
     read = [read_pictures(classifiers, generator, frame) for frame in tqdm(frames, disable=not progress)]
     card = {**classifiers.card, "calibrated": {"generator": fingerprint(generator), "people": len(frames)}}
-    c = classifiers
-    return AUClassifiers(c.models, c.preset, card, np.mean(read, axis=0, dtype=np.float32), c.source, c.base)
+    c, mean = classifiers, np.asarray(np.mean(read, axis=0, dtype=np.float32))
+    return AUClassifiers(c.models, c.preset, card, mean, c.source, c.base)
 
 # %% ../../nbs/3_estimation/07_personalization.ipynb #7b8c1ddf
 def first_trained(model: nn.Module, which: str) -> int:
@@ -98,14 +105,14 @@ def first_trained(model: nn.Module, which: str) -> int:
 
 # %% ../../nbs/3_estimation/07_personalization.ipynb #57596f2a
 def fine_tune(
-    model,                  # generic network of one AU; it is not changed
+    model: nn.Module,       # generic network of one AU; it is not changed
     hidden: torch.Tensor,   # (n, …) what its layers before `first_trained` make of the pictures
     targets: torch.Tensor,  # (n, 6) class probabilities
     epochs: int,
     lr: float,
     which: str = "third",   # layers, see `first_trained`
-    after_epoch=lambda: None,
-):
+    after_epoch: Callable[[], object] = lambda: None,
+) -> nn.Module:
     "A copy of `model`, of which the layers from `first_trained` on were trained with Adam and cross-entropy."
     model = deepcopy(model).eval().requires_grad_(False)
     behind = layers(model)[first_trained(model, which):].requires_grad_(True)
@@ -174,12 +181,12 @@ def _lesson(classifiers: AUClassifiers, generator, frame):
 # %% ../../nbs/3_estimation/07_personalization.ipynb #94766a1e
 def personalize(
     classifiers: AUClassifiers,  # the generic ones, on any device; they stay as they are
-    generator,                   # makes the pictures, six for each AU (`personal_generator`), on its own device
+    generator: FaceGenerator,    # makes the pictures, six for each AU (`personal_generator`), on its own device
     frame: np.ndarray,           # one registered frame (s, s, 3) uint8 of the person, neutral if possible
     epochs: int | None = None,   # None: the preset's (paper: 30)
     lr: float | None = None,     # None: the preset's (paper: 5e-6, for VGG16)
     seed: int = 0,               # of the dropout
-    progress=None,               # True: a bar; a function: called with the finished share in (0, 1]
+    progress: bool | Callable[[float], object] | None = None,  # True: a bar; a function: told the share in (0, 1]
 ) -> AUClassifiers:
     "Classifiers for one person, fine-tuned on synthetic pictures made from one frame (§3.4, §4.2.3)."
     preset = classifiers.preset
@@ -192,13 +199,14 @@ def personalize(
     return AUClassifiers(models, preset, card, classifiers.calibration, base=classifiers.base or classifiers.source)
 
 
-def personalize_all(classifiers, generator, frames: dict, n_jobs: int = 1, progress: bool = False, **options) -> dict:
+def personalize_all(classifiers: AUClassifiers, generator: FaceGenerator, frames: dict, n_jobs: int = 1,
+                    progress: bool = False, **options: Any) -> dict:
     "As `personalize` for many people, `frames`: name → registered frame, `n_jobs` at a time; name → `AUClassifiers`."
     jobs = (delayed(personalize)(classifiers, generator, frame, **options) for frame in frames.values())
     made = Parallel(n_jobs, return_as="generator")(jobs)
     return dict(zip(frames, tqdm(made, "people", len(frames), disable=not progress)))
 
 # %% ../../nbs/3_estimation/07_personalization.ipynb #0aa31be2
-def subtract_neutral(estimates, neutral) -> np.ndarray:
+def subtract_neutral(estimates: ArrayLike, neutral: ArrayLike) -> np.ndarray:
     "Estimates (N, n_aus) less those of the person's neutral frame (n_aus,), kept within 0–5."
     return np.clip(np.asarray(estimates) - np.asarray(neutral), 0, N_CLASSES - 1)

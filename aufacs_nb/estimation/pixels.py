@@ -9,12 +9,15 @@ __all__ = ['PICTURE', 'SIDE', 'RATE', 'BATCH', 'WITHHELD', 'WEIGHTS', 'ENOUGH', 
 # %% ../../nbs/3_estimation/10_pixels.ipynb #59583086
 import hashlib
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import ArrayLike
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -55,7 +58,7 @@ def _blurred(images, draw, normal):
     return torch.where(draw(n, 1, 1, 1) < .1, torch.floor(images.clamp(0, 1) * 10) / 10, images)
 
 # %% ../../nbs/3_estimation/10_pixels.ipynb #2df5a43c
-def degraded(pictures, generator) -> torch.Tensor:
+def degraded(pictures: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     "Pictures, a uint8 tensor (N, S, S, 3), made worse by draws of a `torch.Generator`; black stays black."
     draw = lambda *shape: torch.rand(*shape, generator=generator)
     normal = lambda *shape: torch.randn(*shape, generator=generator)
@@ -83,7 +86,7 @@ class PixelNetwork(nn.Module):
         self.late = nn.Sequential(_step(128, 96, kernel=1), _step(96, 96, 2), _step(96, 96), _step(96, 48, kernel=1))
         self.head = nn.Sequential(nn.Flatten(), nn.Dropout(.3), nn.Linear(48 * 6 * 6, n_aus))
 
-    def forward(self, found, at_rest, known) -> torch.Tensor:
+    def forward(self, found: torch.Tensor, at_rest: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
         "What `early` found in a moment and at rest, (N, 64, 12, 12), and where the latter is known (N,): (N, n_aus)."
         change = (found - at_rest) * known.to(found)[:, None, None, None]
         return self.head(self.late(torch.cat([found, change], 1)))
@@ -163,14 +166,16 @@ def _epoch(network, optimiser, schedule, data, generator, step) -> None:
     batches = max(1, count // BATCH)
     for rows in torch.randperm(count, generator=generator)[:batches * BATCH].chunk(batches):
         optimiser.zero_grad()
-        _loss(network.train(), *data, rows, generator).backward()
+        pictures, labels, neutral = data
+        _loss(network.train(), pictures, labels, neutral, rows, generator).backward()
         optimiser.step()
         schedule.step()
         step()
 
 # %% ../../nbs/3_estimation/10_pixels.ipynb #e34c15db
-def train_pixels(pictures, labels, neutral, epochs: int = 10, seed: int = 0, folder=None, progress: bool = False,
-                 after_epoch=lambda network, epoch: None) -> PixelNetwork:
+def train_pixels(pictures: np.ndarray, labels: np.ndarray, neutral: np.ndarray, epochs: int = 10, seed: int = 0,
+                 folder: Path | str | None = None, progress: bool = False,
+                 after_epoch: Callable[[PixelNetwork, int], object] = lambda network, epoch: None) -> PixelNetwork:
     """A `PixelNetwork` from registered pictures (N, 96, 96, 3) uint8 with labels (N, n_aus) 0–5.
 
     neutral: (N,), the row that shows each frame's person at rest; folder: where each epoch is kept, to go on there.
@@ -192,7 +197,7 @@ def train_pixels(pictures, labels, neutral, epochs: int = 10, seed: int = 0, fol
 
 # %% ../../nbs/3_estimation/10_pixels.ipynb #24e49bd7
 @torch.inference_mode()
-def found_in(network, pictures, batch: int = 128) -> np.ndarray:
+def found_in(network: PixelNetwork, pictures: np.ndarray, batch: int = 128) -> np.ndarray:
     "What the first half of a network finds in pictures (N, s, s, 3) uint8: (N, 9216) float32."
     parts = [network.early(standardise(pictures[k:k + batch], SIDE)).flatten(1).numpy()
              for k in range(0, len(pictures), batch)]
@@ -200,7 +205,8 @@ def found_in(network, pictures, batch: int = 128) -> np.ndarray:
 
 
 @torch.inference_mode()
-def seen_by(network, found, at_rest=None, batch: int = 128) -> np.ndarray:
+def seen_by(network: PixelNetwork, found: np.ndarray, at_rest: np.ndarray | None = None,
+            batch: int = 128) -> np.ndarray:
     "Levels (N, n_aus) from `found_in` (N, 9216), and from what was found at rest, (9216,) or (N, 9216), if known."
     maps = lambda rows: torch.tensor(np.array(rows, np.float32)).reshape(-1, 64, 12, 12)
     parts = []
@@ -208,10 +214,11 @@ def seen_by(network, found, at_rest=None, batch: int = 128) -> np.ndarray:
         some = maps(found[k:k + batch])
         rest = some if at_rest is None else maps(np.broadcast_to(at_rest, found.shape)[k:k + batch])
         parts.append(network(some, rest, torch.full((len(some),), float(at_rest is not None))).numpy())
-    return np.concatenate([np.zeros((0, network.head[-1].out_features), np.float32), *parts])
+    n_aus: Any = network.head[-1].out_features
+    return np.concatenate([np.zeros((0, n_aus), np.float32), *parts])
 
 # %% ../../nbs/3_estimation/10_pixels.ipynb #9956bc7b
-def changed(network, found, at_rest) -> np.ndarray:
+def changed(network: PixelNetwork, found: np.ndarray, at_rest: np.ndarray) -> np.ndarray:
     "Levels (N, n_aus) as `seen_by`, less what is seen in the face at rest compared with itself; at_rest: as there."
     rest = np.atleast_2d(at_rest)
     return seen_by(network, found, at_rest) - seen_by(network, rest, rest)
@@ -258,7 +265,7 @@ def _face_tensors(reader) -> dict:
     tensors |= {f"{way}.{name}": values for way in ("plain", "difference")
                 for name, values in getattr(reader, way)._asdict().items()}
     tensors |= {} if reader.zero is None else {"zero": np.asarray(reader.zero, np.float32)}
-    return tensors | {"weight": np.float64([reader.weight])}
+    return tensors | {"weight": np.array([reader.weight], np.float64)}
 
 
 def _face_fields(folder, tensors: dict, n_aus: int) -> dict:
@@ -294,24 +301,26 @@ class FaceReader(MeshReader):
     weight: float = field(kw_only=True)
     part, picture_size = "face", PICTURE
 
-    def said(self, vertices, size: int = 224, pictures=None) -> np.ndarray:
+    def said(self, vertices: np.ndarray, size: int = 224, pictures: np.ndarray | None = None) -> np.ndarray:
         "What the zero is a mean of: (N, n_aus + 9216), of the ridge of differences and of `found_in`."
         meshes, found = _inputs(self, vertices, size, pictures)
         return np.concatenate([np.float32(meshes @ self.difference.weights), found], 1)
 
-    def predict(self, vertices, size: int = 224, zero=None, pictures=None) -> np.ndarray:
+    def predict(self, vertices: np.ndarray, size: int = 224, zero: ArrayLike | None = None,
+                pictures: np.ndarray | None = None) -> np.ndarray:
         "Meshes (N, 468, 3) of frames of `size` px and pictures (N, 128, 128, 3) → intensities (N, n_aus) float32."
         zero = self.zero if zero is None else np.asarray(zero)
-        return _read_face(self, *_inputs(self, vertices, size, pictures), zero)
+        meshes, found = _inputs(self, vertices, size, pictures)
+        return _read_face(self, meshes, found, zero)
 
-    def save(self, folder, **card):
+    def save(self, folder: Path | str, **card: Any) -> Path:
         "Write weights and card to `folder`; with the zero it is the reader of one person."
         values = FrameValues("face", 224, tuple(self.aus))
         card = {**self.card, **card, "clip_aus": list(self.clip_aus)}
         return save_weights(folder, _face_tensors(self), values, **card)
 
     @classmethod
-    def from_pretrained(cls, name_or_folder="face18") -> "FaceReader":
+    def from_pretrained(cls, name_or_folder: Path | str = "face18") -> "FaceReader":
         "The shipped reader, or one that `save` wrote; WeightsError if it is missing or damaged."
         return cls(**_load_face(name_or_folder))
 
@@ -321,7 +330,8 @@ def _chosen_weight(by_mesh, seen, labels, weight=None) -> tuple:
     scores = {}
     for each in WEIGHTS:
         said = (1 - each) * by_mesh + each * seen
-        read = as_intensity(said, *calibrate(said, labels, LEVEL_COST, SOFT), SOFT)
+        rest, gain = calibrate(said, labels, LEVEL_COST, SOFT)
+        read = as_intensity(said, rest, gain, SOFT)
         scores[each] = round(float(mean_icc(labels, read)), 3)
     return least_weight(scores) if weight is None else weight, scores
 
@@ -329,11 +339,11 @@ def _chosen_weight(by_mesh, seen, labels, weight=None) -> tuple:
 def _regression(by_mesh, seen, labels, weight: float, weights, offset) -> MeshRegression:
     "A ridge's weights with the rest and gain of the mean of ridge and network."
     rest, gain = calibrate((1 - weight) * by_mesh + weight * seen, labels, LEVEL_COST, SOFT)
-    return MeshRegression(*map(np.float32, (weights, rest - (1 - weight) * offset, gain)))
+    return MeshRegression(*(each.astype(np.float32) for each in (weights, rest - (1 - weight) * offset, gain)))
 
 # %% ../../nbs/3_estimation/10_pixels.ipynb #c71feb9e
-def fit_face_reader(network, known: dict, choosing: dict, alphas=(1., .3), size: int = 224, weight=None,
-                    **fields) -> FaceReader:
+def fit_face_reader(network: PixelNetwork, known: dict, choosing: dict, alphas: tuple[float, float] = (1., .3),
+                    size: int = 224, weight: float | None = None, **fields: Any) -> FaceReader:
     """A `FaceReader` from a network and frames of people: `known`, who train ridges, and `choosing`, who calibrate.
 
     Both hold vertices (N, 468, 3), labels (N, n_aus) 0–5 and neutral (N,), the row of the person at rest; `choosing`

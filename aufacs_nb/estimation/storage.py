@@ -6,24 +6,27 @@
 __all__ = ['layers', 'common_layers', 'SharedNetworks', 'AUClassifiers', 'AUFeatures']
 
 # %% ../../nbs/3_estimation/05_storage.ipynb #cca97f67
+from collections.abc import Sequence
 from copy import deepcopy
 from hashlib import sha256
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import nn
+from torchvision.models import VGG
 
 from ..facs import au_column
 from ..presets import (ASSETS, ClassifierValues, WeightsError, get_preset, load_weights, save_weights,
                                weights_folder)
 from .trunk import build_classifier, released
 from .vgg16 import N_CLASSES, expected_intensity
-from ..tensors import pick_device, standardise
+from ..tensors import FrameArray, pick_device, standardise
 from ..weights import check_shapes
 
 # %% ../../nbs/3_estimation/05_storage.ipynb #2f62a755
-def layers(model: nn.Module) -> nn.Sequential:
+def layers(model: VGG) -> nn.Sequential:
     "All that a network does, in order: features, pooling, flattening, dense layers."
     return nn.Sequential(*model.features, model.avgpool, nn.Flatten(1), *model.classifier)
 
@@ -34,7 +37,7 @@ def _same(first: nn.Module, second: nn.Module) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
-def common_layers(models) -> int:
+def common_layers(models: Sequence[torch.nn.Module]) -> int:
     "How many leading `layers` have the very same weights in all networks."
     columns = zip(*(layers(model) for model in models))
     differ = (i for i, column in enumerate(columns) if not all(_same(column[0], layer) for layer in column[1:]))
@@ -44,21 +47,22 @@ def common_layers(models) -> int:
 class SharedNetworks:
     "Networks with six outputs, AU number → network, whose leading layers with the same weights run once for all."
 
-    def __init__(self, models: dict, preset):
+    def __init__(self, models: dict, preset: ClassifierValues | str):
         self.models, self.preset = dict(models), get_preset(preset)
         self.common = common_layers(list(self.models.values()))
 
     aus = property(lambda self: tuple(self.models), doc="The AU numbers, in the order of all outputs.")
     device = property(lambda self: next(self.models[self.aus[0]].parameters()).device, doc="Where they compute.")
 
-    def to(self, device):
+    def to(self, device: torch.device | str | None) -> Self:
         "Moves the networks to `device` ('cpu', 'cuda') and returns itself."
         for model in self.models.values():
             model.to(pick_device(device))
         return self
 
     @torch.no_grad()
-    def outputs(self, frames, upto: int | None = None, aus=None, batch: int = 64) -> torch.Tensor:
+    def outputs(self, frames: FrameArray, upto: int | None = None, aus: Sequence[int] | None = None,
+                batch: int = 64) -> torch.Tensor:
         "uint8 (N, s, s, 3) → (N, n_aus, d) on the CPU: what the `layers` before number `upto` (None: all) return."
         chains = [layers(self.models[au])[:upto] for au in aus or self.aus]
         common, parts, values, frames = chains[0][:self.common], [], self.preset, released(frames)
@@ -194,26 +198,27 @@ def _loaded(name_or_folder, preset=None) -> dict:
 class AUClassifiers(SharedNetworks):
     """One intensity classifier for each AU. `models`: au → network with 6 outputs; `card`: how they came about.
 
-    `calibration`: (n_aus, 6, n_aus, 6) what they say of a generator's pictures (see `personalization`).
-    `source`: name or folder they were loaded from; `base`: that of the generic ones they adapt.
+    `calibration`: (n_aus, 6, n_aus, 6), see `calibrated`; `source`: their name or folder; `base`: that of the generic.
     """
-    def __init__(self, models: dict, preset, card: dict | None = None, calibration=None, source=None, base=None):
+    def __init__(self, models: dict, preset: ClassifierValues | str, card: dict | None = None,
+                 calibration: np.ndarray | None = None, source: str | None = None, base: str | None = None):
         super().__init__(models, preset)
         self.card, self.calibration, self.source, self.base = dict(card or {}), calibration, source, base
-    def probabilities(self, frames, batch: int = 64) -> np.ndarray:
+    def probabilities(self, frames: FrameArray, batch: int = 64) -> np.ndarray:
         "uint8 (N, s, s, 3) registered frames of any size → class probabilities (N, n_aus, 6) float32."
         return self.outputs(frames, batch=batch).softmax(-1).numpy()
-    def predict(self, frames, batch: int = 64) -> np.ndarray:
+    def predict(self, frames: FrameArray, batch: int = 64) -> np.ndarray:
         "uint8 (N, s, s, 3) → expected intensities (N, n_aus) float32, 0–5."
         return expected_intensity(self.probabilities(frames, batch))
-    def features(self, frames, au: int, batch: int = 64) -> np.ndarray:
+    def features(self, frames: FrameArray, au: int, batch: int = 64) -> np.ndarray:
         "Second-to-last layer of one AU's network (N, d) float32 (§4.11)."
         return self.outputs(frames, -1, [au], batch)[:, 0].numpy()
-    def save(self, folder, half: bool = True, **card) -> Path:
+    def save(self, folder: Path | str, half: bool = True, **card: Any) -> Path:
         "Write weights (float16 if `half`; of adapted ones only what differs from their base) and card to `folder`."
         return _save(self, folder, half, card)
     @classmethod
-    def from_pretrained(cls, name_or_folder="small", preset=None) -> "AUClassifiers":
+    def from_pretrained(cls, name_or_folder: Path | str = "small",
+                        preset: ClassifierValues | str | None = None) -> "AUClassifiers":
         "Shipped classifiers ('small') or a folder written by `save`; `WeightsError` if missing or of another preset."
         return cls(**_loaded(name_or_folder, preset))
 

@@ -7,19 +7,23 @@ __all__ = ['CALM_SHARE', 'CALM_LEAST', 'CALM_MOST', 'said_by', 'photo_zero', 'ca
 
 # %% ../../nbs/3_estimation/09_zero.ipynb #a2e990e6
 import heapq
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .mesh import MeshReader
 from ..evaluation.intervals import icc_table
 
 # %% ../../nbs/3_estimation/09_zero.ipynb #c1861cdf
-def said_by(reader: MeshReader, vertices, size: int = 224, pictures=None) -> np.ndarray:
+def said_by(reader: MeshReader, vertices: np.ndarray, size: int = 224,
+            pictures: np.ndarray | None = None) -> np.ndarray:
     "What a reader says of meshes (N, 468, 3) before a zero is taken off: (N, n_aus), more for a reader of pictures."
     return reader.said(vertices, size, pictures)
 
 
-def photo_zero(reader: MeshReader, vertices, size: int = 224, pictures=None) -> np.ndarray:
+def photo_zero(reader: MeshReader, vertices: np.ndarray, size: int = 224,
+               pictures: np.ndarray | None = None) -> np.ndarray:
     "The zero (n_aus,) of a person of whom one neutral mesh (468, 3) is known, or several (N, 468, 3); see `said_by`."
     return said_by(reader, vertices, size, pictures).mean(0).astype(np.float32)
 
@@ -28,7 +32,7 @@ CALM_SHARE = .2     # of a film's frames, those with the smallest sum of estimat
 CALM_LEAST = 10     # frames; less of a film does not say what is calm
 
 
-def calm_zero(intensities, said, share: float = CALM_SHARE) -> np.ndarray:
+def calm_zero(intensities: ArrayLike, said: ArrayLike, share: float = CALM_SHARE) -> np.ndarray:
     "The zero (n_aus,) of a film: the mean of `said` (N, n_aus) where the sum of `intensities` (N, n_aus) is small."
     total = np.asarray(intensities).sum(1)
     if not len(total):
@@ -36,13 +40,14 @@ def calm_zero(intensities, said, share: float = CALM_SHARE) -> np.ndarray:
     return np.asarray(said)[total <= np.quantile(total, share)].mean(0)
 
 # %% ../../nbs/3_estimation/09_zero.ipynb #2086266b
-def gaining_aus(labels, before, after, people, aus, n: int = 1000) -> tuple:
+def gaining_aus(labels: ArrayLike, before: ArrayLike, after: ArrayLike, people: ArrayLike, aus: Sequence[int],
+                n: int = 1000) -> tuple:
     "The AUs of `aus` whose ICC is surely higher in `after` than in `before`, all (N, n_aus); people: (N,) names."
     table = icc_table(labels, before, people, after, aus, n)
     return tuple(au for au, change in zip(aus, table.difference) if change.low > 0)
 
 # %% ../../nbs/3_estimation/09_zero.ipynb #b6586212
-def for_aus(zero, aus, wanted) -> np.ndarray:
+def for_aus(zero: ArrayLike, aus: Sequence[int], wanted: Iterable[int]) -> np.ndarray:
     "A zero, its first numbers one for each of `aus`, for the AUs in `wanted` alone; NaN, not known, for the others."
     zero = np.array(zero, float)
     zero[..., :len(aus)][..., ~np.isin(aus, list(wanted))] = np.nan
@@ -65,7 +70,7 @@ class ClipZeros:
     def __init__(self, reader: MeshReader):
         self.reader, self.seen, self.calm = reader, {}, {}
 
-    def add(self, names, vertices, pictures=None) -> None:
+    def add(self, names: Iterable, vertices: np.ndarray, pictures: np.ndarray | None = None) -> None:
         "One more batch: names (N,) of film and face, or None for no film; vertices (N, 468, 3), pictures if wanted."
         n, said = len(self.reader.aus), said_by(self.reader, vertices, pictures=pictures)
         for name, read, row in zip(names, self.reader.predict(vertices, pictures=pictures), said):
@@ -78,7 +83,8 @@ class ClipZeros:
         "The zero of a face of which rows (n, 2 n_aus) were collected."
         calmest = sorted(self.calm[name], key=lambda entry: entry[:2])[::-1]
         rest = np.mean([row for _, _, row in calmest[:max(1, int(CALM_SHARE * len(own)))]], 0)
-        return for_aus(np.append(calm_zero(*np.hsplit(own, 2)), rest), self.reader.aus, self.reader.clip_aus)
+        read, said = np.hsplit(np.asarray(own), 2)
+        return for_aus(np.append(calm_zero(read, said), rest), self.reader.aus, self.reader.clip_aus)
 
     def zeros(self) -> dict:
         "{name: zero}, NaN for AUs that do not gain; names with fewer than `CALM_LEAST` frames are left out."

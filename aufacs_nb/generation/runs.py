@@ -13,9 +13,11 @@ import json
 import math
 import signal
 import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,7 +30,7 @@ from .networks import ARCHITECTURES, Critic, GANimation, build_critic, build_gen
 from .ratio import RatioFlow, load_ratio
 from ..presets import (GeneratorValues, WeightsError, as_made, get_preset, load_weights, preset_from,
                                save_weights, weights_folder, write_atomically)
-from ..tensors import frames_to_tensor
+from ..tensors import FrameArray, frames_to_tensor
 from ..weights import beside, check_numbers, check_shapes, checked_card, read_json
 from .training import GeneratorTrainer, PairSampler, TrainingError, train_step
 
@@ -70,7 +72,7 @@ def restore_trainer(trainer: GeneratorTrainer, tensors: dict) -> None:
     trainer.sampler.random.set_state(tensors["random"])
 
 # %% ../../nbs/2_generation/05_runs.ipynb #cd48e7ac
-def save_checkpoint(folder, trainer: GeneratorTrainer, **facts) -> Path:
+def save_checkpoint(folder: Path | str, trainer: GeneratorTrainer, **facts: Any) -> Path:
     "Write tensors, then `latest.json` that names them, each atomically; older files go last. Returns the folder."
     folder, name = Path(folder), f"step_{trainer.done:07d}.safetensors"
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in trainer_tensors(trainer).items()}
@@ -96,7 +98,7 @@ def _differs(old, new) -> str:
     return f"{old!r} → {new!r}"
 
 
-def load_checkpoint(folder, trainer: GeneratorTrainer, **facts) -> bool:
+def load_checkpoint(folder: Path | str, trainer: GeneratorTrainer, **facts: Any) -> bool:
     "Resume from `folder` if it holds a checkpoint (True); TrainingError if damaged or of another run, with the fact."
     path = Path(folder) / "latest.json"
     if not path.is_file():
@@ -120,7 +122,7 @@ def load_checkpoint(folder, trainer: GeneratorTrainer, **facts) -> bool:
 LOSS_COLUMNS = ("step", "ids", "adv", "exp", "idt", "critic_adv", "critic_gp", "critic_exp")
 
 
-def append_losses(path, step: int, losses: dict) -> None:
+def append_losses(path: Path | str, step: int, losses: dict) -> None:
     "Add one row to the loss table, with a header if the file is new; losses that were not taken stay empty."
     path = Path(path)
     new = not path.is_file()
@@ -132,7 +134,7 @@ def append_losses(path, step: int, losses: dict) -> None:
         writer.writerow({"step": step} | {name: f"{value:.6g}" for name, value in losses.items()})
 
 
-def cut_losses(path, step: int) -> None:
+def cut_losses(path: Path | str, step: int) -> None:
     "Keep only the rows of the loss table up to `step` (0 empties it)."
     path = Path(path)
     if path.is_file():
@@ -142,7 +144,7 @@ def cut_losses(path, step: int) -> None:
 
 # %% ../../nbs/2_generation/05_runs.ipynb #dfdb78bc
 @contextmanager
-def ctrl_c():
+def ctrl_c() -> Iterator[list]:
     "A list that is empty until Ctrl-C; the first is only noted in it, so that the caller can stop in good order."
     presses = []
     if threading.current_thread() is not threading.main_thread():
@@ -179,7 +181,7 @@ def _finish(trainer: GeneratorTrainer, out, card: dict) -> GANimation:
     "The trained generator (its running mean, if one is kept) on the CPU, weights rounded to half; stored if `out`."
     if trainer.mean:
         trainer.generator.load_state_dict(trainer.mean)
-    generator = trainer.generator.eval().to("cpu", memory_format=torch.contiguous_format)
+    generator = trainer.generator.eval().to("cpu").to(memory_format=torch.contiguous_format)
     generator.load_state_dict({name: value.half().float() for name, value in generator.state_dict().items()})
     last = {name: round(value, 4) for name, value in trainer.losses.items()}
     generator.card = {"part": "generator", "architecture": trainer.preset.gen_arch} | card
@@ -240,21 +242,21 @@ def check_run(preset: GeneratorValues | str, steps: int | None, n_critic: int | 
 
 # %% ../../nbs/2_generation/05_runs.ipynb #74133f73
 def train_generator(
-    frames,                  # uint8 (N, H, W, 3) registered frames of the Train partition, may be memory-mapped
-    labels,                  # (N, n_aus) in [0, 1]
-    subjects,                # (N,) who each frame shows
+    frames: FrameArray,      # uint8 (N, H, W, 3) registered frames of the Train partition, may be memory-mapped
+    labels: np.ndarray,      # (N, n_aus) in [0, 1]
+    subjects: np.ndarray,    # (N,) who each frame shows
     preset: GeneratorValues | str,  # the generator's values, for instance a whole Preset, or a preset's name
-    out=None,                # folder for losses.csv, checkpoint/, and at the end weights.safetensors and card.json
+    out: Path | str | None = None,  # folder for losses.csv, checkpoint/, and at the end weights and card
     seed: int = 0,
     steps: int | None = None,     # generator updates; the preset's unless given
     n_critic: int | None = None,  # critic updates for each generator update; the preset's unless given
     resume: bool = True, progress: bool = True,  # go on from the checkpoint in `out`, if there is one; show a bar
-    device=None,             # 'cpu', 'cuda'; None takes a GPU if there is one
-    clips=None,              # (N,) recording of each frame: pairs of one person then share their light
+    device: str | None = None,  # 'cpu', 'cuda'; None takes a GPU if there is one
+    clips: np.ndarray | None = None,  # (N,) recording of each frame: pairs of one person then share their light
     precision: str = "no",   # convolutions in "bf16" or, on GPUs, "fp16"
     checkpoint_every: int = 200,  # steps between two checkpoints
     log_every: int = 10,     # steps between two rows of losses.csv
-    callback=None,           # callback(step, losses) after every step, for instance a `LivePlot`
+    callback: Callable[[int, dict], object] | None = None,  # callback(step, losses) after every step; see `LivePlot`
 ) -> GANimation:
     "Train generator and critic with the losses of §3.2; returns the generator, ready to use."
     values, steps, n_critic = check_run(preset, steps, n_critic)
@@ -269,7 +271,7 @@ def train_generator(
 class LivePlot:
     "A callback for `train_generator`: curves of the losses `names` in the notebook, redrawn every `every` steps."
 
-    def __init__(self, every: int = 50, names=("ids", "exp", "idt", "critic_exp")):
+    def __init__(self, every: int = 50, names: Sequence[str] = ("ids", "exp", "idt", "critic_exp")):
         self.every, self.names, self.rows, self.handle = every, names, [], None
 
     def __call__(self, step: int, losses: dict) -> None:
@@ -327,7 +329,8 @@ def _is_ratio(name_or_folder) -> bool:
     return False
 
 
-def load_generator(name_or_folder=None, preset=None, arch: str | None = None) -> GANimation | RatioFlow:
+def load_generator(name_or_folder: Path | str | None = None, preset: GeneratorValues | str | None = None,
+                   arch: str | None = None) -> GANimation | RatioFlow:
     """A trained generator (evaluation mode) with `.preset` and `.card`; WeightsError if missing or of another network.
 
     name_or_folder: by default 'small', or 'medium' of a ratio generator. arch: which of the shipped ones, 'ganimation'
@@ -344,7 +347,7 @@ def load_generator(name_or_folder=None, preset=None, arch: str | None = None) ->
     return _loaded(weights_folder(name, part), preset, arch)
 
 # %% ../../nbs/2_generation/05_runs.ipynb #d89725de
-def load_critic(folder) -> Critic:
+def load_critic(folder: Path | str) -> Critic:
     "The critic with D_exp (evaluation mode) of a run's folder, with `.preset`; WeightsError if it holds no learnt one."
     path = Path(folder) / "checkpoint" / "latest.json"
     try:
@@ -366,7 +369,7 @@ def load_critic(folder) -> Critic:
 
 # %% ../../nbs/2_generation/05_runs.ipynb #9d0bfcc8
 @torch.inference_mode()
-def expression_estimates(critic: Critic, frames, batch: int = 64) -> np.ndarray:
+def expression_estimates(critic: Critic, frames: np.ndarray, batch: int = 64) -> np.ndarray:
     "What D_exp of `load_critic` reads in frames uint8 (N, s, s, 3): intensities (N, n_aus) float32, clipped to 0–5."
     preset, device = critic.preset, next(critic.parameters()).device
     found = np.empty((len(frames), len(preset.aus)), np.float32)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import nn
 
 from ..weights import read_tensors
@@ -45,14 +46,14 @@ def _perceptron(width, hidden):
 class MixerBlock(nn.Module):
     """Mix (N, tokens, features) over the tokens, then over the features (Tolstikhin et al. 2021, figure 1)."""
 
-    def __init__(self, tokens, features, token_hidden, feature_hidden):
+    def __init__(self, tokens: int, features: int, token_hidden: int, feature_hidden: int):
         super().__init__()
         self.token_norm = nn.LayerNorm(features, eps=1e-6, bias=False)
         self.over_tokens = _perceptron(tokens, token_hidden)
         self.feature_norm = nn.LayerNorm(features, eps=1e-6, bias=False)
         self.over_features = _perceptron(features, feature_hidden)
 
-    def forward(self, table):
+    def forward(self, table: torch.Tensor) -> torch.Tensor:
         """(N, tokens, features) -> the same shape."""
         table = table + self.over_tokens(self.token_norm(table).mT).mT
         return table + self.over_features(self.feature_norm(table))
@@ -70,12 +71,12 @@ class ActionNet(nn.Module):
         self.answer = nn.Linear(64, 52)
 
     @staticmethod
-    def normalise(points):
+    def normalise(points: torch.Tensor) -> torch.Tensor:
         """Points (N, 146, 2) about their mean, their mean distance from it being one half."""
         centred = points - points.mean(1, keepdim=True)
         return centred / centred.norm(dim=2, keepdim=True).mean(1, keepdim=True) / 2
 
-    def forward(self, points):
+    def forward(self, points: torch.Tensor) -> torch.Tensor:
         """points (N, 146, 2) in pixels, x right and y down -> (N, 52) in [0, 1], in the order of `ACTIONS`."""
         tokens = self.over_axes(self.over_points(self.normalise(points).mT).mT)
         table = torch.cat([self.summary.expand(len(points), -1, -1), tokens], 1)
@@ -83,7 +84,7 @@ class ActionNet(nn.Module):
 
 # %% ../../nbs/1_registration/04_blendshapes.ipynb #547d5128
 @lru_cache(maxsize=2)
-def load_actions(folder=None):
+def load_actions(folder: Path | str | None = None) -> ActionNet:
     """Return the `ActionNet` with the converted weights of a folder; None = the package's own. Cached, eval mode.
 
     Raises FileNotFoundError for a missing file, ValueError for weights of another network.
@@ -101,7 +102,7 @@ def load_actions(folder=None):
 
 # %% ../../nbs/1_registration/04_blendshapes.ipynb #934f2df0
 @torch.inference_mode()
-def actions(network, landmarks, batch=512):
+def actions(network: nn.Module, landmarks: ArrayLike, batch: int = 512) -> np.ndarray:
     """Estimate the `ACTIONS` of faces (n, 478, 3), pixels as in `detection.Face`: (n, 52) float32 in [0, 1].
 
     A face with a coordinate that is NaN or infinite gives a row of NaN. Raises ValueError for another shape.
@@ -128,7 +129,7 @@ ACTIONS_OF_AU = {
     43: ("eyeBlinkLeft", "eyeBlinkRight")}
 
 
-def au_evidence(values, au):
+def au_evidence(values: ArrayLike, au: int) -> np.ndarray:
     """Mean over the actions (n, 52) that are close to one AU: (n,) in [0, 1]. A hint, no FACS code."""
     if au not in ACTIONS_OF_AU:
         raise ValueError(f"AU {au} has no action beside it: choose one of {', '.join(map(str, ACTIONS_OF_AU))}")

@@ -6,7 +6,9 @@
 __all__ = ['STRIP', 'at_once', 'FastMesh', 'FastFace']
 
 # %% ../../nbs/1_registration/02_fast_facemesh.ipynb #32897751
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numba as nb
 import numpy as np
@@ -213,7 +215,7 @@ def _check(network, images):
     return images.detach().contiguous().numpy()
 
 # %% ../../nbs/1_registration/02_fast_facemesh.ipynb #887397f4
-def at_once(work, jobs) -> list:
+def at_once(work: Callable, jobs: Sequence) -> list:
     """The results of work(job), in the order of the jobs, on as many threads as PyTorch may use here."""
     threads = min(torch.get_num_threads(), len(jobs))
     if threads < 2:
@@ -225,13 +227,13 @@ def at_once(work, jobs) -> list:
 class _Compiled:
     """What the compiled networks share: they hold a PyTorch network on the CPU, and copies of its weights."""
 
-    def __init__(self, network):
+    def __init__(self, network: torch.nn.Module):
         if next(network.parameters()).device.type != "cpu":
             raise ValueError(f"{type(self).__name__} computes on the CPU: give it a network that is there, "
                              "or call the network itself")
-        self.network = network
+        self.network: Any = network  # torch does not say which layers a network has
 
-    def parameters(self):
+    def parameters(self) -> Iterator[torch.nn.Parameter]:
         """Parameters of the wrapped network, as of a module."""
         return self.network.parameters()
 
@@ -254,11 +256,12 @@ class FastMesh(_Compiled):
 
     SIZE = 256
 
-    def __init__(self, mesh):
+    def __init__(self, mesh: torch.nn.Module):
         super().__init__(mesh)
-        self._stem = _stem_weights(mesh.stem[0], _array(mesh.stem[1].weight))
-        self._blocks = [(block.stride == 2, _block_weights(block)) for stage in mesh.stages for block in stage]
-        heads = mesh.landmarks, mesh.presence
+        net = self.network
+        self._stem = _stem_weights(net.stem[0], _array(net.stem[1].weight))
+        self._blocks = [(block.stride == 2, _block_weights(block)) for stage in net.stages for block in stage]
+        heads = net.landmarks, net.presence
         self._head = [np.concatenate([_array(part.flatten(1)) for part in parts]) for parts in
                       ([head.weight for head in heads], [head.bias[:, None] for head in heads])]
 
@@ -267,14 +270,14 @@ class FastMesh(_Compiled):
         strips = _run_blocks(_stem(image, *self._stem), self.SIZE // 2, self._blocks)
         return _dots(self._head[0], self._head[1][:, 0].copy(), strips.reshape(-1))
 
-    def __call__(self, images):
+    def __call__(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """images (N, 3, 256, 256) float32 in [0, 1] -> landmarks (N, 478, 3) in pixels, presence logits (N,).
 
         Raises ValueError for another shape or dtype, or images on a GPU.
         """
         answers = at_once(self._answer, _check(self, images))
-        answers = torch.from_numpy(np.array(answers, np.float32).reshape(-1, 478 * 3 + 1))
-        return answers[:, :-1].reshape(-1, 478, 3), answers[:, -1]
+        found = torch.from_numpy(np.array(answers, np.float32).reshape(-1, 478 * 3 + 1))
+        return found[:, :-1].reshape(-1, 478, 3), found[:, -1]
 
 # %% ../../nbs/1_registration/02_fast_facemesh.ipynb #da20350a
 @nb.njit(cache=True, fastmath=True, nogil=True)
@@ -351,11 +354,12 @@ class FastFace(_Compiled):
 
     SIZE = 128
 
-    def __init__(self, detector):
+    def __init__(self, detector: torch.nn.Module):
         super().__init__(detector)
-        self._stem = _stem_weights(detector.stem, np.zeros(detector.stem.out_channels, np.float32))
-        self._stages = [_stage_weights(detector.fine, detector.fine_score, detector.fine_box),
-                        _stage_weights(detector.coarse, detector.coarse_score, detector.coarse_box)]
+        net = self.network
+        self._stem = _stem_weights(net.stem, np.zeros(net.stem.out_channels, np.float32))
+        self._stages = [_stage_weights(net.fine, net.fine_score, net.fine_box),
+                        _stage_weights(net.coarse, net.coarse_score, net.coarse_box)]
 
     def _answer(self, image):
         """image (3, 128, 128) -> 896 rows of a logit and 16 coordinates, (896, 17)."""
@@ -365,11 +369,11 @@ class FastFace(_Compiled):
             rows.append(found)
         return np.concatenate(rows)
 
-    def __call__(self, images):
+    def __call__(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """images (N, 3, 128, 128) float32 in [-1, 1] -> score logits (N, 896), raw boxes (N, 896, 16) in pixels.
 
         Raises ValueError for another shape or dtype, or images on a GPU.
         """
         answers = at_once(self._answer, _check(self, images))
-        answers = torch.from_numpy(np.array(answers, np.float32).reshape(-1, 896, 17))
-        return answers[..., 0], answers[..., 1:]
+        found = torch.from_numpy(np.array(answers, np.float32).reshape(-1, 896, 17))
+        return found[..., 0], found[..., 1:]

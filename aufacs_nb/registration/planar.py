@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from numpy.typing import ArrayLike
 
 from .detection import check_picture
-from ..geometry.meshes import canonical_face, procrustes
+from ..geometry.meshes import Similarity, canonical_face, procrustes
 from ..geometry.rasterize import sample_bilinear
 
 # %% ../../nbs/1_registration/05_planar.ipynb #f2446b58
@@ -26,7 +27,7 @@ LANDMARKS_68 = np.array([
     61, 39, 37, 0, 267, 269, 291, 405, 314, 17, 84, 181, 78, 82, 13, 312, 308, 317, 14, 87])
 
 
-def landmarks_68(landmarks):
+def landmarks_68(landmarks: ArrayLike) -> np.ndarray:
     """Return the 68 iBUG landmarks (68, 2) float64 of a face with 478 (or 468) mesh points (n, 2 or 3) in pixels.
 
     68 points (68, 2), say from dlib, pass unchanged. Raises ValueError for another shape or a NaN.
@@ -42,7 +43,7 @@ def landmarks_68(landmarks):
 MODEL_68 = "shape_predictor_68_face_landmarks.dat"
 
 
-def find_dlib_model(path=None):
+def find_dlib_model(path: Path | str | None = None) -> Path:
     """Return the Path of dlib's 68-point model: `path`, else the copy of an installed face_recognition_models.
 
     Raises FileNotFoundError. No code of that package is run.
@@ -65,7 +66,7 @@ def _as_pixels(shape):
 class DlibLandmarker:
     """dlib's 68 landmarks (Kazemi & Sullivan 2014), the extra `[dlib]`; its model is not for commercial use."""
 
-    def __init__(self, model_path=None):
+    def __init__(self, model_path: Path | str | None = None):
         """model_path: the .dat file, see `find_dlib_model`. Raises ImportError without dlib, FileNotFoundError."""
         try:
             import dlib
@@ -74,7 +75,7 @@ class DlibLandmarker:
         self.dlib = dlib
         self.predictor = dlib.shape_predictor(str(find_dlib_model(model_path)))
 
-    def find(self, image, boxes=None):
+    def find(self, image: np.ndarray, boxes: ArrayLike | None = None) -> np.ndarray:
         """Return (n, 68, 2) float64 pixels for image (H, W, 3) uint8; n = 0 without a face.
 
         boxes: (n, 4) left, top, right, bottom in pixels, say the `box` of a detection.Face; None: dlib's own search.
@@ -91,7 +92,7 @@ FACE_CM = 19.5      # width of the aligned picture on the canonical face, cm
 CENTRE_CM = -0.4    # canonical height that lies at the middle of the picture, cm
 
 
-def frontal_template(size=224):
+def frontal_template(size: int = 224) -> np.ndarray:
     """Return the 68 landmarks of the canonical face in a frontal size x size picture: (68, 2) float64, y down."""
     if size < 1:
         raise ValueError(f"size={size}: a picture needs at least one pixel")
@@ -99,7 +100,7 @@ def frontal_template(size=224):
     return in_cm * [1, -1] * (size / FACE_CM) + size / 2
 
 # %% ../../nbs/1_registration/05_planar.ipynb #b9727087
-def align_transform(landmarks, size=224):
+def align_transform(landmarks: ArrayLike, size: int = 224) -> Similarity:
     """Return the `meshes.Similarity` from the photograph's pixels to the frontal template of size x size pixels.
 
     landmarks: (478, 3) or (68, 2) in pixels. Source: §4.3 of the paper.
@@ -112,7 +113,7 @@ def _averaged(image, factor):
     return np.asarray(Image.fromarray(image).reduce(factor)) if factor > 1 else image
 
 
-def align_and_mask(image, landmarks, size=224):
+def align_and_mask(image: np.ndarray, landmarks: ArrayLike, size: int = 224) -> tuple[np.ndarray, np.ndarray]:
     """Align a face in the plane (§4.3): (size, size, 3) uint8, and (size, size) bool which pixels the photograph has.
 
     image: (H, W, 3) uint8.  landmarks: (478, 3) or (68, 2) in its pixels. The picture is black where the photograph
@@ -123,10 +124,10 @@ def align_and_mask(image, landmarks, size=224):
     xy = to_photo.apply(centres)
     factor = max(1, int(to_photo.scale))
     colours = sample_bilinear(_averaged(image, factor), xy / factor)
-    inside = ((xy >= 0) & (xy <= image.shape[1::-1])).all(-1)
+    inside = np.asarray(((xy >= 0) & (xy <= image.shape[1::-1])).all(-1))
     return (colours * inside[..., None] + .5).astype(np.uint8), inside
 
 
-def align_face(image, landmarks, size=224):
+def align_face(image: np.ndarray, landmarks: ArrayLike, size: int = 224) -> np.ndarray:
     """The picture of `align_and_mask` alone: (size, size, 3) uint8."""
     return align_and_mask(image, landmarks, size)[0]
