@@ -164,7 +164,11 @@ class Demo:
         """Load a notebook and wait for its first picture."""
         self.name = name
         self.page.goto(f"{self.server.address}voila/render/{name}.ipynb", timeout=READY)
-        self.page.wait_for_selector("img.jupyter-widgets, .live-picture", timeout=READY)
+        end, shown = time.monotonic() + READY / 1000, self.page.locator("img.jupyter-widgets, .live-picture").first
+        while not shown.is_visible():
+            failed = re.findall(r"'evalue': (.{0,300})", self.server.log.read_text())
+            assert not failed and time.monotonic() < end, f"{name} does not start: {failed}"
+            self.page.wait_for_timeout(100)
         return self
 
     def picture(self, part):
