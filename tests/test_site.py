@@ -5,6 +5,7 @@
 """
 import functools
 import http.server
+import os
 import re
 import shutil
 import sys
@@ -158,7 +159,8 @@ def browser():
     """Headless chromium."""
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if not chromium:
-        pytest.skip("no chromium on PATH: see CONTRIBUTING.md, browser tests")
+        (pytest.fail if os.environ.get("AUFACS_REQUIRE_BROWSER") == "1" else pytest.skip)(
+            "no chromium on PATH: see CONTRIBUTING.md, browser tests")
     with pytest.importorskip("playwright.sync_api").sync_playwright() as p:
         browser = p.chromium.launch(executable_path=chromium, headless=True, args=["--no-sandbox", "--disable-gpu"])
         yield browser
