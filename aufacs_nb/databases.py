@@ -19,11 +19,12 @@ import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 import av
 import numpy as np
 import pandas as pd
@@ -57,8 +58,8 @@ def check_manifest(df: pd.DataFrame, source: str = 'manifest') -> pd.DataFrame:
     return df
 
 # %% ../nbs/0_start/02_databases.ipynb #c96e764a
-PICTURE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.jpe', '.jfif', '.bmp', '.webp', '.tif', '.tiff', '.gif', '.apng', '.jp2',
-                    '.ppm', '.pgm')
+PICTURE_SUFFIXES: tuple[str, ...] = ('.png', '.jpg', '.jpeg', '.jpe', '.jfif', '.bmp', '.webp', '.tif', '.tiff', '.gif',
+                                     '.apng', '.jp2', '.ppm', '.pgm')
 if features.check('avif'):
     PICTURE_SUFFIXES += ('.avif',)
 if importlib.util.find_spec('pillow_heif'):  # iPhones; no part of Pillow
@@ -374,7 +375,7 @@ def frame_rate(path: str | os.PathLike) -> float:
 CRF = '18'
 
 
-def write_video(path, frames, fps, form='mp4', comment=''):
+def write_video(path: Path | str, frames: Iterable[np.ndarray], fps: int, form: str = 'mp4', comment: str = '') -> None:
     "H.264 video of `frames`, uint8 (height, width, 3), in a file of that form, mp4 or avi; `comment`: in its metadata."
     with av.open(str(path), 'w', format=form) as out:
         out.metadata.update(dict(comment=comment) if comment else {})
@@ -461,7 +462,7 @@ def _numbers(lines):
     return table.reshape(-1, 2) if {line.count(',') for line in lines} == {1} else None
 
 
-def read_coding(path, first=1):
+def read_coding(path: Path | str, first: int | Sequence[int] | None = 1) -> tuple[np.ndarray, np.ndarray]:
     """Frames (n,) int64 and intensities (n,) float32 of one AU, NaN = not coded, from lines of `frame,intensity`.
 
     Frames start at `first`, or at one of several, (None: anywhere) and leave none out. `DatabaseError` names file and
@@ -479,7 +480,7 @@ def read_coding(path, first=1):
     raise DatabaseError(f'{path}: not a label file; restore it')
 
 
-def read_intensity_file(path):
+def read_intensity_file(path: Path | str) -> np.ndarray:
     "Intensities of one AU in one clip whose frames count from 0 or 1: float32 (n_frames,), NaN = not coded."
     return read_coding(path, (0, 1))[1]
 
@@ -494,7 +495,7 @@ def _header_aus(line, width, where):
     return aus
 
 
-def read_occurrence(path):
+def read_occurrence(path: Path | str) -> tuple[np.ndarray, dict[int, np.ndarray]]:
     "Frames (n,) int64 and {au: (n,) float32 0, 1 or NaN} of an occurrence file; `DatabaseError` names file and line."
     lines = _lines(path)
     if len(lines) < 2:
@@ -642,7 +643,7 @@ _LABELS = re.compile(_FERA + r'_AU(\d+)_Int\.csv', re.I)
 _OCCURRENCE = re.compile(_FERA + r'(?:_OCC)?\.csv', re.I)
 
 
-def find_fera17(root, faults=None):
+def find_fera17(root: Path | str, faults: list | None = None) -> tuple[dict, dict]:
     "Paths under `root`: {(code, subject, task, pose): clip}, {(code, subject, task, au or 'occurrence'): label file}."
     clips, labels = {}, {}
     for folder, name in _walk(root):
@@ -743,7 +744,9 @@ def _left_out(clips, chosen, partitions):
                        f"{poses}; take them with --poses all, in Python poses='all'"]
 
 # %% ../nbs/0_start/02_databases.ipynb #7abd1526
-def fera17_manifest(root, poses=None, partitions=('Train', 'Valid', 'Test'), occurrence=False, on_error='raise'):
+def fera17_manifest(root: Path | str, poses: Sequence[int] | str | None = None,
+                    partitions: Sequence[str] = ('Train', 'Valid', 'Test'), occurrence: bool = False,
+                    on_error: str = 'raise') -> pd.DataFrame:
     """Frame manifest of a FERA 2017 folder, real or simulated (Valstar et al. 2017).
 
     `poses` 1–9, or 'all'; None: the frontal one, 6, with a note in `attrs['notes']` if there are others.
@@ -767,7 +770,7 @@ _BP4D_OCCURRENCE = re.compile(r'([FM]\d+)_(T\d+)(?:_OCC)?\.csv', re.I)
 _BP4D_FILM = re.compile(rf'(?:([FM]\d+)_)?(T\d+){_VIDEO}', re.I)
 
 
-def find_bp4d(root, faults=None):
+def find_bp4d(root: Path | str, faults: list | None = None) -> tuple[dict, dict]:
     "Under `root`: {(subject, task): {au or 'occurrence': file}} and {(subject, task): {frame: picture, 'film': film}}."
     files, pictures = {}, {}
     for folder, name in _walk(root):
@@ -825,7 +828,7 @@ def _bp4d_paths(name, frames, pictures, files):
     return paths, _bp4d_note(frames, shift)
 
 # %% ../nbs/0_start/02_databases.ipynb #770f7afa
-def bp4d_manifest(root, occurrence=False, on_error='raise'):
+def bp4d_manifest(root: Path | str, occurrence: bool = False, on_error: str = 'raise') -> pd.DataFrame:
     "Frame manifest of the coded frames of BP4D or BP4D+ (Zhang et al. 2014, 2016); `occurrence`: also `AU01_c`, …"
     root = Path(root).absolute()
     skipped = [] if on_error == 'skip' else None
@@ -850,7 +853,7 @@ _DISFA_CLIP = re.compile(rf'(Left|Right)Video_?(SN\d+)(?:_comp)?{_VIDEO}?', re.I
 _DISFA_LANDMARKS = re.compile(r'(SN\d+)?.*?(\d+)_lm\.mat', re.I)
 
 
-def find_disfa(root, camera='left', faults=None):
+def find_disfa(root: Path | str, camera: str = 'left', faults: list | None = None) -> tuple[dict, dict, dict]:
     "Under `root`: {subject: clip}, {subject: {au: file}}, {subject: {number from 0: landmark file}}."
     clips, files, landmarks = {}, {}, {}
     for folder, name in _walk(root):
@@ -902,7 +905,8 @@ def _disfa_recording(subject, clip, files, points):
     return Recording(head, np.arange(1, len(paths) + 1), paths, labels, extra, '; '.join(filter(None, notes)))
 
 # %% ../nbs/0_start/02_databases.ipynb #321a3258
-def disfa_manifest(root, camera='left', landmarks=False, on_error='raise'):
+def disfa_manifest(root: Path | str, camera: str = 'left', landmarks: bool = False,
+                   on_error: str = 'raise') -> pd.DataFrame:
     "Frame manifest of DISFA (Mavadati et al. 2013): `camera` left or right; `landmarks`: a column of landmark files."
     root = Path(root).absolute()
     if camera not in ('left', 'right'):
@@ -921,13 +925,13 @@ def disfa_manifest(root, camera='left', landmarks=False, on_error='raise'):
     return _gather(root, sorted(set(clips) | set(files), key=_natural), read, on_error, skipped or ())
 
 # %% ../nbs/0_start/02_databases.ipynb #4f66128b
-def pspi(table):
+def pspi(table: pd.DataFrame) -> np.ndarray:
     "Pain score 0–16 (n,) of a table with columns AU04, AU06, AU07, AU09, AU10 and AU43; AU43 counts as 0 or 1."
     au = {au: np.asarray(table[au_column(au)], float) for au in (4, 6, 7, 9, 10, 43)}
     return au[4] + np.maximum(au[6], au[7]) + np.maximum(au[9], au[10]) + np.minimum(au[43], 1)
 
 
-def read_facs_file(path):
+def read_facs_file(path: Path | str) -> dict[int, float]:
     "{au: intensity} of one frame from rows of `AU intensity …`; {} for an empty file. `DatabaseError` names the line."
     found = {}
     for i, line in enumerate(_lines(path), 1):
@@ -950,7 +954,7 @@ def _stored_pspi(path):
         raise DatabaseError(f'{path}, line 1: not one number; restore the file') from None
 
 # %% ../nbs/0_start/02_databases.ipynb #43116c8d
-def find_unbc(root, faults=None):
+def find_unbc(root: Path | str, faults: list | None = None) -> dict[str, dict]:
     "Under `root`: {'FACS' | 'PSPI' | 'pictures': {(subject, sequence): {frame: path}}}."
     found = {'FACS': {}, 'PSPI': {}, 'pictures': {}}
     for folder, name in _walk(root):
@@ -999,7 +1003,7 @@ def _unbc_recording(key, files, skipped, on_error):
     return Recording(head, np.array(frames) + from_0, paths, np.stack(rows), {'pspi': np.array(pain)}, note)
 
 # %% ../nbs/0_start/02_databases.ipynb #8f3b7ed0
-def unbc_manifest(root, on_error='raise'):
+def unbc_manifest(root: Path | str, on_error: str = 'raise') -> pd.DataFrame:
     "Frame manifest of the UNBC-McMaster shoulder pain archive (Lucey et al. 2011), with a column `pspi`."
     root, skipped = Path(root).absolute(), []
     files = find_unbc(root, skipped if on_error == 'skip' else None)
@@ -1036,7 +1040,8 @@ def _pie_row(path, found):
                 illumination=found[6] or '', expression=EXPRESSIONS[session, recording])
 
 # %% ../nbs/0_start/02_databases.ipynb #88fbfb6e
-def multipie_manifest(root, cameras=('05_1', 'highres'), illuminations=None, on_error='raise'):
+def multipie_manifest(root: Path | str, cameras: Sequence[str] = ('05_1', 'highres'),
+                      illuminations: Sequence[str] | None = None, on_error: str = 'raise') -> pd.DataFrame:
     """Frame manifest of MultiPIE (Gross et al. 2010), AUs NaN, with columns `camera`, `illumination`, `expression`.
 
     `cameras` such as 05_1, and highres; `illuminations` such as ('07',), None = all. `frame` is the flash + 1.
@@ -1155,15 +1160,16 @@ def folder_manifest(root: str | os.PathLike, on_error: str = 'raise') -> pd.Data
     return table
 
 # %% ../nbs/0_start/02_databases.ipynb #e440462d
-READERS = {'fera17': fera17_manifest, 'bp4d': bp4d_manifest, 'disfa': disfa_manifest, 'unbc': unbc_manifest,
-           'multipie': multipie_manifest, 'folder': folder_manifest}
+READERS: dict[str, Callable[..., pd.DataFrame]] = {
+    'fera17': fera17_manifest, 'bp4d': bp4d_manifest, 'disfa': disfa_manifest, 'unbc': unbc_manifest,
+    'multipie': multipie_manifest, 'folder': folder_manifest}
 SIGNATURES = {'fera17': re.compile(r'FERA17_(TR|VA|TE)_.*', re.I), 'bp4d': _BP4D_LABELS,
               'disfa': re.compile(rf'{_DISFA_LABELS.pattern}|{_DISFA_CLIP.pattern}', re.I),
               'unbc': re.compile(r'.*\d_facs\.txt', re.I),
               'multipie': re.compile(r'\d{3}_0[1-4]_0[1-3]_\d{3}_\d\d\.\w+')}
 
 
-def detect_database(root):
+def detect_database(root: Path | str) -> str:
     "The reader whose files lie under `root`, 'folder' if none; `DatabaseError` if there are two."
     names = {name for _, name in _walk(root)}
     found = [database for database, form in SIGNATURES.items() if any(map(form.fullmatch, names))]
@@ -1172,7 +1178,7 @@ def detect_database(root):
     return (found or ['folder'])[0]
 
 # %% ../nbs/0_start/02_databases.ipynb #a371e7c9
-def manifest(root, database='auto', on_error='raise', **options):
+def manifest(root: Path | str, database: str = 'auto', on_error: str = 'raise', **options: Any) -> pd.DataFrame:
     """Frame manifest of `root` by the reader `database`: auto, or one of `READERS`; `options` go to that reader.
 
     `on_error`: 'raise' stops at the first fault; 'skip' leaves it out and lists it in `attrs['skipped']`.
@@ -1200,7 +1206,7 @@ def _video_rows(path, wanted):
     raise DatabaseError(f'{path}: ends after {number} frames, frame {last} is asked for; read the manifest again')
 
 
-def read_frames(df):
+def read_frames(df: pd.DataFrame) -> Iterator[tuple[int, np.ndarray]]:
     "Iterate (row position, uint8 (H, W, 3) image) over a manifest, each video decoded once; not in row order."
     positions = pd.Series(range(len(df)))
     for path, rows in positions.groupby(df['path'].to_numpy(), sort=False):
@@ -1211,17 +1217,17 @@ def read_frames(df):
             yield from ((position, image) for position in rows)
 
 # %% ../nbs/0_start/02_databases.ipynb #a1d76896
-def sample_data(name):
+def sample_data(name: str) -> Path:
     "Path of the folder `name` in `data_samples`: beside the package, else in the folder that `AUFACS_DATA` names."
     homes = [Path(aufacs_nb.__file__).parents[1] / 'data_samples', os.environ.get('AUFACS_DATA')]
-    for home in filter(None, homes):
-        if (path := Path(home) / name).is_dir():
+    for home in homes:
+        if home and (path := Path(home) / name).is_dir():
             return path
     raise DatabaseError(f'sample data {name!r} not found; set AUFACS_DATA to the data_samples folder of a checkout, '
                         'or make a database with: aufacs simulate fera17 --out DIR/fera17')
 
 
-def sample_database():
+def sample_database() -> Path:
     "Path of the simulated FERA-2017 folder that a checkout carries."
     return sample_data('fera17')
 
@@ -1231,7 +1237,7 @@ def clip_names(manifest: pd.DataFrame) -> np.ndarray:
     return (manifest.subject + " " + manifest.session.astype(str)).to_numpy()
 
 
-def neutral_rows(manifest: pd.DataFrame, aus) -> np.ndarray:
+def neutral_rows(manifest: pd.DataFrame, aus: Iterable[int]) -> np.ndarray:
     "For each row, the first row of its clip without any of the AUs; -1 where the clip has none."
     neutral = (manifest[au_columns(aus)] == 0).all(axis=1).to_numpy()
     clips = clip_names(manifest)

@@ -102,7 +102,8 @@ def check_folder(path: str | Path, marks: Iterable[str], inputs: Iterable = (), 
 def _alive(process: int) -> bool:
     "Whether a process is there; on Windows, where asking would end it, always."
     try:
-        os.name == "nt" or os.kill(process, 0)
+        if os.name != "nt":
+            os.kill(process, 0)
     except PermissionError:  # of another user
         return True
     except (ProcessLookupError, OverflowError):

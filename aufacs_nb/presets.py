@@ -144,7 +144,7 @@ def get_preset(preset: _Part | str) -> _Part | Preset:
     return PRESETS[preset]
 
 # %% ../nbs/0_start/03_presets.ipynb #48e33b9f
-def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
+def write_atomically(path: Path | str, write: Callable[[Path], object]) -> Path:
     "Call `write(temporary_path)`, then rename it to `path`: readers see the old file or the new one, never half of it."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

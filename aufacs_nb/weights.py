@@ -148,7 +148,7 @@ def _checker():
 # %% ../nbs/0_start/11_weights.ipynb #cda8f47b
 def _fraction(values: dict, name: str) -> str:
     "The first field that must be whole and has a point in it."
-    rules = VALUES["properties"]
+    rules: dict[str, dict] = VALUES["properties"]  # type: ignore[assignment]
     parts = {k: v if isinstance(v, list) else [v] for k, v in values.items()}
     wants = [k for k in parts if "integer" in str(rules.get(k, {}).get("items", rules.get(k, {})).get("type"))]
     found = [k for k in wants if any(isinstance(each, float) for each in parts[k])]

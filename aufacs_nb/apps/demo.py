@@ -255,11 +255,23 @@ def _by_level(frames, levels, synthetic: bool = True, word: str = "") -> list:
     return [(f"{word} level {LEVELS[level]}".strip().replace("level 0", "absent"), _tile(frame, synthetic))
             for frame, level in zip(frames, levels)]
 
+# %% ../../nbs/6_apps/01_demo.ipynb #82b067a4
+class _Found:
+    "What the stages of `run_demo` find, one after the other."
+    root: Path
+    registered: RegisteredFrames
+    subject: str
+    task: str
+    people: int
+    judged: int
+    table: pd.DataFrame
+    both: pd.DataFrame
+
 # %% ../../nbs/6_apps/01_demo.ipynb #4c53f0ad
 SAMPLE = dict(train=4, valid=2, test=6, tasks=1, frames=24, seed=2075, activity=2.5)  # data_samples/README.md
 
 
-class _Demo:
+class _Demo(_Found):
     "What the stages of `run_demo` share."
 
     def __init__(self, out, photo=None, weights: str = "small", seed: int = 0, per_intensity: int = 12,

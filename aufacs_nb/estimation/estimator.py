@@ -10,13 +10,13 @@ __all__ = ['REGISTERED', 'Media', 'registered_by', 'meshes_of', 'pictures_of', '
 import logging
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -44,7 +44,7 @@ Media = str | os.PathLike | np.ndarray | torch.Tensor | Image.Image | list | tup
 _log = logging.getLogger(__name__)
 
 
-def registered_by(method: str, images: Iterable[np.ndarray], faces: Iterable) -> np.ndarray:
+def registered_by(method: str, images: Sequence[np.ndarray], faces: Iterable) -> np.ndarray:
     "One face of each image, registered by 'mesh', 'prnet' or 'procrustes': (n, 224, 224, 3) uint8."
     landmarks = dense_landmarks(images, [face.landmarks for face in faces], method)
     results = register_faces(images, landmarks, REGISTERED, method)
@@ -56,7 +56,7 @@ def meshes_of(faces: Iterable) -> np.ndarray:
     return np.array([frontal_pixels(face.landmarks, REGISTERED) for face in faces], np.float32).reshape(-1, 468, 3)
 
 
-def pictures_of(reader, images: Iterable[np.ndarray], faces: Iterable) -> np.ndarray | None:
+def pictures_of(reader: MeshReader, images: Iterable[np.ndarray], faces: Iterable) -> np.ndarray | None:
     "The registered pictures (n, s, s, 3) uint8 that a `MeshReader` wants beside the meshes, or None if it wants none."
     if not (size := reader.picture_size):
         return None
@@ -85,8 +85,8 @@ def _read_faces(classifiers, method: str, pairs, zeros=None) -> np.ndarray:
     return np.concatenate([np.zeros((0, len(classifiers.aus)), np.float32), *parts])
 
 # %% ../../nbs/3_estimation/13_estimator.ipynb #b0dfe737
-def batch_table(items: list, faces: list, classifiers, method: str = "mesh", zeros: dict | np.ndarray | None = None,
-                landmarks: int | None = None) -> pd.DataFrame:
+def batch_table(items: list, faces: list, classifiers: Any, method: str = "mesh",
+                zeros: dict | np.ndarray | None = None, landmarks: int | None = None) -> pd.DataFrame:
     "The table of some `StreamItem`s: one row for each of the `faces` (lists) of each, one for an item without."
     rows = [(item, face) for item, own in zip(items, faces) for face in own or [None]]
     there = np.array([face is not None for _, face in rows])
@@ -171,7 +171,8 @@ class _Said:
 def _clip_zeros(reader, searched, source) -> dict:
     "The zero of each face of each film, from a first reading of all batches; a warning if there is none."
     asked, by_mesh = reader.classifiers, isinstance(reader.classifiers, MeshReader)
-    collected = ClipZeros(asked if by_mesh else _Said(asked))
+    saying: Any = asked if by_mesh else _Said(asked)
+    collected = ClipZeros(saying)
     for items, faces in searched:
         for item, face in ((item, face) for item, own in zip(items, faces) for face in own):
             seen = meshes_of([face]) if by_mesh else registered_by(reader.method, [item.image], [face])
@@ -186,7 +187,7 @@ def _clip_zeros(reader, searched, source) -> dict:
 class AUReader:
     "AU intensities of photographs, folders and videos, as given classifiers or a `MeshReader` read them."
     clip, zero = False, None  # are a film's calm frames its zero (two readings)? what classifiers say of a neutral face
-    def __init__(self, classifiers, landmarker: FaceLandmarker | None = None):
+    def __init__(self, classifiers: Any, landmarker: FaceLandmarker | None = None):
         self.classifiers, self.method = classifiers, _method_of(classifiers)
         self.landmarker = landmarker or FaceLandmarker.from_pretrained(device=classifiers.device.type)
 
@@ -199,11 +200,11 @@ class AUReader:
         for items, found in search():
             yield Batch(items, found, batch_table(items, found, self.classifiers, self.method, zeros, landmarks))
 
-    def stream(self, source: Media, **options) -> Iterator[pd.DataFrame]:
+    def stream(self, source: Media, **options: Any) -> Iterator[pd.DataFrame]:
         "Iterate over tables of `predict`, one for each batch; options: see `batches`. Memory stays the same."
         return checked_tables((batch.table for batch in self.batches(source, **options)), source)
 
-    def predict(self, source: Media, **options) -> Predictions:
+    def predict(self, source: Media, **options: Any) -> Predictions:
         "One row per frame, or per face, as `openface_table`; `file` for a folder or list. Options: those of `batches`."
         table = Predictions(pd.concat(self.stream(source, **options), ignore_index=True))
         table.model, table.source = getattr(self.classifiers, "source", None), source_name(source)
@@ -329,7 +330,7 @@ def _push(estimator, repo: str, private: bool | None, revision: str | None, lice
 # %% ../../nbs/3_estimation/13_estimator.ipynb #85ce6522
 class AUEstimator(AUReader):
     "AU intensities of photographs, folders, videos. generator: one, or its name or folder. device: None, as it was."
-    def __init__(self, classifiers, generator="small", landmarker: FaceLandmarker | None = None,
+    def __init__(self, classifiers: Any, generator: Any = "small", landmarker: FaceLandmarker | None = None,
                  device: str | torch.device | None = None, clip: bool = False, zero: np.ndarray | None = None):
         super().__init__(classifiers.to(device or classifiers.device), landmarker)
         self.generator, self.clip, self.zero = generator, clip, zero
@@ -342,7 +343,7 @@ class AUEstimator(AUReader):
         "A new estimator with the zero of a neutral photo or list of them, of each film ('clip'), or None."
         return _with_zero(self, photo, face)
     def personalize(self, photo: Media, seed: int = 0, progress: bool | None = None, face: int | None = None,
-                    **options) -> "AUEstimator":
+                    **options: Any) -> "AUEstimator":
         "A new estimator for a person in `photo` (as for `predict`, best neutral); options: see `personalize` (§3.4)."
         return _personal(self, photo, face, seed=seed, progress=progress, **options)
     def save(self, folder: str | Path) -> Path:

@@ -137,7 +137,7 @@ def _heat(ax, table, title, difference=False):
     ax.set_yticklabels(table.index, fontsize=7)
 
 # %% ../../nbs/3_estimation/02_ml_ros.ipynb #abad9d43
-def plot_co_occurrence(before: Any, *after, titles: Sequence[str] = ("before", "after"),
+def plot_co_occurrence(before: Any, *after: Any, titles: Sequence[str] = ("before", "after"),
                        aus: Sequence[int] = AUS) -> Any:
     """Heat maps of `co_occurrence` before and after, and below each after what changed; returns the figure.
 

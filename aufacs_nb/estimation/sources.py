@@ -63,8 +63,8 @@ def _of_tensor(tensor: torch.Tensor, name: str) -> np.ndarray:
     if tensor.ndim not in (2, 3, 4) or tensor.ndim > 2 and tensor.shape[-3] not in (1, 3, 4):
         raise PictureError(f"{name}: a tensor of shape {tuple(tensor.shape)} is no picture: give (C, H, W) or "
                            "(N, C, H, W) with 1, 3 or 4 colours.")
-    array = tensor.detach().cpu()
-    array = (array.float() if array.is_floating_point() else array).numpy()
+    found = tensor.detach().cpu()
+    array = (found.float() if found.is_floating_point() else found).numpy()
     return array if array.ndim == 2 else np.moveaxis(array, -3, -1)
 
 # %% ../../nbs/3_estimation/11_sources.ipynb #f456f72f

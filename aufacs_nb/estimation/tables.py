@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -47,7 +48,7 @@ def _eye_direction(iris, middle, sight) -> np.ndarray:
     "Unit vector (3,) in which an eye looks; iris and middle of the eye in cm, sight towards the camera."
     across = iris - middle - EYE_CENTRE
     across = across - across @ sight * sight
-    across = across * min(1, .95 * EYE_RADIUS / max(np.linalg.norm(across), 1e-9))
+    across = across * min(1, .95 * EYE_RADIUS / max(float(np.linalg.norm(across)), 1e-9))
     return (across + np.sqrt(EYE_RADIUS ** 2 - across @ across) * sight) / EYE_RADIUS
 
 
@@ -206,7 +207,7 @@ class _Parquet:
             self.writer.close()
 
 # %% ../../nbs/3_estimation/12_tables.ipynb #0a5cafa4
-TABLE_KINDS = {".csv": _Csv, ".parquet": _Parquet, ".json": _Json, ".jsonl": _JsonLines}
+TABLE_KINDS: dict[str, Any] = {".csv": _Csv, ".parquet": _Parquet, ".json": _Json, ".jsonl": _JsonLines}
 
 
 def check_table_path(path: str | Path) -> str | Path:
@@ -327,7 +328,8 @@ class _Plot(PlotAccessor):
 class Predictions(pd.DataFrame):
     "Rows of `openface_table`, as `AUEstimator.predict` returns them. `model`, `source`: what made them, and from what."
     _metadata = ["model", "source"]
-    model = source = None
+    model: str | None = None
+    source: str | None = None
     @property
     def _constructor(self):
         return Predictions
@@ -344,7 +346,7 @@ class Predictions(pd.DataFrame):
     def to_openface(self, path: str | Path) -> Path:
         "Write CSV with OpenFace's columns and digits, whatever the name ends in; see `as_openface`."
         return to_openface_csv(as_openface(self), path)
-    def to_parquet(self, path: object = None, *words, **options) -> Path | bytes | None:
+    def to_parquet(self, path: object = None, *words: Any, **options: Any) -> Path | bytes | None:
         "Write Parquet with all digits, atomically; with options, or without a path, as any DataFrame."
         plain = isinstance(path, (str, Path)) and not words and not options
-        return save_table(self, path) if plain else super().to_parquet(path, *words, **options)
+        return save_table(self, str(path)) if plain else super().to_parquet(path, *words, **options)

@@ -102,7 +102,7 @@ class RegisteredFrames(NamedTuple):
     share of the face, valid, and the method of registration. vertices is None for frames that were not registered here.
     """
 
-    frames: np.ndarray
+    frames: np.ndarray | Rows
     manifest: pd.DataFrame
     vertices: np.ndarray | None = None
 

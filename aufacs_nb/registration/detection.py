@@ -11,6 +11,7 @@ __all__ = ['TURNS', 'SMALLEST_TILE', 'LARGEST_SEARCH', 'WEAK', 'SURE', 'STILL_BE
 
 # %% ../../nbs/1_registration/01_detection.ipynb #6378089c
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.resources import files
@@ -20,6 +21,7 @@ import numba as nb
 import numpy as np
 import torch
 from PIL import Image
+from numpy.typing import ArrayLike
 from torch import nn
 from torch.nn import functional as F
 
@@ -30,7 +32,7 @@ from ..weights import read_json, read_tensors
 class SameConv(nn.Conv2d):
     """A convolution with TensorFlow's "same" padding; input (N, C, H, W) with H and W divisible by the stride."""
 
-    def forward(self, images):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return (N, out_channels, H / stride, W / stride)."""
         total = self.kernel_size[0] - self.stride[0]
         before, after = total // 2, total - total // 2
@@ -48,13 +50,13 @@ def _shortcut(features, channels, stride):
 class BlazeBlock(nn.Module):
     """Depthwise 3 x 3, pointwise 1 x 1, plus the shortcut, then ReLU; with stride 2 height and width are halved."""
 
-    def __init__(self, in_channels, channels, stride=1):
+    def __init__(self, in_channels: int, channels: int, stride: int = 1):
         super().__init__()
         self.channels, self.stride = channels, stride
         self.depthwise = SameConv(in_channels, in_channels, 3, stride, groups=in_channels)
         self.pointwise = nn.Conv2d(in_channels, channels, 1)
 
-    def forward(self, features):
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) -> (N, channels, H / stride, W / stride)."""
         return F.relu(_shortcut(features, self.channels, self.stride) + self.pointwise(self.depthwise(features)))
 
@@ -83,7 +85,7 @@ class BlazeFace(nn.Module):
         ins = [in_channels] + [channels for channels, _ in widths]
         return nn.Sequential(*[BlazeBlock(before, *block) for before, block in zip(ins, widths)])
 
-    def forward(self, images):
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """images (N, 3, 128, 128) float32 in [-1, 1] -> score logits (N, 896), raw boxes (N, 896, 16) in pixels."""
         fine = self.fine(F.relu(self.stem(images)))
         coarse = self.coarse(fine)
@@ -95,7 +97,7 @@ class BlazeFace(nn.Module):
 class MeshBlock(nn.Module):
     """Squeeze, depthwise 3 x 3, expand, plus the shortcut, then PReLU; with stride 2 the squeeze is a 2 x 2."""
 
-    def __init__(self, in_channels, channels, stride=1):
+    def __init__(self, in_channels: int, channels: int, stride: int = 1):
         super().__init__()
         self.channels, self.stride, inner = channels, stride, channels // 2
         self.squeeze = nn.Conv2d(in_channels, inner, stride, stride)
@@ -104,7 +106,7 @@ class MeshBlock(nn.Module):
         self.expand = nn.Conv2d(inner, channels, 1)
         self.activation = nn.PReLU(channels)
 
-    def forward(self, features):
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) -> (N, channels, H / stride, W / stride)."""
         inner = self.depthwise(self.inner_activation(self.squeeze(features)))
         return self.activation(_shortcut(features, self.channels, self.stride) + self.expand(inner))
@@ -125,7 +127,7 @@ class FaceMesh(nn.Module):
         self.presence = nn.Conv2d(128, 1, 2)
         self.landmarks = nn.Conv2d(128, 478 * 3, 2)
 
-    def forward(self, images):
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """images (N, 3, 256, 256) float32 in [0, 1] -> landmarks (N, 478, 3) in pixels, presence logits (N,).
 
         x to the right, y down, z with the same scale, smaller = nearer to the camera.
@@ -147,7 +149,8 @@ def _load(network, path):
 
 
 @lru_cache(maxsize=4)
-def load_networks(folder=None, device="cpu"):
+def load_networks(folder: Path | str | None = None,
+                  device: torch.device | str = "cpu") -> tuple[BlazeFace, FaceMesh, dict]:
     """Return (BlazeFace, FaceMesh, card) from a folder of converted weights; None = the package's own. Cached.
 
     device: where the networks compute, "cpu" or "cuda".
@@ -157,8 +160,8 @@ def load_networks(folder=None, device="cpu"):
         raise ValueError(f"device={device!r}: PyTorch finds no graphics card here: choose 'cpu'")
     folder = Path(str(files("aufacs_nb") / "assets" / "detection")) if folder is None else Path(folder)
     networks = _load(BlazeFace(), folder / "blazeface.safetensors"), _load(FaceMesh(), folder / "facemesh.safetensors")
-    networks = [network.to(device) for network in networks]
-    return *networks, read_json(folder / "card.json")
+    detector, mesh = (network.to(device) for network in networks)
+    return detector, mesh, read_json(folder / "card.json")
 
 # %% ../../nbs/1_registration/01_detection.ipynb #110af084
 @dataclass(frozen=True)
@@ -170,7 +173,7 @@ class Square:
     side: float
     angle: float = 0.0
 
-    def to_picture(self, points):
+    def to_picture(self, points: ArrayLike) -> np.ndarray:
         """Map points (..., 2) from the unit square to the photograph's pixels; float64."""
         cosine, sine = np.cos(self.angle), np.sin(self.angle)
         turned = (np.asarray(points, np.float64) - .5) @ np.array([[cosine, sine], [-sine, cosine]])
@@ -246,7 +249,7 @@ def _cut_into(image, square, out):
     _lay_out(patch, *(np.array([corners[0] - low, *(corners[1:3] - corners[0]) / size]) / factor), out)
 
 # %% ../../nbs/1_registration/01_detection.ipynb #9f343e10
-def cut_all(images, squares, size):
+def cut_all(images: Sequence[np.ndarray], squares: Sequence[Square], size: int) -> torch.Tensor:
     """Cut one `Square` out of each image (H, W, 3) uint8: (n, 3, size, size) float32 in [0, 1].
 
     Black outside the photograph; squares much larger than `size` are averaged first.
@@ -256,13 +259,13 @@ def cut_all(images, squares, size):
     return torch.from_numpy(out)
 
 
-def cut(image, square, size):
+def cut(image: np.ndarray, square: Square, size: int) -> torch.Tensor:
     """Cut a `Square` out of image (H, W, 3) uint8: (3, size, size) float32 in [0, 1], black outside the photograph."""
     return cut_all([image], [square], size)[0]
 
 # %% ../../nbs/1_registration/01_detection.ipynb #785212f0
 @lru_cache(maxsize=1)
-def anchors():
+def anchors() -> np.ndarray:
     """Return the centres (896, 2) of BlazeFace's candidates in the unit square.
 
     Two in each cell of 16 x 16, then six in each of 8 x 8.
@@ -271,7 +274,7 @@ def anchors():
     return np.concatenate(grids)
 
 
-def decode_boxes(raw_boxes, centres=None):
+def decode_boxes(raw_boxes: np.ndarray | torch.Tensor, centres=None) -> np.ndarray:
     """Turn raw boxes (..., m, 16) in pixels into points (..., m, 8, 2) in the unit square.
 
     centres: of these candidates, (m, 2); by default all `anchors`.
@@ -288,14 +291,14 @@ def _area(boxes):
     return np.prod(boxes[..., 2:] - boxes[..., :2], -1)
 
 
-def overlap(box, boxes):
+def overlap(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """Return the intersection over union (n,) of box (4,) with boxes (n, 4), all xyxy."""
     low, high = np.maximum(box[:2], boxes[:, :2]), np.minimum(box[2:], boxes[:, 2:])
     shared = np.prod(np.clip(high - low, 0, None), 1)
     return shared / np.maximum(_area(box) + _area(boxes) - shared, 1e-12)
 
 # %% ../../nbs/1_registration/01_detection.ipynb #40ca3405
-def blend_overlapping(points, scores, threshold=.3):
+def blend_overlapping(points: np.ndarray, scores: np.ndarray, threshold: float = .3) -> tuple[np.ndarray, np.ndarray]:
     """Weighted non-maximum suppression of candidates (n, 8, 2) with scores (n,): (m, 8, 2) and (m,), best first.
 
     Candidates whose boxes overlap the best one by more than `threshold` become one, their mean weighted by score.
@@ -311,21 +314,22 @@ def blend_overlapping(points, scores, threshold=.3):
     return np.array(blended).reshape(-1, 8, 2), np.array(best)
 
 # %% ../../nbs/1_registration/01_detection.ipynb #21f63912
-def square_from_detection(points):
+def square_from_detection(points: np.ndarray) -> Square:
     """Return the `Square` around a detection (8, 2): 1.5 x its longer side, turned by the line between the eyes."""
     low, high, right_eye, left_eye = points[:4]
-    across = left_eye - right_eye
-    return Square(*(low + high) / 2, 1.5 * (high - low).max(), np.arctan2(across[1], across[0]))
+    across, (x, y) = left_eye - right_eye, (low + high) / 2
+    return Square(x, y, 1.5 * (high - low).max(), np.arctan2(across[1], across[0]))
 
 
-def square_from_landmarks(landmarks):
+def square_from_landmarks(landmarks: np.ndarray) -> Square:
     """Return the `Square` around landmarks (478, 3): level with the outer eye corners 33 and 263, 1.5 x the extent."""
     across = landmarks[263, :2] - landmarks[33, :2]
     angle = np.arctan2(across[1], across[0])
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     level = landmarks[:, :2] @ turn
     low, high = level.min(0), level.max(0)
-    return Square(*turn @ ((low + high) / 2), 1.5 * (high - low).max(), angle)
+    x, y = turn @ ((low + high) / 2)
+    return Square(x, y, 1.5 * (high - low).max(), angle)
 
 # %% ../../nbs/1_registration/01_detection.ipynb #c61a6ac5
 TURNS = np.radians([-90, -45, 45, 90])
@@ -346,7 +350,7 @@ def _tiles(height, width, side):
     return [Square(x, y, side) for y in _centres(height, side) for x in _centres(width, side)]
 
 
-def search_windows(height, width):
+def search_windows(height: int, width: int) -> list[list[Square]]:
     """Return lists of `Square`s to search in turn: whole, a step back, turned, tiles of a half, of a quarter."""
     x, y, longer = width / 2, height / 2, max(height, width)
     turned = [Square(x, y, (1 if abs(angle) > 1 else 1.2) * longer, angle) for angle in TURNS]
@@ -379,12 +383,12 @@ class Face:
     look: np.ndarray | None = None
 
     @property
-    def area(self):
+    def area(self) -> float:
         """Area of the box in square pixels."""
         return float(_area(self.box))
 
 # %% ../../nbs/1_registration/01_detection.ipynb #31edcfbd
-def check_picture(image, source="picture"):
+def check_picture(image: ArrayLike, source: str = "picture") -> np.ndarray:
     """Return image as (H, W, 3) uint8; grey (H, W) is repeated, alpha dropped.
 
     Raises `PictureError` naming `source` and the way out for anything else.
@@ -402,7 +406,7 @@ def _shared(face, other):
     return np.prod(both.clip(0)) / min(face.area, other.area)
 
 
-def distinct(faces, threshold=.6, known=()):
+def distinct(faces: Iterable[Face], threshold: float = .6, known: Iterable[Face] = ()) -> list[Face]:
     """Keep the best-scored of faces of which one covers more than `threshold` of the other; largest first.
 
     known: faces that are kept in any case.
@@ -460,7 +464,7 @@ class _Views:
         return [blend_overlapping(points * self.factors[k], scores) for k, (points, scores) in zip(which, found)]
 
 # %% ../../nbs/1_registration/01_detection.ipynb #0f6ae472
-def detect_all(detector, images, looks=5):
+def detect_all(detector: nn.Module | FastFace, images: Sequence[np.ndarray], looks: int = 5) -> list[tuple]:
     """Return for each image (points, scores, look): what the first look shows that shows anything.
 
     points: (n, 8, 2) in pixels: two corners, eyes, nose, mouth, ears; scores: (n,); look: its number, or `looks`.
@@ -474,7 +478,8 @@ def detect_all(detector, images, looks=5):
 
 # %% ../../nbs/1_registration/01_detection.ipynb #88d3fae2
 @torch.inference_mode()
-def fit_meshes(mesh, images, squares, batch=8):
+def fit_meshes(mesh: nn.Module | FastMesh, images: Sequence[np.ndarray], squares: Sequence[Square],
+               batch: int = 8) -> tuple[np.ndarray, np.ndarray]:
     """Run the mesh network on one `Square` of each image: landmarks (n, 478, 3) in pixels, scores (n,) in [0, 1]."""
     landmarks, scores = np.zeros((len(squares), 478, 3)), np.zeros(len(squares))
     device = next(mesh.parameters()).device
@@ -487,7 +492,7 @@ def fit_meshes(mesh, images, squares, batch=8):
     return landmarks, scores
 
 # %% ../../nbs/1_registration/01_detection.ipynb #b009b348
-def as_faces(landmarks, scores, threshold=.5):
+def as_faces(landmarks: np.ndarray, scores: np.ndarray, threshold: float = .5) -> list[Face | None]:
     """Return a `Face` for each of landmarks (n, 478, 3), None where its score is too low for a face."""
     boxes = np.concatenate([landmarks[:, :, :2].min(1), landmarks[:, :, :2].max(1)], 1)
     return [Face(box.astype(np.float32), points.astype(np.float32), float(score)) if score > threshold else None
@@ -502,7 +507,8 @@ def _moved(before, after):
     return np.hypot(after.x - before.x, after.y - before.y) / before.side + abs(np.log(after.side / before.side))
 
 
-def fit_faces(mesh, images, squares, detected=None):
+def fit_faces(mesh: nn.Module | FastMesh, images: list[np.ndarray], squares: Sequence[Square],
+              detected: ArrayLike | None = None) -> list[Face | None]:
     """Fit a mesh in each `Square`, cut again around it, fit again: `Face`s, or None where it is no face after all.
 
     detected: the detector's scores (n,); weak ones are looked at a third time, must then be beyond doubt and stay put.
@@ -592,7 +598,7 @@ def _belief(detector, images, squares, batch=32):
     return np.concatenate(parts)
 
 # %% ../../nbs/1_registration/01_detection.ipynb #81ad1f4a
-def doubts(detector, images, faces):
+def doubts(detector: nn.Module | FastFace, images: list[np.ndarray], faces: Sequence[Face]) -> np.ndarray:
     """Return how much surer the detector is of one `Face` of each image if it is turned upside down: (n,).
 
     -1 where it is sure as it is. Below `CLEAR` the face is upright, above `REFUSED` its landmarks are of no use.
@@ -658,25 +664,25 @@ def _no_face(image, source):
 class FaceLandmarker:
     """Finds faces and their 478 landmarks; make one with `FaceLandmarker.from_pretrained()`. small_faces: True = all
     looks; None = until the largest face is certain; share of the side = until such are, for several all tiles."""
-    def __init__(self, detector, mesh):
+    def __init__(self, detector: nn.Module | FastFace, mesh: nn.Module | FastMesh):
         self.detector, self.mesh = detector, mesh
     @classmethod
-    def from_pretrained(cls, folder=None, device="cpu"):
+    def from_pretrained(cls, folder: Path | str | None = None, device: torch.device | str = "cpu") -> "FaceLandmarker":
         """Load the package's weights or those of a converted folder; on "cpu" both run as compiled loops."""
         detector, mesh, _ = load_networks(folder, device)
         return cls(detector, mesh) if torch.device(device).type != "cpu" else cls(FastFace(detector), FastMesh(mesh))
-    def find_all(self, images, small_faces=True):
+    def find_all(self, images: Sequence[np.ndarray], small_faces: bool | None = True) -> list[list[Face]]:
         """Return for each image (H, W, 3) uint8 its `Face`s, largest first; `PictureError` for other arrays."""
         checked = [check_picture(image, f"picture {number}") for number, image in enumerate(images)]
         return _find_all(self.detector, self.mesh, checked, small_faces)
-    def find(self, image, small_faces=True):
+    def find(self, image: np.ndarray, small_faces: bool | None = True) -> list[Face]:
         """Return all `Face`s of one image (H, W, 3) uint8, small ones too, largest first; an empty list if none."""
         return self.find_all([image], small_faces)[0]
-    def find_one(self, image, source="picture"):
+    def find_one(self, image: np.ndarray, source: str = "picture") -> Face:
         """Return the largest `Face`; raises `NoFaceError` that names `source` if there is none."""
         for face in self.find_all([check_picture(image, source)], None)[0]:
             return face
         raise _no_face(image, source)
-    def find_batch(self, images):
+    def find_batch(self, images: Sequence[np.ndarray]) -> list[Face | None]:
         """Return the largest `Face` of each image, or None where there is none."""
         return [faces[0] if faces else None for faces in self.find_all(images, None)]

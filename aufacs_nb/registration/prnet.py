@@ -86,7 +86,7 @@ def from_map_values(values: ArrayLike, square: Square) -> np.ndarray:
     return np.concatenate([square.to_picture(unit[:, :2]), depth * square.side], 1).astype(np.float32)
 
 # %% ../../nbs/1_registration/08_prnet.ipynb #599217f3
-def true_landmarks(person: Any, aus: Mapping[int, float], scene: Any, size: int, **pose) -> np.ndarray:
+def true_landmarks(person: Any, aus: Mapping[int, float], scene: Any, size: int, **pose: Any) -> np.ndarray:
     "Exact landmarks (468, 3) float32 of a rendered picture in FaceMesh's convention; pose as for `render_person`."
     from aufacs_nb.simulation.camera import CAMERA_DISTANCE, face_truth
 

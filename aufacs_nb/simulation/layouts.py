@@ -31,7 +31,7 @@ class Clip(NamedTuple):
     pose: int = 6
 
 
-def child_seed(*names) -> int:
+def child_seed(*names: object) -> int:
     "A seed in 0 … 2³²−1 that depends on all `names` (strings, numbers) and on nothing else."
     return int.from_bytes(hashlib.sha256(repr(names).encode()).digest()[:4], 'big')
 
