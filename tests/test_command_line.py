@@ -174,3 +174,16 @@ def test_live_opens_the_page(monkeypatch):
     monkeypatch.setattr("aufacs_nb.apps.live.serve", lambda **options: told.update(options))
     assert ends("live", "--port", 8899, "--no-browser") == 0 and told == {"port": 8899, "open_browser": False}
     assert "torch" in sys.modules and ends("live", "--port", 0) == 2
+
+
+def test_actions_of_several_sources_name_what_is_missing(me, tmp_path, capsys):
+    assert ends("actions", me, tmp_path / "nobody.png", "--out", tmp_path / "a.csv", "--quiet") == 1
+    said, table = capsys.readouterr(), pd.read_csv(tmp_path / "a.csv")
+    assert "left out: " in said.err and "nobody.png" in said.err and "1 of 2 rows" in said.out
+    assert table.success.tolist() == [1, 0] and table.mouthSmileLeft.isna().tolist() == [False, True]
+    assert not list(tmp_path.rglob(".*")), "no lock is left"
+
+
+def test_a_refused_command_leaves_no_empty_folder(tmp_path):
+    assert ends("predict", tmp_path / "nowhere.png", "--model", "mesh18", "--out", tmp_path / "new" / "au.csv") == 2
+    assert not list(tmp_path.iterdir())

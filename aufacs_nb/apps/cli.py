@@ -18,7 +18,7 @@ from typing import Annotated
 
 import typer
 
-from .everyday import (DATA, PAPER, TRAINING, AnyModel, Arch, Data, Device, Force, Init, Model,
+from .everyday import (DATA, THE_PAPER, TRAINING, AnyModel, Arch, Data, Device, Force, Init, Model,
                                      OnError, Out, PresetName, Quiet, Seed, _check_photographs, _device, _line,
                                      _numbers, app)
 from ..files import Terminated, check_output, lock, shown, stoppable
@@ -248,7 +248,7 @@ def train_generator_command(
         raise ValueError("--arch ratio: learns from true pairs of virtual people, and a folder of frames holds none; "
                          "train it with tools/ratio_training.py.")
     chosen = get_preset(preset)
-    changes = {"gen_steps": steps, "gen_arch": arch, "lambda_ids": lambda_ids, "gen_batch": batch}
+    changes: dict = {"gen_steps": steps, "gen_arch": arch, "lambda_ids": lambda_ids, "gen_batch": batch}
     chosen = replace(chosen, **{key: value for key, value in changes.items() if value is not None})
     fit_generator(_faces(data), chosen, out, seed, progress=not quiet, precision=precision, device=_device(device))
     typer.echo(f"Generator → {out}")
@@ -296,7 +296,7 @@ def _balanced(data: Path):
     return balanced
 
 
-def _check_same(data: Path, learned: str, who: str) -> None:
+def _check_same(data: Path, learned: str, who: Path | str) -> None:
     "ValueError if the frames in `data` are made otherwise than those `who` learned from; it says how to make them."
     from aufacs_nb.registration.collections import registration_of
 
@@ -413,7 +413,7 @@ def evaluate_command(
         write_atomically(out, lambda path: write_table(table, path))
 
 # %% ../../nbs/6_apps/11_commands.ipynb #dff59e19
-def _database_folder(path: Path, name: str, folder) -> str:
+def _database_folder(path: Path | None, name: str, folder) -> str:
     "The absolute folder that the line `name = folder` of the TOML file `path` means; ValueError if it holds no `name`."
     from aufacs_nb.databases import detect_database
 
@@ -530,7 +530,7 @@ def _reproduce(names: list, out: Path | None, **options) -> bool:
     return all(whole)
 
 # %% ../../nbs/6_apps/11_commands.ipynb #12f60ca3
-@app.command("reproduce", rich_help_panel=PAPER)
+@app.command("reproduce", rich_help_panel=THE_PAPER)
 def reproduce_command(
     names: Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="table-1 … figure-8, or all.")] = None,
     listed: Annotated[bool, typer.Option("--list", help="Name the experiments and how far each is.")] = False,
