@@ -25,7 +25,7 @@ html_math_renderer = "mathml"
 
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
-autodoc_default_options = {"members": True, "undoc-members": False, "show-inheritance": True}
+autodoc_default_options = {"members": True, "undoc-members": False}
 python_use_unqualified_type_names = True
 add_module_names = False
 toc_object_entries = False

@@ -50,11 +50,6 @@ def read_docstring(app, what, name, obj, options, lines):
     lines[:] = [as_rst(line) for line in lines if not line.startswith("Alias for field number")]
 
 
-def without_object(app, name, obj, options, bases):
-    "That everything is an object goes without saying."
-    bases[:] = [base for base in bases if base is not object]
-
-
 def short_types(app, what, name, obj, options, signature, returns):
     "A signature in which NumPy's unions have their names again."
     from numpy.typing import ArrayLike, DTypeLike
@@ -83,6 +78,5 @@ def setup(app):
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_math_block, None))
     app.connect("autodoc-process-docstring", read_docstring)
     app.connect("autodoc-process-signature", short_types)
-    app.connect("autodoc-process-bases", without_object)
     app.connect("html-page-context", without_source, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
