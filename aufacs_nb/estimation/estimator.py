@@ -151,6 +151,13 @@ def _searched(reader, source, batch: int, faces: str, progress: bool, name: str 
             yield tuple(map(list, zip(*pairs)))
             bar.update(len(pairs))
 
+
+def _signed(table: pd.DataFrame, classifiers: Any, source: Media) -> Predictions:
+    "A table as `Predictions` that know which model made them, and from what."
+    predictions = Predictions(table)
+    predictions.model, predictions.source = getattr(classifiers, "source", None), source_name(source)
+    return predictions
+
 # %% ../../nbs/3_estimation/13_estimator.ipynb #f2e63c1b
 class _Said:
     "Classifiers of pixels as `ClipZeros` asks a reader: what they say are intensities of registered frames."
@@ -186,7 +193,8 @@ def _clip_zeros(reader, searched, source) -> dict:
 # %% ../../nbs/3_estimation/13_estimator.ipynb #494279f6
 class AUReader:
     "AU intensities of photographs, folders and videos, as given classifiers or a `MeshReader` read them."
-    clip, zero = False, None  # are a film's calm frames its zero (two readings)? what classifiers say of a neutral face
+    clip: bool = False              # are a film's calm frames its zero? It is read twice then
+    zero: np.ndarray | None = None  # what classifiers say of a neutral face
     def __init__(self, classifiers: Any, landmarker: FaceLandmarker | None = None):
         self.classifiers, self.method = classifiers, _method_of(classifiers)
         self.landmarker = landmarker or FaceLandmarker.from_pretrained(device=classifiers.device.type)
@@ -206,9 +214,7 @@ class AUReader:
 
     def predict(self, source: Media, **options: Any) -> Predictions:
         "One row per frame, or per face, as `openface_table`; `file` for a folder or list. Options: those of `batches`."
-        table = Predictions(pd.concat(self.stream(source, **options), ignore_index=True))
-        table.model, table.source = getattr(self.classifiers, "source", None), source_name(source)
-        return table
+        return _signed(pd.concat(self.stream(source, **options), ignore_index=True), self.classifiers, source)
 
     def face(self, photo: Media, face: int | None = None) -> np.ndarray:
         "Face number `face` from the left (None: the largest) of a photo, registered (224, 224, 3); or NoFaceError."
