@@ -9,7 +9,7 @@ __all__ = ['WEIGHT_KINDS', 'INTENDED', 'OUT_OF_SCOPE', 'LIMITS', 'OF_VIRTUAL', '
 # %% ../nbs/0_start/12_model_cards.ipynb #a6ae7190
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 # %% ../nbs/0_start/12_model_cards.ipynb #22a498be
 class _CardKind(NamedTuple):
@@ -123,7 +123,8 @@ def metadata(card: dict, name: str, licence: str | None = None, data: str = "hel
 # %% ../nbs/0_start/12_model_cards.ipynb #6decf199
 def _data(card: dict, virtual: bool) -> str:
     "What the weights learned from, as far as the card says."
-    data, counts = card.get("data", {}), {**card.get("trained_on", {})} or card
+    data: Any = card.get("data", {})
+    counts: dict = {**card.get("trained_on", {})} or card
     if isinstance(data, dict):
         data, counts = "" if virtual else ", ".join(data.get("databases", [])), data if data.get("people") else counts
     people, frames = counts.get("people"), counts.get("frames")
@@ -204,7 +205,7 @@ def model_card(
 OURS = 'library_name: "aufacs_nb"'  # by this we know a page of our own
 
 
-def write_model_card(folder: str | Path, name: str = "", **options: object) -> Path | None:
+def write_model_card(folder: str | Path, name: str = "", **options: Any) -> Path | None:
     "`README.md` beside `card.json`, by `model_card` with these options; None if there is another page already."
     folder = Path(folder)
     path, card = folder / "README.md", json.loads((folder / "card.json").read_text(encoding="utf-8"))

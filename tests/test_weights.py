@@ -3,6 +3,7 @@ import json
 import os
 import shutil
 import warnings
+from dataclasses import replace
 from copy import deepcopy
 from pathlib import Path
 
@@ -17,8 +18,8 @@ from aufacs_nb.estimation.pixels import FaceReader
 from aufacs_nb.estimation.storage import AUClassifiers
 from aufacs_nb.evaluation.image_quality import IdentityCode
 from aufacs_nb.generation.ratio import load_ratio
-from aufacs_nb.generation.runs import load_checkpoint, load_critic, load_generator
-from aufacs_nb.presets import ASSETS, Preset, WeightsError, read_card, weights_folder
+from aufacs_nb.generation.runs import load_checkpoint, load_critic, load_generator, train_generator
+from aufacs_nb.presets import ASSETS, TINY, Preset, WeightsError, read_card, weights_folder
 from aufacs_nb.registration.blendshapes import load_actions
 from aufacs_nb.registration.detection import load_networks
 from aufacs_nb.registration.prnet import load_prnet
@@ -244,3 +245,18 @@ def test_a_zero_belongs_to_the_aus(tmp_path):
     (folder / "card.json").write_text(json.dumps(card | {"zero": [0.5, 0.5]}))
     with pytest.raises(WeightsError, match="zero has 2 numbers for 7 AUs"):
         AUEstimator.from_pretrained(str(folder))
+
+
+def test_a_run_does_not_go_on_with_other_data_of_as_many_frames(tmp_path):
+    rng, values = np.random.default_rng(0), replace(TINY, gen_batch=4, gen_steps=1)
+    frames, labels = rng.integers(1, 256, (8, 32, 32, 3), np.uint8), (rng.random((8, 7)) > 0.5).astype(np.float32)
+    run = lambda frames, labels: train_generator(frames, labels, np.repeat(["a", "b"], 4), values, tmp_path,
+                                                 progress=False, device="cpu")
+    assert "data" not in run(frames, labels).card
+    for other in ((255 - frames, labels), (frames, 1 - labels)):
+        with pytest.raises(ValueError, match="made with another data"):
+            run(*other)
+    latest = json.loads((tmp_path / "checkpoint" / "latest.json").read_text())
+    del latest["data"]  # as older versions wrote it
+    (tmp_path / "checkpoint" / "latest.json").write_text(json.dumps(latest))
+    run(frames, labels)

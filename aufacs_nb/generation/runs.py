@@ -32,7 +32,8 @@ from ..presets import (GeneratorValues, WeightsError, as_made, get_preset, load_
                                save_weights, weights_folder, write_atomically)
 from ..tensors import FrameArray, frames_to_tensor
 from ..weights import beside, check_numbers, check_shapes, checked_card, read_json
-from .training import GeneratorTrainer, PairSampler, TrainingError, train_step
+from .training import (GeneratorTrainer, PairSampler, TrainingError, data_content,
+                                           train_step)
 
 # %% ../../nbs/2_generation/05_runs.ipynb #2a89d214
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict:
@@ -106,7 +107,7 @@ def load_checkpoint(folder: Path | str, trainer: GeneratorTrainer, **facts: Any)
     latest = checked_card(path)
     latest["preset"] = as_made(latest["preset"])  # a checkpoint may be older than a field of the preset
     for name, value in json.loads(json.dumps(facts)).items():
-        if latest.get(name) != value:
+        if latest.get(name, value if name == "data" else None) != value:  # old ones do not tell the data
             change = _differs(latest.get(name), value)
             raise TrainingError(f"{path}: the checkpoint was made with another {name} ({change}); "
                                 "pass resume=False to start anew, or another folder.")
@@ -186,7 +187,8 @@ def _finish(trainer: GeneratorTrainer, out, card: dict) -> GANimation:
     last = {name: round(value, 4) for name, value in trainer.losses.items()}
     generator.card = {"part": "generator", "architecture": trainer.preset.gen_arch} | card
     generator.card |= {"people": len(np.unique(trainer.sampler.subjects)), "last_losses": last}
-    generator.card.pop("preset", None)  # `save_weights` writes it
+    for name in ("preset", "data"):  # `save_weights` writes the one, and whoever has the data describes it
+        generator.card.pop(name, None)
     if out is not None and trainer.accelerator.is_main_process:
         halves = {name: value.half() for name, value in generator.state_dict().items()}
         save_weights(out, halves, trainer.preset, **generator.card)
@@ -197,7 +199,7 @@ def _facts(trainer: GeneratorTrainer, seed: int, precision: str) -> dict:
     "What a run that goes on must agree on with the one before."
     return {"preset": asdict(trainer.preset), "seed": seed, "steps": trainer.steps, "n_critic": trainer.n_critic,
             "frames": len(trainer.sampler.frames), "processes": trainer.accelerator.num_processes,
-            "precision": precision}
+            "precision": precision, "data": data_content(trainer.sampler)}
 
 
 def _resume(trainer: GeneratorTrainer, out, facts: dict, resume: bool) -> None:
