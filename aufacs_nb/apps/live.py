@@ -10,17 +10,21 @@ __all__ = ['LIVE_AUS', 'KEPT', 'CALM', 'LARGEST', 'NAMES', 'IDLE', 'CHECKED', 'l
 # %% ../../nbs/6_apps/10_live.ipynb #3c0230ff
 import io
 import json
+import os
 import webbrowser
 from collections import deque
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Condition, Thread
 from types import SimpleNamespace
+from typing import Any
 from urllib.parse import urlsplit
 
 import anywidget
 import ipywidgets as widgets
 import numpy as np
+import pandas as pd
 import traitlets
 from PIL import Image
 
@@ -64,12 +68,12 @@ CALM = 12      # frames that make a neutral face
 class LiveReader:
     "Reads frames one after the other: the face in each, and its intensities; `rows` holds numbers, never pictures."
 
-    def __init__(self, name: str = "face18", estimator=None):
+    def __init__(self, name: str = "face18", estimator: Any = None) -> None:
         estimator = estimator or AUEstimator.from_pretrained(name)
         self.reader, self.landmarker = estimator.classifiers, estimator.landmarker
         self.face, self.zero, self.calm, self.rows, self.count = None, None, None, deque(maxlen=KEPT), 0
 
-    def read(self, image, seconds: float):
+    def read(self, image: np.ndarray, seconds: float) -> tuple:
         "The `Face` of an image at a time, or None, and its intensities (n_aus,); they are kept as a row."
         with one_thread():
             face, values = _find(self, image), np.zeros(len(self.reader.aus), np.float32)
@@ -79,7 +83,7 @@ class LiveReader:
         self.rows.append((StreamItem(self.count, seconds, "camera", None), face, values, self.zero is not None))
         return face, values
 
-    def table(self):
+    def table(self) -> pd.DataFrame:
         "The rows so far with OpenFace's columns, and `neutral`: was a neutral face known?"
         return _table(self)
 
@@ -112,11 +116,12 @@ def _table(live):
 class Latest:
     "A thread that works on the last thing it was given; what comes while it is busy replaces what waits."
 
-    def __init__(self, work):
-        self.work, self.waiting, self.dropped, self.changed = work, [], 0, Condition()
+    def __init__(self, work: Callable) -> None:
+        self.work, self.dropped, self.changed = work, 0, Condition()
+        self.waiting: list = []
         Thread(target=self._run, daemon=True).start()
 
-    def give(self, item) -> None:
+    def give(self, item: object) -> None:
         "Hand over an item, in place of one that nobody has begun."
         with self.changed:
             self.dropped += len(self.waiting)
@@ -195,11 +200,11 @@ def _take(parts, message: dict, buffers) -> None:
     "What the page says: a frame, for the thread, or a button."
     if message.get("kind") == "frame" and buffers:
         parts.latest.give((message.get("id"), float(message.get("time", 0)), bytes(buffers[0])))
-    elif action := _BUTTONS.get(message.get("kind")):
+    elif action := _BUTTONS.get(str(message.get("kind"))):
         action(parts)
 
 # %% ../../nbs/6_apps/10_live.ipynb #9cca924c
-def live(name: str = "face18", estimator=None) -> widgets.VBox:
+def live(name: str = "face18", estimator: Any = None) -> widgets.VBox:
     "The page: camera, mesh, bars and time lines, read by a shipped `AUEstimator` of that name, or by one of yours."
     parts = SimpleNamespace(reader=LiveReader(name, estimator))
     labels = [{"name": f"AU{au} {AU_NAMES[au]}", "html": au_label(au)} for au in parts.reader.reader.aus]
@@ -214,7 +219,7 @@ def live(name: str = "face18", estimator=None) -> widgets.VBox:
 NAMES = ("localhost", "127.0.0.1", "::1")  # under which a server on this machine is known
 
 
-def is_served(host: str, names=NAMES) -> bool:
+def is_served(host: str, names: Sequence[str] = NAMES) -> bool:
     "Does a Host header, with or without a port, name this server?"
     try:
         return (urlsplit(f"//{host}").hostname or "") in names
@@ -278,7 +283,7 @@ def _server_class(names, after):
 IDLE, CHECKED = 120, 30  # seconds: after which a kernel without a page ends, and between two looks
 
 
-def server_options(folder, port: int) -> list:
+def server_options(folder: str | Path, port: int) -> list:
     "The command line of Voilà for a folder of notebooks on 127.0.0.1."
     return [str(folder), f"--port={port}", "--no-browser", "--Voila.ip=127.0.0.1", "--template=offline",
             f"--MappingKernelManager.cull_idle_timeout={IDLE}", f"--MappingKernelManager.cull_interval={CHECKED}",
@@ -286,12 +291,12 @@ def server_options(folder, port: int) -> list:
             "--Voila.tornado_settings={'websocket_max_message_size': 134217728}"]
 
 
-def serve_demos(folder, port: int = 8866, open_browser: bool = True, page: str = "", names=NAMES, more=()) -> None:
+def serve_demos(folder: str | Path, port: int = 8866, open_browser: bool = True, page: str = "",
+                names: Sequence[str] = NAMES, more: Sequence[str] = ()) -> None:
     """Serve a folder of notebooks as programs on 127.0.0.1, until Ctrl-C; open `page`, one of them, or the list.
 
     names: under which the server is known, others are refused; more: options of Voilà. ImportError without Voilà.
     """
-    import os
     try:
         import voila.app  # noqa: F401
     except ImportError as error:

@@ -132,7 +132,8 @@ def _tasks(parts, aus: dict) -> list:
              (parts.moved, lambda: parts.editor.window(aus, learnt=False))]
     for name, image in parts.images.items():
         if parts.checks[name].value:
-            tasks.append((image, lambda way=parts.ways[name]: way(parts.frame, parts.vertices, targets)))
+            made = lambda way=parts.ways[name]: way(parts.frame, parts.vertices, targets)  # type: ignore[misc]
+            tasks.append((image, made))
     return tasks
 
 
@@ -168,7 +169,9 @@ def _choose_source(parts, name: str) -> None:
     "A source of the drop-down; virtual people are photographed neutral."
     image, seed = parts.sources[name]
     person = None if seed is None else sample_person(seed)
-    _sit(parts, render_person(person, {}, size=PHOTO_SIDE) if image is None else image, person, name)
+    if person is not None and image is None:
+        image = render_person(person, {}, size=PHOTO_SIDE)
+    _sit(parts, image, person, name)
 
 
 def _use_photo(parts, name: str, image) -> None:
