@@ -142,7 +142,7 @@ def ready_to_share(folder: str | Path, repo: str, licence: str | None = None) ->
         path.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
         personal = "adapted to one person" in (path.parent / "README.md").read_text(encoding="utf-8")
         page = write_model_card(path.parent, f"hf:{repo}", licence=licence, personal=personal)
-        if path.parent.name in ("classifiers", "mesh", "face"):
+        if page and path.parent.name in ("classifiers", "mesh", "face"):
             page.replace(folder / "README.md")
     return folder
 

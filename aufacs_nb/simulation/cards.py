@@ -83,7 +83,7 @@ KINDS_OF_FILES = {  # name: endings, type, what they are
 def _filesets(folder: Path) -> list[dict]:
     "The groups of files of a folder, as Croissant's FileSets, and the plan as a FileObject."
     plan = (folder / PLAN_FILE).read_bytes()
-    found = [{"@type": "cr:FileObject", "@id": "plan", "name": "plan", "contentUrl": PLAN_FILE,
+    found: list[dict] = [{"@type": "cr:FileObject", "@id": "plan", "name": "plan", "contentUrl": PLAN_FILE,
               "description": "everything that the database was made from", "encodingFormat": "application/json",
               "contentSize": f"{len(plan)} B", "sha256": sha256(plan).hexdigest()}]
     inside = {path.suffix[1:] for path in folder.rglob("*") if path.is_file()}
