@@ -122,7 +122,8 @@ def _choose(parts, key) -> None:
         neutral = render_person(parts.virtual, {}, size=PHOTO_SIDE)
         _sit(parts, neutral, parts.landmarker.find_one(neutral), "Photograph of the virtual person, neutral")
     else:
-        _sit(parts, *parts.photos[key], f"Photograph: {key}")
+        image, face = parts.photos[key]
+        _sit(parts, image, face, f"Photograph: {key}")
 
 
 def _use_photo(parts, name: str, image) -> None:

@@ -413,7 +413,7 @@ def evaluate_command(
         write_atomically(out, lambda path: write_table(table, path))
 
 # %% ../../nbs/6_apps/11_commands.ipynb #dff59e19
-def _database_folder(path: Path | None, name: str, folder) -> str:
+def _database_folder(path: Path, name: str, folder) -> str:
     "The absolute folder that the line `name = folder` of the TOML file `path` means; ValueError if it holds no `name`."
     from aufacs_nb.databases import detect_database
 
@@ -440,7 +440,7 @@ def _licensed(path: Path | None) -> dict:
         given = tomllib.loads(path.read_text(encoding="utf-8")) if path else {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"--data {path}: no TOML, {error}; write lines like fera17 = \"/data/FERA17\".") from error
-    return {name: _database_folder(path, name, folder) for name, folder in given.items()}
+    return {name: _database_folder(path, name, folder) for name, folder in given.items()} if path else {}
 
 # %% ../../nbs/6_apps/11_commands.ipynb #290756e4
 def _chosen(names: list, preset: str) -> list:

@@ -96,7 +96,7 @@ def _truth_frames(root: Path, subject: str, task: str, aus: tuple = AUS, levels=
 
 
 def truth_sheet(root: Path, subject: str, task: str, side: int = 96, aus: tuple = AUS,
-                levels: Iterable[int] = range(6)) -> Image.Image:
+                levels: Sequence[int] = range(6)) -> Image.Image:
     "The true renderings of a virtual Test subject at the same labels, registered like everything else."
     frames = _truth_frames(root, subject, task, aus, levels)
     return contact_sheet(frames, columns=len(levels), side=side, column_titles=[LEVELS[level] for level in levels],
@@ -268,7 +268,7 @@ class _Found:
     both: pd.DataFrame
 
 # %% ../../nbs/6_apps/01_demo.ipynb #4c53f0ad
-SAMPLE = dict(train=4, valid=2, test=6, tasks=1, frames=24, seed=2075, activity=2.5)  # data_samples/README.md
+SAMPLE: dict = dict(train=4, valid=2, test=6, tasks=1, frames=24, seed=2075, activity=2.5)  # data_samples/README.md
 
 
 class _Demo(_Found):
@@ -324,7 +324,7 @@ def _synthesis_stage(demo: _Demo) -> Section:
     "The AU × intensity grid of the photograph and of a held-out virtual subject beside its true rendering."
     front = register_photo(demo.photo).image
     neutral = register_photo(render_truth(demo.root, "Test", demo.subject, demo.task, {})).image
-    three = dict(side=148, levels=(0, 3, 5))  # so large that a brow can be seen to move
+    three: dict = dict(side=148, levels=(0, 3, 5))  # so large that a brow can be seen to move
     photo_grid, virtual_grid = grid_sheet(demo.for_photos, front, 148), grid_sheet(demo.generator, neutral, **three)
     both = side_by_side(virtual_grid, truth_sheet(demo.root, demo.subject, demo.task, **three))
     for name, picture, source in (("grid_photo.png", photo_grid, demo.photo_name),
@@ -438,5 +438,5 @@ def run_demo(
     stages = (_register_stage, _synthesis_stage, _resampling_stage, _estimation_stage, _photo_stage)
     sections = [stage(demo) for stage in tqdm(stages, desc="aufacs demo", unit="stage", disable=not progress)]
     order = [sections[-1], *sections[:-1]]
-    report = write_report(demo.out / "report.html", order, _findings(demo), demo.photo_name)
+    report = write_report(demo.out / "report.html", order, tuple(_findings(demo)), demo.photo_name)
     return DemoResult(report, demo.table, printable(demo.table).to_string())

@@ -96,7 +96,8 @@ def read_clip(path: Path | str, landmarker: FaceLandmarker | None = None) -> tup
     while items := list(islice(stream, 32)):
         pairs = [(item, face) for item, face in zip(items, choose_faces(items, landmarker, choice)) if face]
         if pairs:
-            faces += list(registered_by("mesh", [item.image for item, _ in pairs], [face for _, face in pairs]))
+            images: list = [item.image for item, _ in pairs]
+            faces += list(registered_by("mesh", images, [face for _, face in pairs]))
             labels += [f"{item.timestamp:.2f} s" for item, _ in pairs]
     if not faces:
         raise ValueError(f"{Path(path).name}: no face in this film. Choose one with a face of 40 pixels or more.")

@@ -49,8 +49,8 @@ def _virtual_picture(seed: int, pose: int, aus: dict, size=(640, 640)) -> np.nda
 
 def virtual_group() -> np.ndarray:
     "Three virtual people side by side, uint8 (480, 1080, 3): a picture with more than one face."
-    sitters = ((9005, 3, {12: 4}), (9002, 6, {12: 4, 6: 3}), (9007, 9, {}))
-    return np.hstack([_virtual_picture(*sitter, size=(360, 480)) for sitter in sitters])
+    sitters: tuple = ((9005, 3, {12: 4}), (9002, 6, {12: 4, 6: 3}), (9007, 9, {}))
+    return np.hstack([_virtual_picture(seed, pose, aus, (360, 480)) for seed, pose, aus in sitters])
 
 # %% ../../nbs/6_apps/04_registration_explorer.ipynb #c946ad00
 VIRTUAL = ((9000, 6, {12: 4, 6: 3}), (9001, 9, {1: 4, 10: 3}), (9003, 1, {4: 4, 17: 4}), (9004, 7, {12: 3}))

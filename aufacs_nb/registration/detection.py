@@ -274,7 +274,7 @@ def anchors() -> np.ndarray:
     return np.concatenate(grids)
 
 
-def decode_boxes(raw_boxes: np.ndarray | torch.Tensor, centres=None) -> np.ndarray:
+def decode_boxes(raw_boxes: np.ndarray | torch.Tensor, centres: np.ndarray | None = None) -> np.ndarray:
     """Turn raw boxes (..., m, 16) in pixels into points (..., m, 8, 2) in the unit square.
 
     centres: of these candidates, (m, 2); by default all `anchors`.

@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from ..folders import only_one, open_array, read_table, telling
 from ..presets import write_atomically
 from .collections import registration_of
+from ..tensors import Rows
 
 # %% ../../nbs/1_registration/10_references.ipynb #d6d80193
 def seen_pixels(frames: np.ndarray) -> np.ndarray:
@@ -97,7 +98,7 @@ def _as_reference(frame: np.ndarray, how: str, row: int = -1) -> Reference:
     return Reference(np.array(frame), seen_pixels(frame).astype(np.int32), how, row)
 
 
-def _given_reference(frames: np.ndarray, given) -> Reference:
+def _given_reference(frames: np.ndarray | Rows, given) -> Reference:
     "The `Reference` of a neutral frame that the user names: a row, or a registered picture (S, S, 3)."
     if np.ndim(given) == 0:
         if not 0 <= int(given) < len(frames):
@@ -109,7 +110,7 @@ def _given_reference(frames: np.ndarray, given) -> Reference:
     return _as_reference(given, "neutral picture, given")
 
 # %% ../../nbs/1_registration/10_references.ipynb #40536b66
-def _mean_reference(frames: np.ndarray, rows) -> Reference:
+def _mean_reference(frames: np.ndarray | Rows, rows) -> Reference:
     "The mean texture of frames[rows]."
     mean = RunningMean()
     for row in rows:
@@ -117,7 +118,7 @@ def _mean_reference(frames: np.ndarray, rows) -> Reference:
     return Reference(mean.mean, mean.count, f"mean of {len(rows)} frames")
 
 
-def _found_reference(frames: np.ndarray, rows, vertices) -> Reference:
+def _found_reference(frames: np.ndarray | Rows, rows, vertices) -> Reference:
     "The neutral frame that `find_neutral` chooses; ValueError without meshes."
     if vertices is None:
         raise ValueError("no neutral frame given, and no meshes (vertices.npy) to find one by: register again.")
@@ -126,7 +127,7 @@ def _found_reference(frames: np.ndarray, rows, vertices) -> Reference:
 
 # %% ../../nbs/1_registration/10_references.ipynb #7b43a2fc
 def make_reference(
-    frames: np.ndarray,       # registered frames (N, S, S, 3) uint8, memory-mapped or not
+    frames: np.ndarray | Rows,  # registered frames (N, S, S, 3) uint8, memory-mapped or not
     rows: np.ndarray,         # those of the person in which a face was found
     method: str = "mean",     # "au0" (neutral frame) or "mean" (mean texture)
     vertices: np.ndarray | None = None,  # (N, 468, 3), needed to find a neutral frame

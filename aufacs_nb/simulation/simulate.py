@@ -11,6 +11,7 @@ __all__ = ['SCRIPTS', 'WITHOUT', 'WRINKLED', 'WIDE_POSE', 'WIDE_GAZE', 'SIMULATO
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -387,7 +388,8 @@ def simulate_multipie(root: Path | str, subjects: int = 337, size: int | tuple =
     return _simulate(root, plan, n_jobs, progress)
 
 
-SIMULATORS = {'fera17': simulate_fera17, 'disfa': simulate_disfa, 'unbc': simulate_unbc, 'multipie': simulate_multipie}
+SIMULATORS: dict[str, Callable[..., Path]] = {
+    'fera17': simulate_fera17, 'disfa': simulate_disfa, 'unbc': simulate_unbc, 'multipie': simulate_multipie}
 
 # %% ../../nbs/5_simulation/10_simulate.ipynb #b5f77978
 def _intensities(aus):
