@@ -143,7 +143,8 @@ def _save_reader(reader, folder, card: dict) -> Path:
 # %% ../../nbs/3_estimation/08_mesh.ipynb #098a083f
 def _regressions(folder, tensors: dict, n_aus: int) -> dict:
     "The two `MeshRegression`s among tensors by name; WeightsError names the tensor that is missing or unfit."
-    path, sides = Path(folder) / "weights.safetensors", {"weights": (3 * 468, n_aus), "rest": (n_aus,), "gain": (n_aus,)}
+    path = Path(folder) / "weights.safetensors"
+    sides = {"weights": (3 * 468, n_aus), "rest": (n_aus,), "gain": (n_aus,)}
     wanted = {f"{part}.{name}": np.empty(side) for part in ("plain", "difference") for name, side in sides.items()}
     check_shapes(path, {name: tensors[name] for name in wanted if name in tensors}, wanted)
     if down := next((part for part in ("plain", "difference") if (tensors[f"{part}.gain"] <= 0).any()), None):
