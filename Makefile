@@ -15,7 +15,7 @@ PORT   ?= 8866
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test sync lab voila notebooks readme bench docs
+.PHONY: help install demo test sync lab voila notebooks readme bench torture docs
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -35,10 +35,8 @@ sync: $(STAMP)  ## are notebooks clean, modules and README what the notebooks ma
 lab: $(STAMP)  ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir=nbs $(LAB_ARGS)
 
-voila: $(STAMP)  ## serve the widget demos on http://127.0.0.1:8866
-	JUPYTER_PATH="$(CURDIR)/nbs/demos/share:$$JUPYTER_PATH" \
-	  $(BIN)/voila nbs/demos --template=offline --Voila.ip=127.0.0.1 --port=$(PORT) \
-	  --Voila.tornado_settings="{'websocket_max_message_size': 134217728}" $(VOILA_ARGS)
+voila: $(STAMP)  ## serve the widget demos on http://127.0.0.1:8866, to this machine alone
+	$(BIN)/python -c "import sys; from aufacs_nb.apps.live import serve_demos; serve_demos('nbs/demos', $(PORT), False, more=sys.argv[1:])" $(VOILA_ARGS)
 
 notebooks: $(STAMP)  ## run every notebook again in reading order and store its outputs; README.md follows
 	$(BIN)/python tools/run_notebooks.py
@@ -46,6 +44,9 @@ notebooks: $(STAMP)  ## run every notebook again in reading order and store its 
 
 readme: $(STAMP)  ## README.md from nbs/index.ipynb
 	$(BIN)/python tools/make_readme.py
+
+torture: $(STAMP)  ## kill each long command at random moments, run it again, compare the bytes (an hour or two)
+	OMP_NUM_THREADS=1 $(BIN)/python tools/torture.py
 
 bench: $(STAMP)  ## how fast each part is on this machine: rendering, registration, training, prediction
 	@for bench in tests/benchmarks/bench_*.py; do $(BIN)/python "$$bench" || exit 1; done

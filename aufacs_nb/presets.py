@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 import aufacs_nb
@@ -146,12 +147,15 @@ def get_preset(preset: _Part | str) -> _Part | Preset:
 # %% ../nbs/0_start/03_presets.ipynb #48e33b9f
 def write_atomically(path: Path | str, write: Callable[[Path], object]) -> Path:
     "Call `write(temporary_path)`, then rename it to `path`: readers see the old file or the new one, never half of it."
-    path = Path(path)
+    path = Path(os.path.realpath(path))  # through a link, into the file that it names
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)
         os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        raise OSError(f"{path}: could not be written ({error}). What was there before is intact: make room, or "
+                      "choose a folder you may write to, and start again.") from error
     finally:
         temporary.unlink(missing_ok=True)  # of a write that failed, on a full disk for instance
     return path

@@ -14,7 +14,7 @@ import torch
 from aufacs_nb.evaluation.intervals import Interval
 from aufacs_nb.experiments import protocol
 from aufacs_nb.experiments.graph import GraphError, ordered, run
-from aufacs_nb.experiments.claims import Claim, _mean_score, judge, verdict
+from aufacs_nb.experiments.claims import Claim, _over_people, judge, verdict
 from aufacs_nb.experiments.protocol import PROTOCOLS
 from aufacs_nb.experiments.reproduce import estimated_seconds, reproduce, reproduce_all
 from aufacs_nb.experiments.tables import EXPERIMENTS, LAMBDAS, tidy
@@ -204,8 +204,10 @@ def test_a_verdict_is_read_off_interval_and_scores(ends, equal, scores, expected
 def test_an_au_that_the_drawn_people_do_not_show_is_left_out():
     labels = np.array([[0., 0], [1, 0], [2, 0], [float("nan"), 0]])
     estimates = labels + np.array([[0, .1], [0, .3], [0, .2], [0, .1]])
-    assert _mean_score(0)(labels, estimates) == pytest.approx(1)
-    assert _mean_score(1)(labels, estimates) == 1
+    people = np.array(list("abab"))
+    for at in (0, 1):
+        found = _over_people(Claim("", "", "", at=at), labels, (estimates, estimates), people, (1, 4), 20, 0)
+        assert found.before.value == found.after.value == pytest.approx(1) and found.difference.value == 0
 
 
 def test_two_estimators_that_follow_nothing_are_not_called_equal():

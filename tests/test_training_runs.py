@@ -15,8 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from aufacs_nb.estimation import classifiers, trunk, vgg16
+from aufacs_nb.estimation.resampling import ResampledSet
 from aufacs_nb.estimation.trunk import train_classifier
 from aufacs_nb.facs import AUS, au_columns
+from aufacs_nb.folders import FolderError
 from aufacs_nb.generation.training import TrainingError
 from aufacs_nb.presets import PAPER, TINY, ClassifierValues, WeightsError
 from peak import PEAK
@@ -53,6 +55,24 @@ def start():
 
 
 # ---------------------------------------------------------------- stopped
+
+def test_checkpoints_of_all_networks_know_their_data(tmp_path, monkeypatch):
+    "What was stopped is gone on with only on the same frames, labels and Valid frames."
+    table = pd.DataFrame(np.tile(LEVELS[:, None], (1, 7)).astype(float), columns=au_columns()).assign(
+        subject="a", registration="mesh")
+    preset = replace(SLIM, cls_trunk_epochs=1, cls_epochs=0)
+    monkeypatch.setattr(classifiers, "_finished", lambda *_: (_ for _ in ()).throw(PulledPlug))  # before they go
+
+    def train(frames, table):
+        with pytest.raises(PulledPlug):
+            classifiers.train_classifiers(ResampledSet(frames, table), preset=preset, progress=False, device="cpu",
+                                          checkpoint=tmp_path / "checkpoint")
+    train(FRAMES, table)
+    train(FRAMES, table)
+    for frames, labels, said in ((255 - FRAMES, table, "frames"), (FRAMES, table.assign(AU12=0.0), "table")):
+        with pytest.raises(FolderError, match=said):
+            train(frames, labels)
+
 
 @pytest.mark.parametrize("preset", [SLIM, PLAIN], ids=["slim", "paper's way"])
 def test_stopped_after_two_epochs_and_resumed(preset, tmp_path, monkeypatch):
@@ -258,6 +278,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 from aufacs_nb.estimation import classifiers, resampling, trunk
 from aufacs_nb.facs import AUS, au_columns
+from aufacs_nb.folders import FolderError
 from aufacs_nb.generation.networks import build_generator
 from aufacs_nb.presets import TINY
 torch.set_num_threads(1)

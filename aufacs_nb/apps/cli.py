@@ -278,11 +278,13 @@ def resample_command(
     device: Device = "auto",
 ) -> None:
     "Draw an AU-balanced set from the Train partition of DATA; real frames keep their size."
+    from aufacs_nb.estimation.resampling import check_set_folder
+
     if method not in ("semantic", "real"):
         raise ValueError(f"--method {method!r}: choose semantic or real.")
     chosen = {"name_or_folder": model, "arch": arch}
-    balanced = _drawn(data, method, chosen, _device(device), not quiet, per_intensity=per_intensity, seed=seed)
-    balanced.save(out)
+    check_set_folder(out)
+    balanced = _drawn(data, method, chosen, _device(device), not quiet, per_intensity=per_intensity, seed=seed, out=out)
     typer.echo(f"{len(balanced.frames)} frames → {out}")
 
 # %% ../../nbs/6_apps/11_commands.ipynb #7eb4e77b

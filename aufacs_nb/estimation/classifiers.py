@@ -17,7 +17,8 @@ from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
 from .resampling import ResampledSet
-from ..facs import au_column, au_columns
+from ..facs import AU_NAMES, au_column, au_columns
+from ..folders import array_content, claim, table_content
 from ..presets import PAPER, ClassifierValues, get_preset
 from .storage import AUClassifiers
 from .trunk import (N_CLASSES, Pixels, train_on_one_thread, build_classifier, hidden_maps, seeded,
@@ -115,16 +116,25 @@ def _each_au(resampled, valid, preset, seed: int, trunk, n_jobs: int, progress: 
         models[au], history[au_column(au)] = model, rows
     return models, history
 
+# %% ../../nbs/3_estimation/06_classifiers.ipynb #60f39ff5
+def _claim_checkpoint(checkpoint, resampled, valid, init: str) -> None:
+    "FolderError if a checkpoint is of other frames, labels or Valid frames; one of an older version does not know."
+    facts = {"frames": array_content(resampled.frames), "table": table_content(resampled.manifest), "init": init,
+             "valid": "none" if valid is None else array_content(valid[0])}
+    begun = any(Path(checkpoint).rglob("latest.json"))
+    claim(checkpoint, facts, "a training of classifiers", begun, besides=("trunk", *map(au_column, AU_NAMES)))
+
 # %% ../../nbs/3_estimation/06_classifiers.ipynb #5873136c
 def _networks(resampled, valid, preset, seed: int, trunk, n_jobs: int, progress: bool, how, checkpoint=None,
               init: str = "imagenet") -> tuple[dict, dict]:
     "({au: network}, {name: history}): of the trunk, where the preset wants one, then of each AU."
-    history = {}
+    history: dict = {}
+    if checkpoint is not None:
+        _claim_checkpoint(checkpoint, resampled, valid, init)
     if trunk is None and preset.cls_trunk_epochs:
-        labels = resampled.manifest[au_columns(preset.aus)].to_numpy(np.float32)
-        folder = None if checkpoint is None else Path(checkpoint) / "trunk"
-        trunk, history["trunk"] = train_trunk(resampled.frames, labels, valid, preset, seed, progress, n_jobs, folder,
-                                              **how)
+        frames, labels = resampled.frames, resampled.manifest[au_columns(preset.aus)].to_numpy(np.float32)
+        where = None if checkpoint is None else Path(checkpoint) / "trunk"
+        trunk, history["trunk"] = train_trunk(frames, labels, valid, preset, seed, progress, n_jobs, where, **how)
     if trunk is not None and not preset.cls_epochs:
         return {au: single_head(trunk, i) for i, au in enumerate(preset.aus)}, history
     models, each = _each_au(resampled, valid, preset, seed, trunk, n_jobs, progress, how, checkpoint, init)

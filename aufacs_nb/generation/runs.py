@@ -14,7 +14,7 @@ import math
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
+from ..folders import clear_left_over, only_one
 from .networks import ARCHITECTURES, Critic, GANimation, build_critic, build_generator
 from .ratio import RatioFlow, load_ratio
 from ..presets import (GeneratorValues, WeightsError, as_made, get_preset, load_weights, preset_from,
@@ -110,7 +111,7 @@ def load_checkpoint(folder: Path | str, trainer: GeneratorTrainer, **facts: Any)
         if latest.get(name, value if name == "data" else None) != value:  # old ones do not tell the data
             change = _differs(latest.get(name), value)
             raise TrainingError(f"{path}: the checkpoint was made with another {name} ({change}); "
-                                "pass resume=False to start anew, or another folder.")
+                                "pass resume=False to start anew, or another folder (--out).")
     try:
         restore_trainer(trainer, load_file(beside(path, latest.get("file"))))
         trainer.done, trainer.losses = latest["step"], latest.get("losses", {})
@@ -136,12 +137,15 @@ def append_losses(path: Path | str, step: int, losses: dict) -> None:
 
 
 def cut_losses(path: Path | str, step: int) -> None:
-    "Keep only the rows of the loss table up to `step` (0 empties it)."
+    "Keep only the rows of the loss table up to `step`, byte for byte; 0 removes it, as does a torn header."
     path = Path(path)
     if path.is_file():
-        header, *rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [row for row in rows if row.endswith("\n") and int(row.split(",")[0]) <= step]
-        write_atomically(path, lambda temporary: temporary.write_text("".join([header, *kept]), encoding="utf-8"))
+        header, *rows = path.read_bytes().splitlines(keepends=True) or [b""]
+        kept = [row for row in rows if row.endswith(b"\n") and int(row.split(b",")[0]) <= step]
+        if not kept or not header.endswith(b"\n"):
+            path.unlink()
+        else:
+            write_atomically(path, lambda temporary: temporary.write_bytes(b"".join([header, *kept])))
 
 # %% ../../nbs/2_generation/05_runs.ipynb #dfdb78bc
 @contextmanager
@@ -207,6 +211,8 @@ def _resume(trainer: GeneratorTrainer, out, facts: dict, resume: bool) -> None:
     if out is None:
         return
     main, checkpoint = trainer.accelerator.is_main_process, Path(out) / "checkpoint"
+    if main and checkpoint.is_dir():
+        clear_left_over(checkpoint)
     if not resume and main:
         (checkpoint / "latest.json").unlink(missing_ok=True)
     trainer.accelerator.wait_for_everyone()
@@ -221,13 +227,21 @@ def _recorder(trainer, out, facts: dict, checkpoint_every: int, log_every: int, 
 
     def after_step(step, losses, last):
         "Called after every step."
-        if writes and (last or step % log_every == 0):
+        if writes and (step == trainer.steps or step % log_every == 0):  # not where Ctrl-C happened to come
             append_losses(Path(out) / "losses.csv", step, losses)
         if writes and (last or step % checkpoint_every == 0):
             save_checkpoint(Path(out) / "checkpoint", trainer, **facts)
         if callback is not None:
             callback(step, losses)
     return after_step
+
+
+def _run_alone(trainer: GeneratorTrainer, out, facts: dict, resume: bool, after_step, progress: bool) -> GANimation:
+    "Resume, run and finish, while no other run writes to `out`; of several processes of this run the first asks."
+    with only_one(out) if out is not None and trainer.accelerator.is_main_process else nullcontext():
+        _resume(trainer, out, facts, resume)
+        _run(trainer, after_step, progress)
+        return _finish(trainer, out, facts)
 
 # %% ../../nbs/2_generation/05_runs.ipynb #276fbdd8
 def check_run(preset: GeneratorValues | str, steps: int | None, n_critic: int | None) -> tuple:
@@ -265,9 +279,8 @@ def train_generator(
     sampler = PairSampler(frames, labels, subjects, values, seed, clips)
     trainer = GeneratorTrainer(sampler, values, steps, n_critic, seed, device, precision)
     facts = _facts(trainer, seed, precision)
-    _resume(trainer, out, facts, resume)
-    _run(trainer, _recorder(trainer, out, facts, checkpoint_every, log_every, callback), progress)
-    return _finish(trainer, out, facts)
+    after_step = _recorder(trainer, out, facts, checkpoint_every, log_every, callback)
+    return _run_alone(trainer, out, facts, resume, after_step, progress)
 
 # %% ../../nbs/2_generation/05_runs.ipynb #c80e0ab6
 class LivePlot:

@@ -253,7 +253,7 @@ def find_stretch(landmarker: Any, stretch: Stretch, everybody: bool = False) -> 
     if stretch.clip is None:
         faces = landmarker.find_all(images, everybody or None)
     else:
-        faces = track_stretch(landmarker, images)
+        faces = track_stretch(landmarker, images, [stretch.times[k] for k in readable])
     for k, each in zip(readable, faces):
         found[k] = each
     return found
@@ -277,9 +277,9 @@ class FaceChoice:
         "[clip, state of the linker, number of the chosen face, when it was last seen]."
         return [self.clip, self.linker.state, self.chosen, self.seen]
 
-    def _choose(self, faces: list, time: float):
-        "The face of the chosen person; while they are gone for a moment None; else the largest."
-        face = _same_or_largest(faces, self.chosen, may_change=time - self.seen > self.linker.gap)
+    def _choose(self, faces: list, time: float, cut: bool):
+        "The face of the chosen person; while they are gone for a moment None; else, and after a cut, the largest."
+        face = _same_or_largest(faces, self.chosen, may_change=cut or time - self.seen > self.linker.gap)
         if face is not None:
             self.chosen, self.seen = face.face_id, time
         return face
@@ -292,7 +292,8 @@ class FaceChoice:
             self.__init__([stretch.clip, None, None, -math.inf])  # type: ignore[misc]
         times = [time for time in stretch.times if not math.isnan(time)]
         linked = self.linker.link(found[:len(times)], times) if times else []
-        return [self._choose(faces, time) for faces, time in zip(linked, times)] + [None] * (len(found) - len(times))
+        chosen = [self._choose(*each) for each in zip(linked, times, self.linker.cuts)]
+        return chosen + [None] * (len(found) - len(times))
 
 # %% ../../nbs/1_registration/07_collections.ipynb #c337e1b8
 class EveryFace:

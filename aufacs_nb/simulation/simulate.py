@@ -11,11 +11,10 @@ __all__ = ['SCRIPTS', 'WITHOUT', 'WRINKLED', 'WIDE_POSE', 'WIDE_GAZE', 'SIMULATO
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
-from typing import Iterable, Iterator, Mapping
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
@@ -26,6 +25,7 @@ from ..folders import check_ours, check_ranges, in_processes, only_one, telling
 from .face_model import SPEECH, sample_identity
 from .appearance import sample_person
 from .camera import DOMAINS, face_truth, render_person, sample_scene
+from .cards import write_dataset_card
 from ..databases import write_video
 from .layouts import (LAYOUTS, PLAN_FILE, Clip, SimulationError, child_seed, person_seed,
                                           posed_levels)
@@ -342,6 +342,7 @@ def _simulate(root, plan, n_jobs, progress):
         todo = [(root, plan, clip) for clip in plan_clips(plan) if not clip_path(root, plan, *clip).exists()]
         for _ in tqdm(in_processes(n_jobs, _write_clip, todo), total=len(todo), desc='clips', disable=not progress):
             pass
+        write_dataset_card(root)
     return root
 
 # %% ../../nbs/5_simulation/10_simulate.ipynb #f53a77de
