@@ -44,11 +44,15 @@ def _valid_pair(frames, manifest, aus):
     return None if np.isnan(labels).all(0).any() else (frames, labels)
 
 
-def _registration(table) -> str:
-    "How the frames of a table were registered; ValueError if not all by one method."
+def _registration(table, valid=None) -> str:
+    "How the frames of a table were registered; ValueError if not all of them, and of Valid, by one method."
     methods = sorted(set(table["registration"])) if "registration" in table else ["mesh"]
     if len(methods) > 1:
         raise ValueError(f"The training frames were registered by {' and '.join(methods)}: register all by one method.")
+    others = set() if valid is None or "registration" not in valid else set(valid["registration"]) - set(methods)
+    if others:
+        raise ValueError(f"The training frames were registered by {methods[0]!r}, those of Valid by "
+                         f"{', '.join(map(repr, sorted(others)))}: register all by one method.")
     return methods[0]
 
 # %% ../../nbs/3_estimation/06_classifiers.ipynb #2828ebe0
@@ -174,7 +178,7 @@ def train_classifiers(
     "Train one classifier for each AU of the preset on a balanced set (§3.3, §4.2.2)."
     check_init(init, preset)
     preset, how = get_preset(preset), {"device": pick_device(device), "precision": precision}
-    _registration(resampled.manifest)  # refuses a mixture before hours of training, not after
+    _registration(resampled.manifest, valid_manifest)  # refuses a mixture before hours of training, not after
     valid = _valid_pair(valid_frames, valid_manifest, preset.aus)
     models, history = _networks(resampled, valid, preset, seed, trunk, n_jobs, progress, how, checkpoint, init)
     return _finished(AUClassifiers(models, preset, _card(seed, resampled.manifest, history)), out, checkpoint)

@@ -77,8 +77,16 @@ def fingerprint(generator: FaceGenerator) -> str:
     return sha256(b"".join(state[key].float().cpu().numpy().tobytes() for key in sorted(state))).hexdigest()[:12]
 
 
+def _check_faces(classifiers) -> None:
+    "PersonalizationError for classifiers of differences, of which a generator makes none."
+    if " minus " in (made := classifiers.card.get("registration", "mesh")):
+        raise PersonalizationError(f"the classifiers learned from differences ({made}), and a generator makes faces: "
+                                   "personalise classifiers that learned from registered frames.")
+
+
 def read_pictures(classifiers: AUClassifiers, generator: FaceGenerator, frame: np.ndarray) -> np.ndarray:
     "What classifiers say of the pictures of one person: probabilities (n_aus, 6, n_aus, 6)."
+    _check_faces(classifiers)
     pictures, _ = personal_images(generator, frame, classifiers.aus)
     found = classifiers.probabilities(pictures.reshape(-1, *pictures.shape[2:]))
     return found.reshape(*pictures.shape[:2], len(classifiers.aus), N_CLASSES)
@@ -167,6 +175,7 @@ def _targets(classifiers: AUClassifiers, generator) -> np.ndarray:
 @torch.no_grad()
 def _lesson(classifiers: AUClassifiers, generator, frame):
     "For each AU: (network, hidden (n, …), targets (n, 6)) of its pictures."
+    _check_faces(classifiers)
     preset, chains = classifiers.preset, {au: layers(model) for au, model in classifiers.models.items()}
     pictures, _ = personal_images(generator, frame, classifiers.aus)
     targets, device = torch.from_numpy(_targets(classifiers, generator)).to(classifiers.device), classifiers.device
