@@ -28,8 +28,8 @@ from tqdm.auto import tqdm
 from ..databases import DatabaseError
 from .mesh import MeshReader
 from .sharing import _PARTS, _is_shipped_name, located, push_folder, ready_to_share
-from .sources import (found_faces, holds_many, in_batches, is_photo, pick_face, read_photo,
-                                          source_name)
+from .sources import (_found, found_faces, frame_stream, holds_many, in_batches, is_photo,
+                                          pick_face, read_photo, source_name)
 from .tables import Predictions, file_names, landmark_columns, openface_table
 from .zero import ClipZeros, photo_zero
 from ..presets import WeightsError, read_card, weights_folder
@@ -141,15 +141,27 @@ def _method_of(classifiers) -> str:
                            f"{method!r}, but only {', '.join(METHODS)} are known; train them again.")
     return method
 
+# %% ../../nbs/3_estimation/13_estimator.ipynb #dd70cf13
+def _until_it_breaks(stream, left: list):
+    "What a stream gives; where its film breaks off it ends, and the error goes to `left`."
+    try:
+        yield from stream
+    except DatabaseError as error:
+        left.append(error)
+
 # %% ../../nbs/3_estimation/13_estimator.ipynb #0d8a73ee
 def _searched(reader, source, batch: int, faces: str, progress: bool, name: str = "frames"):
-    "Batches of a source: `StreamItem`s, and the `Face`s of each (lists)."
-    found = found_faces(source, reader.landmarker, faces)
+    "Batches of a source: `StreamItem`s, and the `Face`s of each (lists). What broke off is raised after the last one."
+    left: list = []
+    found_faces([], reader.landmarker, faces)  # refuses another word
+    found = _found(_until_it_breaks(frame_stream(source), left), reader.landmarker, faces == "all")
     with tqdm(desc=name, unit="", disable=not progress) as bar:
         for pairs in in_batches(found, batch):
             _log.debug("%s: %d frames, %d faces", source_name(source), len(pairs), sum(len(own) for _, own in pairs))
             yield tuple(map(list, zip(*pairs)))
             bar.update(len(pairs))
+    if left:
+        raise left[0]
 
 
 def _signed(table: pd.DataFrame, classifiers: Any, source: Media) -> Predictions:
@@ -179,13 +191,13 @@ def _clip_zeros(reader, searched, source) -> dict:
     "The zero of each face of each film, from a first reading of all batches; a warning if there is none."
     asked, by_mesh = reader.classifiers, isinstance(reader.classifiers, MeshReader)
     saying: Any = asked if by_mesh else _Said(asked)
-    collected = ClipZeros(saying)
-    for items, faces in searched:
+    collected, left = ClipZeros(saying), list[DatabaseError]()
+    for items, faces in _until_it_breaks(searched, left):  # the second reading raises what breaks off
         for item, face in ((item, face) for item, own in zip(items, faces) for face in own):
             seen = meshes_of([face]) if by_mesh else registered_by(reader.method, [item.image], [face])
             pictures = pictures_of(asked, [item.image], [face]) if by_mesh else None
             collected.add([(item.file, face.face_id)], seen, pictures)
-    if not (zeros := collected.zeros()):
+    if not (zeros := collected.zeros()) and not left:
         warnings.warn(f"{source_name(source)}: no film with enough frames of a face to find calm ones; read without a "
                       "zero. Give a neutral photograph.", stacklevel=2)
     return zeros
