@@ -11,16 +11,20 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
+from typing import Any
 
+import anywidget
 import ipywidgets as widgets
 import numpy as np
+import traitlets
 from skimage.data import astronaut
 
 # %% ../../nbs/6_apps/08_studio.ipynb #91001f27
 from .au_explorer import PHOTO_SIDE, face_cut, many_sliders, photo_editor, shipped_ratio
 from .widgets import (Upload, au_sliders, caption, offer, on_change, on_upload, picture, program, redraw,
-                                    row, slider_intensities, titled)
+                                    reporting, row, say, slider_intensities, titled)
 from ..evaluation.image_quality import (face_regions, preference_plan, preference_share, record_preference,
                                                 true_pairs)
 from ..facs import AU_NAMES, AUS
@@ -28,6 +32,8 @@ from ..generation.geometric import geometric_synthesis
 from ..generation.ratio import edit_frames
 from ..generation.runs import load_generator
 from ..generation.synthesis import synthesize
+from ..pictures import save_synthetic
+from ..presets import ASSETS
 from ..registration.collections import register_photo, sample_registered
 from ..registration.detection import FaceLandmarker, check_picture
 from ..registration.frontal import register_face
@@ -180,19 +186,50 @@ def _use_photo(parts, name: str, image) -> None:
     parts.sources[name] = image, None
     offer(parts.choice, name, lambda name: _choose_source(parts, name))
 
-# %% ../../nbs/6_apps/08_studio.ipynb #93743d72
+# %% ../../nbs/6_apps/08_studio.ipynb #a26b396a
 def _css_name(name: str) -> str:
     "A name that can be a class of a page: letters and digits, anything else a hyphen."
     return "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in name)
 
+# %% ../../nbs/6_apps/08_studio.ipynb #870d06ae
+class _Save(anywidget.AnyWidget):
+    "A button that asks for a file; `give` hands it to the browser, which saves it."
+    _esm, _css = ASSETS / "demos" / "save.js", ASSETS / "demos" / "page.css"
+    description = traitlets.Unicode("Save the ratio picture at full size").tag(sync=True)
 
+    def give(self, name: str, content: bytes, kind: str = "image/png") -> None:
+        "Send a file to the page."
+        self.send({"name": name, "type": kind}, [content])
+
+
+def _edited(parts) -> tuple[str, bytes]:
+    "Name and PNG of the whole photograph as the sliders ask, marked; ValueError where they ask for nothing."
+    asked = {au: value for au, value in slider_intensities(parts.sliders).items() if value}
+    if not asked:
+        raise ValueError("Nothing is changed yet: move a slider, then save.")
+    targets = ", ".join(f"AU{au}={value:g}" for au, value in asked.items())
+    with TemporaryDirectory() as folder:
+        path = save_synthetic(Path(folder) / "a.png", parts.editor(asked), "ratio", parts.choice.value, targets)
+        stem = _css_name(Path(parts.choice.value).stem).strip("-") or "photograph"
+        return f"{stem}-synthetic.png", path.read_bytes()
+
+# %% ../../nbs/6_apps/08_studio.ipynb #07232fbf
+def _save(parts) -> None:
+    "Give the edited photograph to the browser, and say so; what is wrong is the page's message."
+    with reporting(parts):
+        say(parts, "")
+        name, content = _edited(parts)
+        parts.save.give(name, content)
+        say(parts, f"{name}: given to your browser, {len(content) / 1e6:.1f} MB.")
+
+# %% ../../nbs/6_apps/08_studio.ipynb #93743d72
 def _controls(sources, ways, shown) -> dict:
     "Drop-down, buttons, sliders and a check box for each way."
     return dict(
         sliders=au_sliders((*AUS, *(au for au in AU_NAMES if au not in AUS))), message=widgets.HTML(),
         choice=widgets.Dropdown(options=[(name, name) for name in sources]),
         upload=Upload(description="Use my photo"),
-        reset=widgets.Button(description="All to 0"),
+        reset=widgets.Button(description="All to 0"), save=_Save(),
         checks={name: widgets.Checkbox(name in shown, description=name, indent=False, layout={"width": "140px"})
                 for name in ways})
 
@@ -219,8 +256,8 @@ def _layout(parts) -> widgets.VBox:
     frames = row(titled("registered", parts.source), *parts.boxes.values(), framed)
     about = caption("All pictures but the photograph and the registered one are synthetic. "
                     "Nothing leaves this machine.")
-    right = widgets.VBox([titled("Face", parts.choice), parts.upload, parts.reset, titled("Ways in the row of frames",
-                          row(*parts.checks.values(), kind="aufacs-checks")), parts.message])
+    checks = titled("Ways in the row of frames", row(*parts.checks.values(), kind="aufacs-checks"))
+    right = widgets.VBox([titled("Face", parts.choice), parts.upload, parts.reset, parts.save, checks, parts.message])
     left = many_sliders(parts.sliders)
     for side in (left, right):
         side.add_class("aufacs-controls")
@@ -237,6 +274,7 @@ def studio(ways: dict | None = None, people: Sequence[int] = range(9000, 9004),
     parts.reset.on_click(lambda button: [slider.set_trait("value", 0) for slider in parts.sliders.values()])
     on_change(parts, parts.choice, lambda name: _choose_source(parts, name))
     on_upload(parts, lambda name, image: _use_photo(parts, name, image))
+    parts.save.on_msg(lambda widget, content, buffers: _save(parts))
     _choose_source(parts, parts.choice.value)
     return box
 
