@@ -334,6 +334,8 @@ def _stored(name_or_folder, device) -> dict:
     "What `AUEstimator` is made of."
     classifiers = _load(name_or_folder)
     _log.info("%s: %s of %d AUs", name_or_folder, type(classifiers).__name__, len(classifiers.aus))
+    if device.type != classifiers.to(device).device.type:
+        _log.info("%s: reads on the CPU; device=%r has no effect", name_or_folder, str(device))
     generator, zero = _generator_name(name_or_folder, classifiers.card), classifiers.card.get("zero")
     return {"classifiers": classifiers, "generator": generator, "device": device,
             "zero": None if zero is None else np.float32(zero)}
@@ -347,7 +349,7 @@ def _push(estimator, repo: str, private: bool | None, revision: str | None, lice
 
 # %% ../../nbs/3_estimation/13_estimator.ipynb #85ce6522
 class AUEstimator(AUReader):
-    "AU intensities of photographs, folders, videos. generator: one, or its name or folder. device: None, as it was."
+    "AU intensities of photos and films. generator: or its name, folder. device: None, as is; mesh18, face18: the CPU."
     def __init__(self, classifiers: Any, generator: Any = "small", landmarker: FaceLandmarker | None = None,
                  device: str | torch.device | None = None, clip: bool = False, zero: np.ndarray | None = None):
         super().__init__(classifiers.to(device or classifiers.device), landmarker)
