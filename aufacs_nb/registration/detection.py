@@ -637,7 +637,8 @@ def _find_upside_down(detector, mesh, images, small_faces):
 def _settled(faces, doubt, others):
     """Return `Face`s, in doubt or not, and others, which stand on their head, as those of one image, largest first."""
     stay = [face for face, one in zip(faces, doubt)
-            if one < CLEAR or one <= REFUSED and not any(_shared(face, other) > .3 for other in others)]
+            if one < CLEAR or (one <= REFUSED or face.score > SURE)
+            and not any(_shared(face, other) > .3 for other in others)]
     new = [other for other in others if not any(_shared(other, face) > .6 for face in stay)]
     return sorted(stay + new, key=lambda face: -face.area)
 
