@@ -15,7 +15,7 @@ PORT   ?= 8866
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test sync lab voila notebooks readme bench torture docs
+.PHONY: help install demo test sync lab voila notebooks readme bench torture fuzz docs
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ readme: $(STAMP)  ## README.md from nbs/index.ipynb
 
 torture: $(STAMP)  ## kill each long command at random moments, run it again, compare the bytes (an hour or two)
 	OMP_NUM_THREADS=1 $(BIN)/python tools/torture.py
+
+fuzz: $(STAMP)  ## try 2,000 bad inputs on every command: no traceback, no hang, no wrong success (ten minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python tools/fuzz.py
 
 bench: $(STAMP)  ## how fast each part is on this machine: rendering, registration, training, prediction
 	@for bench in tests/benchmarks/bench_*.py; do $(BIN)/python "$$bench" || exit 1; done

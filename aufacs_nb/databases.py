@@ -187,6 +187,8 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
 
     `DatabaseError` if it is missing, unreadable, truncated, or of more pixels than Pillow opens (179 million).
     """
+    if Path(path).exists() and not Path(path).is_file():
+        raise DatabaseError(f'{path}: no picture but a folder, a pipe or a device; give a file')
     with _named_faults(path), warnings.catch_warnings():
         warnings.simplefilter('ignore', Image.DecompressionBombWarning)
         with Image.open(path) as picture:
@@ -1109,6 +1111,8 @@ def _files(root, suffixes):
 
 def _file_rows(root, path, seen):
     "Manifest rows of one picture or film; `seen` counts the pictures of each folder."
+    if str(path).encode('utf-8', 'replace').decode() != str(path):
+        raise DatabaseError(f'{path}: its name is no UTF-8, and no table can hold it; give it another name')
     inside = path.relative_to(root)
     film = path.suffix.lower() in VIDEO_SUFFIXES
     session = (inside.with_suffix('') if film else inside.parent).as_posix()

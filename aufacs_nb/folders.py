@@ -293,7 +293,9 @@ def read_table(path: Path | str, needed: Iterable[str] = ()) -> pd.DataFrame:
 
 # %% ../nbs/0_start/10_runs.ipynb #500ad3b4
 def open_array(path: Path | str, rows: int, shape: tuple, dtype: DTypeLike) -> np.ndarray:
-    "The .npy file at `path`, memory-mapped; FolderError unless it holds `rows` rows of that shape (None: any), type."
+    "The .npy file at `path`, memory-mapped; FolderError unless it is `rows` rows of that shape (None: a side), type."
+    if Path(path).exists() and not Path(path).is_file():
+        raise FolderError(f"{path}: is a folder, a pipe or a device, and no array; write it anew.")
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
@@ -302,8 +304,9 @@ def open_array(path: Path | str, rows: int, shape: tuple, dtype: DTypeLike) -> n
         array.close()
         raise FolderError(f"{path}: an archive of arrays (.npz) under the name of a single one; write it anew.")
     fits = len(array.shape) == len(shape) + 1 and all(n in (None, m) for n, m in zip(shape, array.shape[1:]))
+    fits = fits and len({m for n, m in zip(shape, array.shape[1:]) if n is None}) < 2
     if not fits or array.dtype != dtype:
-        wanted = " × ".join("any" if n is None else str(n) for n in shape)
+        wanted = " × ".join("side" if n is None else str(n) for n in shape)
         raise FolderError(f"{path}: holds {array.dtype} {array.shape}; each row must be {np.dtype(dtype)} {wanted}.")
     if len(array) != rows:
         raise FolderError(f"{path}: {len(array)} rows, but the table beside it has {rows}; make both anew.")

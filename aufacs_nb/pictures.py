@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
+from .files import shown
 from .presets import write_atomically
 
 if TYPE_CHECKING:  # matplotlib itself is imported where it draws
@@ -105,7 +106,7 @@ def save_synthetic(path: Path | str, image: np.ndarray | Image.Image, generator:
     info = PngImagePlugin.PngInfo()
     info.add_text(SYNTHETIC_KEY, "This picture was made by a computer and does not show a real expression.")
     for key, value in (("Generator", generator), ("Source", source), ("Targets", targets)):
-        info.add_itxt(key, str(value))
+        info.add_itxt(key, shown(value))  # a name of a file may be no UTF-8
     picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
     return write_atomically(path, lambda temporary: picture.save(temporary, "PNG", pnginfo=info))
 

@@ -21,7 +21,7 @@ import typer
 from .everyday import (DATA, THE_PAPER, TRAINING, AnyModel, Arch, Data, Device, Force, Init, Model,
                                      OnError, Out, PresetName, Quiet, Seed, _check_photographs, _device, _line,
                                      _numbers, app)
-from ..files import Terminated, check_output, lock, shown, stoppable
+from ..files import Terminated, check_folder, check_output, lock, shown, stoppable
 
 # %% ../../nbs/6_apps/11_commands.ipynb #9eb4ec5b
 simulate_app = typer.Typer(help="Render a virtual database in the format of a real one.", no_args_is_help=True)
@@ -250,6 +250,7 @@ def train_generator_command(
     chosen = get_preset(preset)
     changes: dict = {"gen_steps": steps, "gen_arch": arch, "lambda_ids": lambda_ids, "gen_batch": batch}
     chosen = replace(chosen, **{key: value for key, value in changes.items() if value is not None})
+    check_folder(out, ("losses.csv", "checkpoint", "card.json"), [data])
     fit_generator(_faces(data), chosen, out, seed, progress=not quiet, precision=precision, device=_device(device))
     typer.echo(f"Generator → {out}")
 
@@ -337,12 +338,15 @@ def train_classifiers_command(
 ) -> None:
     "Train one classifier per AU on a balanced set; the best epoch on Valid is kept; an interrupted run goes on."
     from aufacs_nb.estimation.classifiers import train_classifiers
+    from aufacs_nb.estimation.personalization import personal_generator
     from aufacs_nb.estimation.vgg16 import check_init
     from aufacs_nb.experiments.stages import partition_frames
     from aufacs_nb.presets import get_preset
 
     place, chosen, start = _device(device), get_preset(preset), init or "imagenet"
     check_init(start, chosen)
+    check_folder(out, ("checkpoint", "card.json"), [data, valid])
+    personal_generator(generator, chosen)  # a mistyped name is refused before the training
     balanced, registered = _balanced(data), _registered(valid)
     _check_same(valid, balanced.manifest.get("registration", ["mesh"])[0], data)
     part = partition_frames(registered, "Valid", chosen.cls_size)
@@ -375,7 +379,7 @@ def train_command(
     from aufacs_nb.registration.collections import open_registered
 
     _show_only(_device(device))
-    out = out or Path("runs") / preset
+    out = check_folder(out or Path("runs") / preset, ("database", "registered"))
     _, classifiers = train_all(preset, out, seed=seed, resampling=resampling, n_jobs=jobs, progress=not quiet)
     test = partition_frames(open_registered(out / "registered"), "Test", classifiers.preset.cls_size)
     typer.echo(evaluate(classifiers, test).map(str).to_string())
@@ -438,6 +442,8 @@ def _licensed(path: Path | None) -> dict:
     "{database: folder} of a TOML file, {} without one; ValueError names the file and the key that is wrong."
     import tomllib
 
+    if path and path.exists() and not path.is_file():
+        raise ValueError(f"--data {shown(path)}: is a folder, a pipe or a device; give a TOML file.")
     try:
         given = tomllib.loads(path.read_text(encoding="utf-8")) if path else {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

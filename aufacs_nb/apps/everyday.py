@@ -28,7 +28,7 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 FACES, DATA, TRAINING, THE_PAPER = "Photographs and films", "Data", "Training", "The paper"  # groups of commands
 Out = Annotated[Path, typer.Option(help="Folder or file to write.")]
 Force = Annotated[bool, typer.Option("--force", help="Write also over what was not made here.")]
-Seed = Annotated[int, typer.Option(help="Seed of every random draw; same seed, same bytes.")]
+Seed = Annotated[int, typer.Option(help="Seed of every random draw; same seed, same bytes.", min=0, max=2**63 - 1)]
 PresetName = Annotated[str, typer.Option(help="tiny (tests), small (shipped) or paper.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
 Model = Annotated[str, typer.Option(help="Shipped name (small, mesh18, face18) or folder of weights.")]

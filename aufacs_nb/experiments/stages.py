@@ -47,6 +47,8 @@ def partition_frames(registered: RegisteredFrames, partition: str | None, size: 
     chosen = (table.valid & ((table.partition == partition) if partition is not None else True)).to_numpy(bool)
     if not chosen.any():
         raise ValueError(f"No registered face in partition {partition!r}: look at its `partition` and `valid`.")
+    if table.subject[chosen].isna().any():
+        raise ValueError("manifest.parquet: rows with a face have no subject: name them.")
     frames = resize_frames(Rows(registered.frames, chosen), size, in_memory)
     if math.prod(frames.shape) <= in_memory:
         frames = np.asarray(frames)
@@ -143,6 +145,8 @@ def fit_generator(registered: RegisteredFrames, preset: GeneratorValues, out: Pa
                   **options: Any) -> FaceGenerator:
     "Train on Train only (§3.2), score on Test, put the score on the card; `options` go to `train_generator`."
     part = coded(partition_frames(registered, "Train", preset.size), preset.aus)
+    if not len(part.frames):
+        raise ValueError(f"manifest.parquet: no Train frame in which all of {au_columns(preset.aus)} are coded.")
     labels = intensity_to_unit(part.manifest[au_columns(preset.aus)].to_numpy(np.float32))
     generator = train_generator(part.frames, labels, part.manifest.subject.to_numpy(), preset, out=out, seed=seed,
                                 clips=clip_names(part.manifest), progress=progress, **options)

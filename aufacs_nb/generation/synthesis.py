@@ -19,6 +19,7 @@ from scipy.ndimage import binary_erosion, binary_fill_holes
 from tqdm.auto import tqdm
 
 from ..facs import AUS, LEVELS, LabelError, check_targets, intensity_to_unit
+from ..files import shown as harmless
 from .ratio import FaceGenerator
 from ..tensors import FrameArray, frames_to_tensor, tensor_to_frames
 from ..pictures import SYNTHETIC_KEY, contact_sheet, save_synthetic
@@ -116,7 +117,7 @@ def animate(generator: FaceGenerator, frame: np.ndarray, keys: ArrayLike, steps:
 
 def save_animation(path: Path | str, frames: np.ndarray, generator: str, source: str, fps: int = 24) -> Path:
     "Write frames uint8 (N, S, S, 3) as .gif or .mp4, marked as synthetic; ValueError for other endings."
-    path, comment = Path(path), f"{SYNTHETIC_KEY}: made by {generator} from {source}; shows no real expression."
+    path, comment = Path(path), f"{SYNTHETIC_KEY}: made by {generator} from {harmless(source)}; shows no real expression."
     if path.suffix.lower() not in (".gif", ".mp4"):
         raise ValueError(f"{path.name}: an animation ends in .gif or .mp4.")
     if path.suffix.lower() == ".mp4":

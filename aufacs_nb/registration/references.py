@@ -180,7 +180,7 @@ def _source(folder: Path) -> tuple:
     if not (folder / "manifest.parquet").is_file():
         raise FileNotFoundError(f"{folder}: no finished registration; run `aufacs register INPUT --out {folder}`.")
     table, meshes = read_table(folder / "manifest.parquet", ("subject",)), folder / "vertices.npy"
-    if (folder / "normalization.json").is_file() or "minus" in " ".join(table.get("registration", [])):
+    if (folder / "normalization.json").is_file() or "minus" in " ".join(map(str, table.get("registration", []))):
         raise ValueError(f"{folder} holds differences already: give the folder they were made from.")
     if table.subject.isna().any():
         raise ValueError(f"{folder}: {table.subject.isna().sum()} rows of the manifest have no subject: name them.")
