@@ -1,4 +1,4 @@
-"""The short form of tools/fuzz.py: bad inputs for every command end in a message that names them, or in a right result."""
+"""The short form of tools/fuzz.py: bad inputs for every command end in a message that names them, or rightly."""
 import gc
 import os
 import sys
@@ -42,7 +42,8 @@ def test_faults_are_noticed(fuzz):
     case = fuzz.Case("media", "x", ("predict", "cut.png"), ("cut.png",))
     judged = {("aufacs: cut.png: truncated", 2): "refused", ("12 of 12 rows → au.csv", 0): "wrong success",
               ("aufacs: truncated", 2): "not named", ("Traceback (most recent call last):", 1): "traceback",
-              ("cut.png", 139): "exit code", ("cut.png \x1b[31m", 2): "escape", ("it took more than 60 s", None): "hang"}
+              ("cut.png", 139): "exit code", ("cut.png \x1b[31m", 2): "escape",
+              ("it took more than 60 s", None): "hang"}
     assert {key: fuzz.judge(case, outcome(fuzz, key[1], key[0])) for key in judged} == judged
     assert fuzz.judge(case, outcome(fuzz, 2, "cut.png"), kept=False) == "destroyed"
     assert fuzz.judge(case, outcome(fuzz, 2, "cut.png", 10**5)) == "memory"

@@ -283,6 +283,8 @@ def resample_command(
 
     if method not in ("semantic", "real"):
         raise ValueError(f"--method {method!r}: choose semantic or real.")
+    if method == "real" and (model or arch):
+        raise ValueError("--method real: makes no pictures; leave --model and --arch out.")
     chosen = {"name_or_folder": model, "arch": arch}
     check_set_folder(out)
     balanced = _drawn(data, method, chosen, _device(device), not quiet, per_intensity=per_intensity, seed=seed, out=out)
