@@ -47,7 +47,7 @@ def partition_frames(registered: RegisteredFrames, partition: str | None, size: 
     chosen = (table.valid & ((table.partition == partition) if partition is not None else True)).to_numpy(bool)
     if not chosen.any():
         raise ValueError(f"No registered face in partition {partition!r}: look at its `partition` and `valid`.")
-    if table.subject[chosen].isna().any():
+    if "subject" in table and table.subject[chosen].isna().any():
         raise ValueError("manifest.parquet: rows with a face have no subject: name them.")
     frames = resize_frames(Rows(registered.frames, chosen), size, in_memory)
     if math.prod(frames.shape) <= in_memory:

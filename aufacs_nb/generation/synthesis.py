@@ -117,7 +117,8 @@ def animate(generator: FaceGenerator, frame: np.ndarray, keys: ArrayLike, steps:
 
 def save_animation(path: Path | str, frames: np.ndarray, generator: str, source: str, fps: int = 24) -> Path:
     "Write frames uint8 (N, S, S, 3) as .gif or .mp4, marked as synthetic; ValueError for other endings."
-    path, comment = Path(path), f"{SYNTHETIC_KEY}: made by {generator} from {harmless(source)}; shows no real expression."
+    path, source = Path(path), harmless(source)
+    comment = f"{SYNTHETIC_KEY}: made by {generator} from {source}; shows no real expression."
     if path.suffix.lower() not in (".gif", ".mp4"):
         raise ValueError(f"{path.name}: an animation ends in .gif or .mp4.")
     if path.suffix.lower() == ".mp4":
