@@ -225,7 +225,12 @@ def _as_shown(pixels, matrix):
     return pixels[::-1 if d < 0 else 1, ::-1 if a < 0 else 1]
 
 
-def _shown(frame, aspect, path):
+def _matrix(frame):
+    "The display matrix (9,) of a PyAV frame, or None. Asking ties the frame in a circle: it then lives for long."
+    found = [bytes(data) for data in frame.side_data if data.type.name == 'DISPLAYMATRIX']
+    return np.frombuffer(found[0], np.int32) if found else None
+
+def _shown(frame, aspect, path, matrix=None):
     "A PyAV frame as uint8 (H, W, 3) RGB, upright, of square pixels; `DatabaseError` for one that is too large."
     if frame.width * frame.height > LARGEST_PICTURE:
         raise DatabaseError(_GIANT.format(path, LARGEST_PICTURE))
@@ -234,8 +239,7 @@ def _shown(frame, aspect, path):
         width, height = _stretched(frame.width, frame.height, aspect)
         frame_size = dict(width=width, height=height, interpolation='BICUBIC')
     pixels = frame.to_ndarray(format='rgb24', **(frame_size if aspect != 1 else {}))
-    matrix = [bytes(data) for data in frame.side_data if data.type.name == 'DISPLAYMATRIX']
-    return np.ascontiguousarray(_as_shown(pixels, np.frombuffer(matrix[0], np.int32)) if matrix else pixels)
+    return np.ascontiguousarray(pixels if matrix is None else _as_shown(pixels, matrix))
 
 # %% ../nbs/0_start/02_databases.ipynb #a116e5e4
 def _promised(container, stream, rate):
@@ -322,10 +326,12 @@ def timed_frames(path: str | os.PathLike) -> Iterator[tuple[float, np.ndarray]]:
     """
     with _open_video(path) as container:
         stream = container.streams.video[0]
-        tally, shape = _Tally(rate=float(stream.average_rate or 25)), None
+        tally, shape, known = _Tally(rate=float(stream.average_rate or 25)), None, None
         try:
             for frame in _decoded(container, stream, tally):
-                image = _shown(frame, stream.sample_aspect_ratio, path)
+                if known != (known := (frame.rotation, frame.width, frame.height)):
+                    matrix = _matrix(frame)  # the stream's own; asked of few frames
+                image = _shown(frame, stream.sample_aspect_ratio, path, matrix)
                 shape = shape or image.shape
                 yield tally.note(frame.time), image if image.shape == shape else _framed(image, shape)
         except DatabaseError:

@@ -211,9 +211,9 @@ def test_train_generator_and_resample(run, work):
            "--steps", 3, "--quiet")
     card = json.loads((work / "generator" / "card.json").read_text())
     assert card["preset"]["name"] == "tiny" and "paired_error_test" in card["scores"]
-    for method in ("semantic", "real"):
-        run("resample", "--data", work / "registered", "--out", work / method, "--model", work / "generator",
-               "--method", method, "--per-intensity", 2, "--quiet")
+    for method, model in (("semantic", ("--model", work / "generator")), ("real", ())):
+        run("resample", "--data", work / "registered", "--out", work / method, *model, "--method", method,
+            "--per-intensity", 2, "--quiet")
         drawn = pd.read_parquet(work / method / "manifest.parquet")
         if method == "semantic":
             assert (drawn.groupby(["au", "intensity"]).size() == 2).all() and len(drawn) == 2 * 6 * 7

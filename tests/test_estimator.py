@@ -86,7 +86,7 @@ def test_options_that_cannot_be(aufacs, clip, tmp_path, options, said):
 def test_overlay_of_a_photograph(aufacs, tmp_path):
     Image.fromarray(astronaut()).save(tmp_path / "me.png")
     done = aufacs("predict", tmp_path / "me.png", "--overlay", tmp_path / "a.mp4")
-    assert done.returncode == 2 and "is no film; use --plot" in done.stderr
+    assert done.returncode == 2 and "a.mp4: of a photograph, its name must end in .png" in done.stderr
 
 
 @pytest.fixture

@@ -68,7 +68,7 @@ def test_no_face_is_said_and_kept(tmp_path, aufacs_command):
     with pytest.raises(NoFaceError, match="lawn.png: no face found in 300 x 200"):
         register_photo(tmp_path / "lawn.png")
     code, said = register(aufacs_command, tmp_path / "lawn.png", "--out", tmp_path / "out")
-    assert code == 2 and "lawn.png: no face in any of 1 frames" in said and "Traceback" not in said
+    assert code == 1 and "lawn.png: no face in any of 1 frames" in said and "Traceback" not in said
     result = open_registered(tmp_path / "out")
     assert not result.manifest.valid.any() and not result.frames.any()
 
@@ -239,7 +239,7 @@ def test_memory_does_not_grow_with_the_film(tmp_path, talk):
     for count in (64, 320):
         film = write_film(tmp_path / f"{count}.mp4", (talk * 8)[:count])
         done = subprocess.run([sys.executable, "-c", code, film, tmp_path / str(count)], capture_output=True, text=True,
-                              check=True)
+                              check=True, env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"})  # freed is given back
         peak[count] = float(done.stdout)
     assert peak[320] < peak[64] + 30_000, f"{peak} kB; 256 frames more are 38 MB of registered pixels"
 

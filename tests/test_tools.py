@@ -82,7 +82,7 @@ def test_whatever_is_out_of_step_is_named_with_the_way_out(project):
     expected = {"aufacs_nb/hall.py": "nbdev_update", "aufacs_nb/kitchen.py": "nbdev_export", "nbs/02_attic.ipynb": "nbdev_clean",
                 "aufacs_nb/cellar.py": "missing", "aufacs_nb/stray.py": "no notebook exports it",
                 "aufacs_nb/_modidx.py": "nbdev_export", "README.md": "make readme"}
-    lines = {line.split(":")[0]: line for line in said.splitlines()}
+    lines = {line.split(":")[0]: line for line in reversed(said.splitlines())}  # the first of each
     assert code == 1 and lines.keys() == expected.keys()
     assert {name for name, way_out in expected.items() if way_out not in lines[name]} == set()
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TURNS', 'SMALLEST_TILE', 'LARGEST_SEARCH', 'WEAK', 'SURE', 'STILL_BELOW', 'SEEN', 'SIDES', 'BELIEVED', 'WAVERING',
-           'CLEAR', 'REFUSED', 'SameConv', 'BlazeBlock', 'BlazeFace', 'MeshBlock', 'FaceMesh', 'load_networks',
-           'Square', 'cut_all', 'cut', 'anchors', 'decode_boxes', 'overlap', 'blend_overlapping',
+           'CLEAR', 'REFUSED', 'CERTAIN', 'HOPELESS', 'SameConv', 'BlazeBlock', 'BlazeFace', 'MeshBlock', 'FaceMesh',
+           'load_networks', 'Square', 'cut_all', 'cut', 'anchors', 'decode_boxes', 'overlap', 'blend_overlapping',
            'square_from_detection', 'square_from_landmarks', 'search_windows', 'NoFaceError', 'PictureError', 'Face',
            'check_picture', 'distinct', 'detect_all', 'fit_meshes', 'as_faces', 'fit_faces', 'doubts', 'FaceLandmarker']
 
@@ -584,6 +584,7 @@ def _find_in_view(detector, mesh, images, small_faces):
 BELIEVED = .85               # belief from which a face is upright beyond doubt
 WAVERING = .7                # below it, the picture upside down is looked at in any case
 CLEAR, REFUSED = -.08, .05   # how much surer the detector is upside down: below, upright; above, not to be used
+CERTAIN, HOPELESS = .99, .2  # a face of which the mesh network is so sure is used up to here
 
 
 @torch.inference_mode()
@@ -637,7 +638,7 @@ def _find_upside_down(detector, mesh, images, small_faces):
 def _settled(faces, doubt, others):
     """Return `Face`s, in doubt or not, and others, which stand on their head, as those of one image, largest first."""
     stay = [face for face, one in zip(faces, doubt)
-            if one < CLEAR or (one <= REFUSED or face.score > SURE)
+            if one < CLEAR or one <= (REFUSED if face.score < CERTAIN else HOPELESS)
             and not any(_shared(face, other) > .3 for other in others)]
     new = [other for other in others if not any(_shared(other, face) > .6 for face in stay)]
     return sorted(stay + new, key=lambda face: -face.area)
