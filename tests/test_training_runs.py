@@ -343,6 +343,6 @@ def test_every_way_to_hold_the_frames_trains_the_same(tmp_path):
     train = lambda way: train_classifier(way, LEVELS[order], None, SLIM, 1, epochs=1, progress=False, device="cpu")[0]
     made = [train(way) for way in ways]
     assert all(same(made[0], other) for other in made[1:])
-    table = pd.DataFrame({"au": 12, "intensity": LEVELS[order], "synthetic": False})
+    table = pd.DataFrame({"au": 12, "intensity": LEVELS[order]})
     stored = ResampledSet.open(ResampledSet(ways[1], table).save(tmp_path / "set"))
     np.testing.assert_array_equal(stored.frames, FRAMES[order])

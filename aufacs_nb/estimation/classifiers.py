@@ -16,7 +16,7 @@ import torch
 from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
-from .resampling import ResampledSet
+from .resampling import ResampledSet, ResamplingError
 from ..facs import AU_NAMES, au_column, au_columns
 from ..folders import array_content, claim, table_content
 from ..presets import PAPER, ClassifierValues, get_preset
@@ -58,6 +58,9 @@ def _registration(table, valid=None) -> str:
 # %% ../../nbs/3_estimation/06_classifiers.ipynb #2828ebe0
 def distinct_rows(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     "Of a resampled set: positions of the first copy of each picture, and for each row which of them it shows."
+    if lost := {"source_row", "target_row", "synthetic", "au", "intensity"} - set(table):
+        raise ResamplingError(f"a balanced set without the columns {', '.join(sorted(lost))}: make it anew "
+                              "(aufacs resample)")
     keys = table[["source_row", "target_row"]].to_numpy(np.int64)
     own = np.where(table["synthetic"].to_numpy(bool), table["au"] * N_CLASSES + table["intensity"], 0)
     _, first, which = np.unique(np.column_stack([keys, own]), axis=0, return_index=True, return_inverse=True)

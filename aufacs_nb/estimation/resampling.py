@@ -185,8 +185,8 @@ class ResampledSet:
         missing = [path.name for path in paths if not path.is_file()]
         if missing: raise ResamplingError(f'{folder}: no {", ".join(missing)}; make the set with `aufacs resample`')
         table = read_table(paths[1])
-        if lost := [name for name in ('au', 'synthetic') if 'intensity' in table and name not in table]:
-            raise ResamplingError(f'{paths[1]}: column {lost[0]!r} is missing; make the set anew (aufacs resample)')
+        if 'intensity' in table and 'au' not in table:
+            raise ResamplingError(f"{paths[1]}: column 'au' is missing; make the set anew (aufacs resample)")
         if 'registration' in table and not table['registration'].map(lambda made: isinstance(made, str)).all():
             raise ResamplingError(f'{paths[1]}: column registration must hold words; make the set anew')
         return cls(open_array(paths[0], len(table), (None, None, 3), np.uint8), table)
