@@ -19,7 +19,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -32,6 +31,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+from tools.limits import limited
 
 SECONDS = 60         # a case that takes longer hangs
 MEGABYTES = 1500     # that one case may add to what this process holds
@@ -636,22 +641,6 @@ class Late(BaseException):
     "A case took too long."
 
 
-@contextmanager
-def time_limit(seconds: float):
-    "Raise Late in the block after so many seconds."
-    def ring(*_):
-        "Stop it."
-        raise Late
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
 def _memory(name: str) -> int:
     "A line of this process's status in MB, VmRSS or VmHWM; 0 where there is none."
     with suppress(OSError, StopIteration):
@@ -704,7 +693,7 @@ def run(words: tuple, out: Path) -> Outcome:
     code: int | None = 0
     try:
         with redirect_stdout(streams[0]), redirect_stderr(streams[1]), bounded_memory(8 * 1024), \
-                time_limit(SECONDS):
+                limited(SECONDS, Late):
             main(words)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1

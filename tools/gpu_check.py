@@ -583,7 +583,8 @@ def medium_step(preset, device, channels_last: bool, low_norms: bool, compile_it
 
 def time_medium(report, a, device, left, compiled: bool) -> None:
     "The medium generator's pass in each of `WAYS` (not) compiled; the training takes the fastest."
-    from tools.medium_training import limited, medium_preset
+    from tools.limits import limited
+    from tools.medium_training import medium_preset
 
     preset = medium_preset(a.size, a.dim, a.batch)
     ways = {name: way for name, way in WAYS.items() if way["compile_it"] == compiled}
@@ -609,7 +610,7 @@ def time_compiled_paper(report, preset, peaks, device, left, a) -> None:
     import torch
     from aufacs_nb.generation.training import train_step
 
-    from tools.medium_training import limited
+    from tools.limits import limited
 
     if left() < 35 or a.no_compile:
         return report.put("generator step, compiled", "left out")

@@ -14,12 +14,10 @@ for speed: pairs are drawn row by row in the package's `PairSampler`, here whole
 """
 import json
 import math
-import signal
 import sys
-import threading
 import time
 import types
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -38,6 +36,7 @@ from aufacs_nb.pictures import contact_sheet
 from aufacs_nb.presets import SMALL, write_atomically
 from aufacs_nb.generation.training import PairBatch, augment_pairs, generator_parts, set_trainable
 from aufacs_nb.tensors import tensor_to_frames
+from tools.limits import limited
 from tools.render_true_pairs import ALL_AUS, PAPER_COLUMNS
 
 CHANGED = 24          # grey levels by which a pixel must differ to count as changed (as in image_quality)
@@ -230,25 +229,6 @@ class Clock:
         "Rises in the first hundredth, constant until 0.4, then a straight line to 0 at the end."
         share = self.share
         return full * min(1.0, share / 0.01 + 0.05, max(0.0, (1 - share) / 0.6))
-
-
-@contextmanager
-def limited(seconds: float):
-    "TimeoutError in this block after `seconds`; without effect outside the main thread."
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def over(*_):
-        raise TimeoutError(f"not done within {seconds:.0f} s")
-
-    before = signal.signal(signal.SIGALRM, over)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def lower_norms(network) -> None:
