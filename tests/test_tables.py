@@ -121,19 +121,17 @@ def test_parquet_keeps_rows_together(tmp_path):
     assert stored.num_rows == 10_000 and stored.num_row_groups == 3
 
 
-@pytest.mark.parametrize("error, kept", [(KeyboardInterrupt, 3), (OSError, 3), (ValueError, 3)])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError, ValueError])
 @pytest.mark.parametrize("ending", ["csv", "json", "parquet"])
-def test_what_is_left_of_a_table_that_broke_off(error, kept, ending, tmp_path):
+def test_what_is_left_of_a_table_that_broke_off(error, ending, tmp_path):
     path = save_table(made(9), tmp_path / f"au.{ending}")
     before = path.read_bytes()
     with pytest.raises(error), TableFile(path, keep_part=True) as file:
         file.write(made(3))
         raise error("no more")
     assert path.read_bytes() == before
-    part = tmp_path / f"au.part.{ending}"
-    if kept:
-        reader = {"csv": pd.read_csv, "json": pd.read_json, "parquet": pd.read_parquet}[ending]
-        assert len(reader(part)) == kept
+    reader = {"csv": pd.read_csv, "json": pd.read_json, "parquet": pd.read_parquet}[ending]
+    assert len(reader(tmp_path / f"au.part.{ending}")) == 3
     with pytest.raises(error), TableFile(tmp_path / f"new.{ending}") as file:
         raise error("at once")
     assert not list(tmp_path.glob("new*"))
