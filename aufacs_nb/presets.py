@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PAPER', 'SMALL', 'TINY', 'PRESETS', 'ASSETS', 'FrameValues', 'LossValues', 'GeneratorValues', 'ClassifierValues',
-           'SimulationValues', 'Preset', 'get_preset', 'write_atomically', 'save_weights', 'weights_folder', 'as_made',
-           'preset_from', 'read_card', 'load_weights']
+           'SimulationValues', 'Preset', 'get_preset', 'write_atomically', 'save_weights', 'is_shipped',
+           'weights_folder', 'as_made', 'preset_from', 'read_card', 'load_weights']
 
 # %% ../nbs/0_start/03_presets.ipynb #36045553
 import json
@@ -181,6 +181,12 @@ def save_weights(
 ASSETS = Path(aufacs_nb.__file__).parent / "assets"
 
 
+def is_shipped(name: object, part: str | None = None) -> bool:
+    "Is this the bare name of weights that travel in the package; of `part`, such as 'classifiers', if one is given?"
+    there = isinstance(name, str) and name in os.listdir(ASSETS)  # never a path, and never in other letters
+    return there and any((ASSETS / str(name)).glob(f"{part or '*'}/card.json"))
+
+# %% ../nbs/0_start/03_presets.ipynb #0a2e55dc
 def _holds(folder: Path) -> bool:
     "Does a folder hold weights with a card?"
     try:
@@ -192,8 +198,7 @@ def _holds(folder: Path) -> bool:
 def weights_folder(name_or_folder: Path | str, part: str) -> Path:
     "Folder of `part` ('generator', 'classifiers') of shipped weights such as 'small', or of a folder of the user's."
     name, own = str(name_or_folder), [Path(name_or_folder) / part, Path(name_or_folder)]
-    shipped, bare = ASSETS / name / part, isinstance(name_or_folder, str) and Path(name).name == name != ".."
-    known = bare and name in os.listdir(ASSETS)  # the word for what travels in the package
+    shipped, known = ASSETS / name / part, is_shipped(name_or_folder)
     if known and any(map(_holds, own)):
         warnings.warn(f"{name!r} means the shipped weights; for the folder of that name say ./{name}", stacklevel=2)
     for folder in [shipped] if known else [*own, shipped]:
