@@ -6,11 +6,15 @@ from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[1]
+if str(ROOT) not in sys.path:  # `tools.limits` and its like, also where pytest is not started as a module
+    sys.path.insert(0, str(ROOT))
+
 
 @pytest.fixture(scope="session")
 def root():
     """The checkout."""
-    return Path(__file__).parents[1]
+    return ROOT
 
 
 @pytest.fixture

@@ -1,8 +1,10 @@
 """Faces stay on this machine: no command, name or row of a table makes a connection that was not asked for.
 
-Python's sockets are guarded; libraries written in C, such as FFmpeg's, would knock at a server that nobody may reach.
+Python's sockets are guarded; libraries written in C, such as FFmpeg's, would knock at a server that nobody may reach. It
+hangs up at once: whoever waited for its answer would wait for ever, deep in C, where no limit of time reaches.
 """
 import socket
+import threading
 
 import numpy as np
 import pandas as pd
@@ -11,6 +13,9 @@ from PIL import Image
 from skimage.data import astronaut
 
 from aufacs_nb.databases import write_video
+from tools.limits import limited
+
+SECONDS = 300  # for a test that takes 10
 
 
 class Connected(BaseException):
@@ -18,30 +23,49 @@ class Connected(BaseException):
 
 
 class Address(str):
-    """An address, and what was `tried`."""
+    """An address; what Python `tried` to reach, and who `knocked`, past Python."""
+
+
+@pytest.fixture(autouse=True)
+def no_hang():
+    """A test that waits for the network fails."""
+    with limited(SECONDS):
+        yield
+
+
+def hang_up(server, knocked):
+    """Close every connection as soon as it is made, until the server is shut down."""
+    while True:
+        try:
+            connection, address = server.accept()
+        except OSError:
+            return
+        knocked.append(address)
+        connection.close()
 
 
 @pytest.fixture
 def guard(monkeypatch):
     """The address of a server that nobody may reach, in a process whose sockets refuse to connect."""
-    tried = []
+    tried, knocked = [], []
 
     def refuse(*words, **_):
         tried.append(words[1:] or words)
         raise Connected(words)
 
     with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(.05)
+        hangs_up = threading.Thread(target=hang_up, args=(server, knocked), daemon=True)
+        hangs_up.start()
         for name in ("connect", "connect_ex", "sendto"):
             monkeypatch.setattr(socket.socket, name, refuse)
         for name in ("create_connection", "getaddrinfo", "gethostbyname"):
             monkeypatch.setattr(socket, name, refuse)
         address = Address(f"http://127.0.0.1:{server.getsockname()[1]}")
-        address.tried = tried
+        address.tried, address.knocked = tried, knocked
         yield address
-        assert tried == []
-        with pytest.raises(TimeoutError):
-            server.accept()
+        server.shutdown(socket.SHUT_RDWR)
+        hangs_up.join(5)
+        assert tried == knocked == []
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +91,15 @@ def test_the_guard_notices(guard):
     with pytest.raises(Connected):
         urllib.request.urlopen(f"{guard}/film.mp4")
     guard.tried.clear()
+
+
+def test_a_library_in_c_is_noticed_and_does_not_wait(guard):
+    import av
+
+    with pytest.raises(av.FFmpegError), av.open(f"{guard}/film.mp4"):
+        pass
+    assert guard.knocked
+    guard.knocked.clear()
 
 
 def test_commands_that_read_faces_stay_here(guard, seen, tmp_path, capsys):
