@@ -12,7 +12,7 @@ from skimage.data import astronaut
 
 from aufacs_nb.apps.cli import app, main
 from aufacs_nb.databases import DatabaseError, sample_database
-from aufacs_nb.estimation.estimator import AUEstimator
+from aufacs_nb.estimation.estimator import AUEstimator, _generator_name
 from aufacs_nb.files import OutputError, lock
 
 
@@ -163,10 +163,11 @@ def test_a_photograph_is_drawn_and_a_device_that_does_nothing_is_said(me, tmp_pa
     words = ("predict", me, "--model", "mesh18", "--out", tmp_path / "au.csv", "--overlay", tmp_path / "au.png", "--quiet")
     assert ends("--log-level", "info", *words, "--device", "cuda") == 0
     said, drawn = capsys.readouterr().err, np.asarray(Image.open(tmp_path / "au.png"))
-    assert "note: --device cuda: does nothing here; readers of meshes and faces compute on the CPU" in said
+    assert "note: --device cuda does nothing here: readers of meshes and faces compute on the CPU" in said
     assert "INFO aufacs_nb" in said and Image.open(tmp_path / "au.png").text["Comment"].startswith("AU estimates")
     assert drawn.shape[0] == 640 and drawn.shape[1] > 1000
     assert ends(*words) == 0, "what it wrote itself it may replace"
+    assert "does nothing" not in capsys.readouterr().err, "nobody asked for a device"
 
 
 def test_live_opens_the_page(monkeypatch):
@@ -187,3 +188,39 @@ def test_actions_of_several_sources_name_what_is_missing(me, tmp_path, capsys):
 def test_a_refused_command_leaves_no_empty_folder(tmp_path):
     assert ends("predict", tmp_path / "nowhere.png", "--model", "mesh18", "--out", tmp_path / "new" / "au.csv") == 2
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_of_classifiers_given_directly_keeps_its_zero(me, tmp_path):
+    AUEstimator.from_pretrained("small").neutral(me).save(tmp_path / "mine")
+    for name, model in (("above", "mine"), ("direct", "mine/classifiers")):
+        words = ("predict", me, "--model", tmp_path / model, "--out", tmp_path / f"{name}.csv", "--quiet")
+        assert ends(*words) == 0
+    above, direct = (pd.read_csv(tmp_path / f"{name}.csv") for name in ("above", "direct"))
+    assert above.equals(direct) and above.filter(like="_r").max(axis=None) < .02
+
+
+def test_the_generator_is_that_of_the_card_in_the_folder_beside_it_or_small(tmp_path):
+    (tmp_path / "run" / "generator").mkdir(parents=True)
+    (tmp_path / "run" / "classifiers").mkdir()
+    for part in ("generator", "classifiers"):
+        (tmp_path / "run" / part / "card.json").write_text("{}")
+    run, alone = str(tmp_path / "run"), tmp_path / "alone"
+    assert [_generator_name(tmp_path / "run" / part, {}) for part in ("", "classifiers")] == [run, run]
+    assert _generator_name(alone, {}) == _generator_name("mesh18", {}) == "small" == _generator_name("small", {})
+    assert _generator_name(tmp_path / "run", {"generator": "medium"}) == "medium"
+    assert _generator_name(tmp_path / "run" / "other", {}) == "small", "what lies beside a folder of folders is not its own"
+
+
+def test_a_note_is_told_once(me, tmp_path, monkeypatch, capsys):
+    "A folder called `small` lies here, and a film is read twice."
+    AUEstimator.from_pretrained("small").save(tmp_path / "small")
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films" / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "films" / "me.png").write_bytes(me.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    assert ends("predict", "films", "--neutral", "clip", "--out", "au.csv", "--quiet") == 1
+    said = capsys.readouterr().err
+    assert said.count("means the shipped weights") == said.count("(marked with success = 0)") == 1
+    with pytest.warns(UserWarning) as caught:
+        AUEstimator.from_pretrained("mesh18").neutral("clip").predict("films")
+    assert sum("(marked with success = 0)" in str(one.message) for one in caught) == 1, "not in both readings"

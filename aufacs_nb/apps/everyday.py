@@ -11,6 +11,7 @@ __all__ = ['app', 'FACES', 'DATA', 'TRAINING', 'THE_PAPER', 'Out', 'Force', 'See
 # %% ../../nbs/6_apps/09_cli.ipynb #d96a0b1e
 import logging
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -58,7 +59,12 @@ def _device(name: str) -> str:
 def _idle_device(asked: str, what: str) -> None:
     "A warning for whoever asks for a device by name that `what` does not use."
     if asked not in ("auto", "cpu"):
-        warnings.warn(f"--device {asked}: does nothing here; {what} on the CPU.", stacklevel=2)
+        warnings.warn(f"--device {asked} does nothing here: {what} on the CPU.", stacklevel=2)
+
+
+def _given_device(name: str) -> str | None:
+    "The device that `--device` means, or None for auto: whoever lets us choose is told nothing."
+    return None if name == "auto" else _device(name)
 
 # %% ../../nbs/6_apps/09_cli.ipynb #d9905039
 def _line(text: object) -> str:
@@ -68,11 +74,15 @@ def _line(text: object) -> str:
 
 @contextmanager
 def _notes() -> Iterator[None]:
-    "Warnings as yellow lines on standard error, while the block runs."
+    "Warnings as yellow lines on standard error, each text once, while the block runs."
+    said = set()
+
     def tell(message, *where, **more):
-        "Print a warning as a note; what a function calls `face=` is `--face` here."
-        words = _line(message).replace("faces='all'", "--faces all").replace("face=", "--face ")
-        typer.secho(f"note: {words}", err=True, fg="yellow")
+        "Print a warning as a note, each text once; what a function calls `face=` is `--face` here."
+        words = re.sub(r"\b(device|faces?)='?(\w+)'?", r"--\1 \2", _line(message))
+        if words not in said:
+            said.add(words)
+            typer.secho(f"note: {words}", err=True, fg="yellow")
 
     with warnings.catch_warnings():
         warnings.showwarning = tell
@@ -245,31 +255,6 @@ def _write_tables(batches, source, out: Path, model: str, overlay: Path | None, 
         raise
     return check
 
-# %% ../../nbs/6_apps/09_cli.ipynb #661cc65c
-def _beside(folder: Path, card: dict) -> str:
-    "Name or folder of the generator that belongs to classifiers: that of their card, one beside them, or small."
-    there = (folder.resolve().parent / "generator" / "card.json").is_file()
-    return card.get("generator") or (str(folder.resolve().parent) if there else "small")
-
-
-def _estimator(model: str, device: str):
-    "The estimator of a shipped name or folder; ValueError if its classifiers read differences, not photographs."
-    from aufacs_nb.estimation.estimator import AUEstimator
-    from aufacs_nb.presets import WeightsError, read_card, weights_folder
-
-    try:
-        folder = weights_folder(model, "classifiers")
-    except WeightsError:  # a reader of meshes, or nothing at all
-        return AUEstimator.from_pretrained(model, device)
-    card, _ = read_card(folder)
-    if " minus " in (made := card.get("registration", "mesh")):
-        raise ValueError(f"--model {model}: learned from differences ({made}), and a photograph is none: score it with "
-                         "`aufacs evaluate` on a folder of `aufacs normalize`.")
-    if folder != Path(model):
-        return AUEstimator.from_pretrained(model, device)
-    from aufacs_nb.estimation.storage import AUClassifiers
-    return AUEstimator(AUClassifiers.from_pretrained(model), _beside(folder, card), device=device)
-
 # %% ../../nbs/6_apps/09_cli.ipynb #353d4c0c
 def _save_plot(tables: list, plot: Path) -> None:
     "The figure of all AUs over time, which says who made it; atomic."
@@ -296,10 +281,11 @@ def _report(check, paths: list, left: list, to_stderr: bool = False) -> None:
         raise typer.Exit(1)
 
 # %% ../../nbs/6_apps/09_cli.ipynb #1f0f4071
-def _asked(estimator, neutral: str, device: str):
-    "An estimator with the zero that `--neutral` asks for; a warning for a device that it does not use."
-    if estimator.classifiers.device.type == "cpu":
-        _idle_device(device, "readers of meshes and faces compute")
+def _asked(model: str, neutral: str, device: str):
+    "The estimator of a shipped name or folder, with the zero that `--neutral` asks for."
+    from aufacs_nb.estimation.estimator import AUEstimator
+
+    estimator = AUEstimator.from_pretrained(model, _given_device(device))
     _log.info("read by %s, zero: %s", getattr(estimator.classifiers, "source", "?"), neutral)
     return estimator if neutral == "none" else estimator.neutral(neutral)
 
@@ -356,7 +342,7 @@ def predict_command(
     out, plot, overlay = _check_predict(sources, out, plot, overlay, force)
     _check_photo(Path(neutral), "--neutral")
     with _alone(out, plot, overlay):
-        estimator = _asked(_estimator(model, _device(device)), neutral, device)
+        estimator = _asked(model, neutral, device)
         options = dict(faces=faces, progress=not quiet, landmarks=landmarks)
         check, left = _predicted(estimator, sources, out, model, (plot, overlay), on_error, options)
     _report(check, [out, plot, overlay], left, str(out) == "-")
@@ -379,7 +365,7 @@ def personalize_command(
     "Adapt the estimator to the person in PHOTO (best neutral); writes a folder for `predict --model`."
     _check_adapted(photo, model, out, force)
     with lock(out):
-        estimator = _estimator(model, _device(device))
+        estimator = _asked(model, "none", device)
         estimator.personalize(photo, seed=seed, face=face, progress=not quiet).save(out)
     typer.echo(f"Personal estimator → {shown(out)}")
 

@@ -27,12 +27,12 @@ from tqdm.auto import tqdm
 # %% ../../nbs/3_estimation/13_estimator.ipynb #d4d0653b
 from ..databases import DatabaseError
 from .mesh import MeshReader
-from .sharing import _PARTS, _is_shipped_name, located, push_folder, ready_to_share
+from .sharing import GENERATOR_PARTS, located, push_folder, ready_to_share
 from .sources import (_found, found_faces, frame_stream, holds_many, in_batches, is_photo,
                                           pick_face, read_photo, source_name)
 from .tables import Predictions, file_names, landmark_columns, openface_table
 from .zero import ClipZeros, photo_zero
-from ..presets import WeightsError, read_card, weights_folder
+from ..presets import WeightsError, is_shipped, read_card, weights_folder
 from ..registration.collections import METHODS, dense_landmarks, register_faces
 from ..registration.detection import FaceLandmarker, NoFaceError
 from ..registration.frontal import frontal_pixels, register_face
@@ -135,10 +135,13 @@ def checked_tables(tables: Iterable[pd.DataFrame], source: Media) -> Iterator[pd
 # %% ../../nbs/3_estimation/13_estimator.ipynb #ea2015c3
 def _method_of(classifiers) -> str:
     "How the frames were registered that classifiers were trained on; WeightsError if that is unknown here."
-    method = classifiers.card.get("registration", "mesh")
+    method, name = classifiers.card.get("registration", "mesh"), classifiers.source or "classifiers"
+    if " minus " in method:
+        raise WeightsError(f"{name}: learned from differences ({method!r}), and a photograph is none: score it with "
+                           "`aufacs evaluate` on a folder of `aufacs normalize`.")
     if method not in METHODS:
-        raise WeightsError(f"{classifiers.source or 'classifiers'}: trained on frames registered by "
-                           f"{method!r}, but only {', '.join(METHODS)} are known; train them again.")
+        raise WeightsError(f"{name}: trained on frames registered by {method!r}, but only {', '.join(METHODS)} are "
+                           "known; train them again.")
     return method
 
 # %% ../../nbs/3_estimation/13_estimator.ipynb #dd70cf13
@@ -192,8 +195,9 @@ def _clip_zeros(reader, searched, source) -> dict:
     asked, by_mesh = reader.classifiers, isinstance(reader.classifiers, MeshReader)
     saying: Any = asked if by_mesh else _Said(asked)
     collected, left = ClipZeros(saying), list[DatabaseError]()
-    for items, faces in _until_it_breaks(searched, left):  # the second reading raises what breaks off
-        for item, face in ((item, face) for item, own in zip(items, faces) for face in own):
+    with warnings.catch_warnings(action="ignore"):  # the second reading says them, and raises what breaks off
+        for item, face in ((item, face) for items, faces in _until_it_breaks(searched, left)
+                           for item, own in zip(items, faces) for face in own):
             seen = meshes_of([face]) if by_mesh else registered_by(reader.method, [item.image], [face])
             pictures = pictures_of(asked, [item.image], [face]) if by_mesh else None
             collected.add([(item.file, face.face_id)], seen, pictures)
@@ -234,21 +238,20 @@ class AUReader:
 
 # %% ../../nbs/3_estimation/13_estimator.ipynb #363410f9
 def _generator_name(name_or_folder, card: dict) -> str:
-    "Name or folder of the generator: what the classifiers' card says, else what lies beside them."
-    beside = "small"
-    for part in _PARTS:
-        try:
-            weights_folder(name_or_folder, part)
-            beside = str(name_or_folder)
-        except WeightsError:
-            continue
-    return card.get("generator", beside)
+    "Name or folder of the generator: that on the classifiers' card, else one in or beside their folder, else small."
+    folder = Path(name_or_folder)
+    places = [folder, folder.resolve().parent] if (folder / "card.json").is_file() else [folder]
+    if is_shipped(name_or_folder):
+        there = [str(name_or_folder) for part in GENERATOR_PARTS if is_shipped(name_or_folder, part)]
+    else:
+        there = [str(place) for place in places for part in GENERATOR_PARTS if (place / part / "card.json").is_file()]
+    return card.get("generator") or next(iter(there), "small")
 
 
 def _noted(generator) -> str:
     "What a card says about a generator: its name, or the absolute path of its folder."
     name = generator if isinstance(generator, str) else generator.preset.name
-    return str(Path(name).resolve()) if Path(name).is_dir() and not _is_shipped_name(name) else name
+    return str(Path(name).resolve()) if Path(name).is_dir() and not is_shipped(name) else name
 
 
 def _ready(generator, classifiers):
@@ -332,10 +335,8 @@ def _save(estimator, folder: Path) -> Path:
 
 def _stored(name_or_folder, device) -> dict:
     "What `AUEstimator` is made of."
-    classifiers = _load(name_or_folder)
+    classifiers = _load(name_or_folder).to(pick_device(device))
     _log.info("%s: %s of %d AUs", name_or_folder, type(classifiers).__name__, len(classifiers.aus))
-    if device.type != classifiers.to(device).device.type:
-        _log.info("%s: reads on the CPU; device=%r has no effect", name_or_folder, str(device))
     generator, zero = _generator_name(name_or_folder, classifiers.card), classifiers.card.get("zero")
     return {"classifiers": classifiers, "generator": generator, "device": device,
             "zero": None if zero is None else np.float32(zero)}
@@ -347,18 +348,26 @@ def _push(estimator, repo: str, private: bool | None, revision: str | None, lice
         saved = ready_to_share(estimator.save(folder), repo.removeprefix("hf:"), licence)
         return push_folder(saved, repo, private, revision)
 
+# %% ../../nbs/3_estimation/13_estimator.ipynb #e0bb8b1d
+def _moved(classifiers, device):
+    "Classifiers on a device, None: where they are; a warning for whoever asks for one that they do not use."
+    if device is not None and (wanted := pick_device(device).type) != classifiers.to(device).device.type:
+        warnings.warn(f"device={wanted} does nothing here: readers of meshes and faces compute on the CPU.",
+                      stacklevel=4)
+    return classifiers
+
 # %% ../../nbs/3_estimation/13_estimator.ipynb #85ce6522
 class AUEstimator(AUReader):
     "AU intensities of photos and films. generator: or its name, folder. device: None, as is; mesh18, face18: the CPU."
     def __init__(self, classifiers: Any, generator: Any = "small", landmarker: FaceLandmarker | None = None,
                  device: str | torch.device | None = None, clip: bool = False, zero: np.ndarray | None = None):
-        super().__init__(classifiers.to(device or classifiers.device), landmarker)
+        super().__init__(_moved(classifiers, device), landmarker)
         self.generator, self.clip, self.zero = generator, clip, zero
     @classmethod
     def from_pretrained(cls, name_or_folder: str | Path = "small", device: str | None = None,
                         revision: str | None = None) -> "AUEstimator":
         "Shipped ('small', 'mesh18', 'face18'), a folder of `save`, or 'hf:USER/NAME' at a revision; or WeightsError."
-        return cls(**_stored(located(name_or_folder, revision), pick_device(device)))
+        return cls(**_stored(located(name_or_folder, revision), device))
     def neutral(self, photo: Media | None = None, face: int | None = None) -> "AUEstimator":
         "A new estimator with the zero of a neutral photo or list of them, of each film ('clip'), or None."
         return _with_zero(self, photo, face)

@@ -18,8 +18,8 @@ from torch import nn
 from torchvision.models import VGG
 
 from ..facs import au_column
-from ..presets import (ASSETS, ClassifierValues, WeightsError, get_preset, load_weights, save_weights,
-                               weights_folder)
+from ..presets import (ASSETS, ClassifierValues, WeightsError, get_preset, is_shipped, load_weights,
+                               save_weights, weights_folder)
 from .trunk import build_classifier, released
 from .vgg16 import N_CLASSES, expected_intensity
 from ..tensors import FrameArray, pick_device, standardise
@@ -115,14 +115,9 @@ def _checksum(name_or_folder) -> str:
     return sha256((weights_folder(name_or_folder, "classifiers") / "weights.safetensors").read_bytes()).hexdigest()
 
 
-def _is_shipped(name) -> bool:
-    "Is this a bare name of classifiers that travel in the package?"
-    return isinstance(name, str) and Path(name).name == name and (ASSETS / name / "classifiers" / "card.json").is_file()
-
-
 def _check_base(folder, card: dict) -> None:
     "`WeightsError` if the weights that a delta was made upon are not shipped, or are others by now."
-    if not _is_shipped(card["base"]):
+    if not is_shipped(card["base"], "classifiers"):
         raise WeightsError(f"{folder}: adapted from {card['base']!r}, which is not shipped; personalise again.")
     if _checksum(card["base"]) != card.get("base_sha256"):
         raise WeightsError(f"{folder}: adapted from {card['base']!r}, which has changed since; personalise again.")
@@ -150,7 +145,7 @@ def _with_delta(folder, base: dict, tensors: dict) -> dict:
 def _save(classifiers, folder, half: bool, card: dict) -> Path:
     "Write weights (of those adapted from shipped ones only what differs) and card to `folder`."
     card, known = {**classifiers.card, **card, "aus": list(classifiers.aus)}, classifiers.calibration
-    if _is_shipped(classifiers.base):
+    if is_shipped(classifiers.base, "classifiers"):
         tensors = _delta(classifiers.models, _loaded(classifiers.base)["models"], half)
         card |= {"base": classifiers.base, "base_sha256": _checksum(classifiers.base)}
     else:
