@@ -16,6 +16,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from jinja2 import Environment
+from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 from skimage.data import astronaut
 from tqdm.auto import tqdm
@@ -62,16 +63,21 @@ def _crop(image: np.ndarray, face: Face, margin: float = 0.6) -> Image.Image:
     return Image.fromarray(image).crop((int(x - half), int(y - half), int(x + half), int(y + half)))
 
 # %% ../../nbs/6_apps/01_demo.ipynb #ccd23450
+_STAGES = ("photograph", "box and mesh", "frontal", "seen")
+
+
+def _stages(name: str, image: np.ndarray) -> list:
+    "The four pictures of `_STAGES`, uint8 (H, W, 3) each; `name` stands in the message if no face is found."
+    face = FaceLandmarker.from_pretrained().find_one(image, source=name)
+    front = register_face(image, face.landmarks)
+    seen = np.repeat(front.visible[..., None] * np.uint8(255), 3, 2)
+    return [np.asarray(_crop(image, face)), np.asarray(_crop(draw_face(image, face), face)), front.image, seen]
+
+
 def stage_sheet(images: dict) -> Image.Image:
     "One row per photograph of dict name → image: as taken, with the mesh, frontal, and which pixels the camera saw."
-    pictures = []
-    for name, image in images.items():
-        face = FaceLandmarker.from_pretrained().find_one(image, source=name)
-        front = register_face(image, face.landmarks)
-        seen = np.repeat(front.visible[..., None] * np.uint8(255), 3, 2)
-        pictures += [np.asarray(_crop(image, face)), np.asarray(_crop(draw_face(image, face), face)), front.image, seen]
-    return contact_sheet(pictures, columns=4, side=200, row_titles=list(images),
-                         column_titles=["photograph", "box and mesh", "frontal", "seen"])
+    pictures = [picture for name, image in images.items() for picture in _stages(name, image)]
+    return contact_sheet(pictures, columns=4, side=200, row_titles=list(images), column_titles=_STAGES)
 
 # %% ../../nbs/6_apps/01_demo.ipynb #96ed3f79
 def grid_sheet(generator: FaceGenerator, frame: np.ndarray, side: int = 96, aus: Sequence[int] | None = None,
@@ -147,15 +153,24 @@ def estimate_people(classifiers: AUClassifiers, generator: FaceGenerator, test: 
     return Estimates(manifest, manifest[au_columns()].to_numpy(float), np.concatenate(before), np.concatenate(after))
 
 # %% ../../nbs/6_apps/01_demo.ipynb #54926014
+_GENERIC, _PERSONAL = "#3182bd", "#e6550d"  # blue and orange, in the words of the report
+
+
+def _points(axis, estimates: Estimates, k: int) -> None:
+    "Estimated against true intensity of the k-th AU, generic and personalised, on one axis."
+    jitter = np.random.default_rng(0).uniform(-.12, .12, len(estimates.labels))
+    axis.plot([0, 5], [0, 5], color="#bbb", lw=.8)
+    axis.plot(estimates.labels[:, k] + jitter - .14, estimates.before[:, k], ".", ms=4, color=_GENERIC)
+    axis.plot(estimates.labels[:, k] + jitter + .14, estimates.after[:, k], ".", ms=4, color=_PERSONAL)
+    axis.set(xlabel="true", ylim=(-.2, 5.2))
+
+
 def scatter(estimates: Estimates) -> Image.Image:
     "Estimated against true intensity for each AU, generic and personalised."
     figure, axes = plt.subplots(1, len(AUS), figsize=(13, 2.5), sharey=True)
-    jitter = np.random.default_rng(0).uniform(-.12, .12, len(estimates.labels))
     for k, axis in enumerate(axes):
-        axis.plot([0, 5], [0, 5], color="#bbb", lw=.8)
-        axis.plot(estimates.labels[:, k] + jitter - .14, estimates.before[:, k], ".", ms=4, color="#3182bd")
-        axis.plot(estimates.labels[:, k] + jitter + .14, estimates.after[:, k], ".", ms=4, color="#e6550d")
-        axis.set(title=au_column(AUS[k]), xlabel="true", ylim=(-.2, 5.2))
+        _points(axis, estimates, k)
+        axis.set_title(au_column(AUS[k]))
     axes[0].set_ylabel("estimated")
     names = ["ideal", "generic", "personalised"]
     figure.legend(names, loc="lower center", ncol=3, bbox_to_anchor=(.5, -.22), markerscale=2)
@@ -176,23 +191,28 @@ h3 {margin: 1.2rem 0 .3rem; font-size: 1rem}
 img {max-width: 100%; height: auto; display: block} figure {margin: 0 0 1rem}
 figcaption {color: #555; font-size: .85rem} table {border-collapse: collapse}
 td, th {padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap}
-.wide {overflow-x: auto} .wide img {min-width: 44rem}
-.faces {display: grid; grid-template-columns: repeat(auto-fill, minmax(104px, 1fr)); gap: .5rem}
+.wide {overflow-x: auto}
+.faces {display: grid; grid-template-columns: repeat(auto-fill, minmax(min(140px, 30%), 1fr)); gap: .5rem}
+.large {grid-template-columns: repeat(auto-fill, minmax(min(220px, 45%), 1fr)); gap: 1rem .5rem}
 .faces figure {margin: 0}
 .faces img {width: 100%} .beside {display: flex; flex-wrap: wrap; gap: 1.5rem; align-items: flex-start}
 .beside > * {flex: 1 1 18rem; min-width: 0} .summary {background: #f3f6fa; padding: .8rem 1.2rem; border-radius: .5rem}
-.bar {display: grid; grid-template-columns: 11rem 1fr 2.2rem; gap: .5rem; align-items: center; font-size: .9rem}
+.bar {display: grid; grid-template-columns: 11rem 1fr 2.2rem; gap: .5rem; align-items: center; font-size: .9rem;
+  line-height: 1.25; padding: .2rem 0}
 .track {background: #e8e8e8} .track i {display: block; height: .45rem}
 .generic {background: #2f6fa8} .personalised {background: #d9560b}
 .key i {display: inline-block; width: .8rem; height: .8rem} .key {font-size: .9rem}
-@media (max-width: 480px) {.bar {grid-template-columns: 8.5rem 1fr 2rem; font-size: .8rem}}
+@media (max-width: 600px) {
+  .bar {grid-template-columns: 8.5rem 1fr 2rem}
+  table, thead, tbody {display: block} tr {display: grid; grid-template-columns: 4fr 4fr 5fr}
+  tr > th:first-child {grid-column: 1 / -1; text-align: left; border: 0} thead th:first-child {display: none}
+  td, th {white-space: normal; padding: .15rem .2rem; font-size: .95rem}}
 """
 
 # %% ../../nbs/6_apps/01_demo.ipynb #ab7d718c
 TEMPLATE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>aufacs demo: {{ title }}</title><style>{{ style | safe }}</style>
-{% set wide = 'class="wide" tabindex="0" role="region"' | safe %}
 {% macro shot(caption, picture) %}
 <figure><img alt="{{ caption }}" src="data:image/jpeg;base64,{{ picture | base64 }}">
 <figcaption>{{ caption }}</figcaption></figure>
@@ -207,12 +227,11 @@ TEMPLATE = """<!doctype html>
 {% for one in section.bars %}<i class="{{ one }}" style="width: {{ '%.0f' | format(20 * row[one]) }}%"></i>
 {% endfor %}</div>
 <span>{% for one in section.bars %}{{ '%.1f' | format(row[one]) }}<br>{% endfor %}</span></div>{% endfor %}</div></div>
-{% else %}{% for caption, picture in section.pictures.items() %}
-<div {{ wide }} aria-label="{{ caption }}">{{ shot(caption, picture) }}</div>{% endfor %}{% endif %}
+{% else %}{% for caption, picture in section.pictures.items() %}{{ shot(caption, picture) }}{% endfor %}{% endif %}
 {% for group, faces in section.faces.items() %}<h3>{{ group }}</h3>
-<div class="faces">{% for caption, picture in faces %}{{ shot(caption, picture) }}{% endfor %}</div>{% endfor %}
-{% if section.table is not none %}<div {{ wide }} aria-label="{{ section.heading }}: table">
-{{ section.table.to_html(border=0) | safe }}</div>{% endif %}</section>{% endfor %}</main></html>
+<div class="faces{{ ' large' if faces[0][1].width > 200 }}">{% for caption, picture in faces %}{{ shot(caption, picture) }}{% endfor %}</div>{% endfor %}
+{% if section.table is not none %}<div class="wide" tabindex="0" role="region"
+ aria-label="{{ section.heading }}: table">{{ section.table.to_html(border=0) | safe }}</div>{% endif %}</section>{% endfor %}</main></html>
 """
 
 # %% ../../nbs/6_apps/01_demo.ipynb #a6d46aff
@@ -223,7 +242,7 @@ class Section(NamedTuple):
     text: str
     pictures: dict
     table: pd.DataFrame | None = None
-    faces: dict = {}                   # dict group → list of (caption, PIL picture)
+    faces: dict = {}                   # dict group → list of (caption, PIL picture); over 200 pixels wide: large
     bars: pd.DataFrame | None = None   # intensities: rows are AUs, columns generic and personalised
 
 
@@ -245,15 +264,40 @@ def _tile(frame: np.ndarray, synthetic: bool = True, side: int = 168) -> Image.I
     picture = Image.fromarray(upscale(np.asarray(frame), side))
     if synthetic:
         draw = ImageDraw.Draw(picture)
-        draw.rectangle([0, side - 17, side, side], fill=(20, 20, 20))
-        draw.text((side / 2, side - 8), "SYNTHETIC", fill=(255, 214, 90), anchor="mm", font_size=13)
+        draw.rectangle([0, side - 20, side, side], fill=(20, 20, 20))
+        draw.text((side / 2, side - 10), "SYNTHETIC", fill=(255, 214, 90), anchor="mm", font_size=18)
     return picture
+
+
+def _level(level: int) -> str:
+    "In words: absent, level A … level E."
+    return f"level {LEVELS[level]}" if level else "absent"
 
 
 def _by_level(frames, levels, synthetic: bool = True, word: str = "") -> list:
     "Pairs (caption, picture) of frames at those levels, as `Section.faces` holds them."
-    return [(f"{word} level {LEVELS[level]}".strip().replace("level 0", "absent"), _tile(frame, synthetic))
-            for frame, level in zip(frames, levels)]
+    return [(f"{word} {_level(level)}".strip(), _tile(frame, synthetic)) for frame, level in zip(frames, levels)]
+
+# %% ../../nbs/6_apps/01_demo.ipynb #4578c46b
+def _chart(draw: Callable, *what) -> Image.Image:
+    "One small chart for the report, 300 × 276 pixels: draw(axis, *what)."
+    figure = Figure(figsize=(2.5, 2.3), layout="constrained")
+    axis = figure.subplots()
+    draw(axis, *what)
+    axis.spines[["top", "right"]].set_visible(False)
+    return Image.fromarray(figure_pixels(figure, dpi=120))
+
+
+def _bars(axis, before: pd.Series, after: pd.Series) -> None:
+    "Counts of frames of each intensity, before and after, on one axis."
+    axis.bar(before.index - .2, before, .4, color=_GENERIC)
+    axis.bar(after.index + .2, after, .4, color=_PERSONAL)
+    axis.set(xlabel="intensity", ylabel="frames", xticks=before.index, xticklabels=LEVELS)
+
+
+def _count_charts(before: pd.DataFrame, after: pd.DataFrame) -> list:
+    "Pairs (name of an AU, chart) of two tables of `label_histogram`."
+    return [(_named(au), _chart(_bars, before.loc[au], after.loc[au])) for au in before.index]
 
 # %% ../../nbs/6_apps/01_demo.ipynb #82b067a4
 class _Found:
@@ -300,12 +344,14 @@ def _register_stage(demo: _Demo) -> Section:
     test = demo.registered.manifest.query("partition == 'Test'").iloc[0]
     demo.subject, demo.task = test.subject, test.session
     virtual = render_truth(demo.root, "Test", demo.subject, demo.task, {12: 3})
-    sheet = stage_sheet({demo.photo_name: demo.photo, f"virtual {demo.subject}": virtual})
-    sheet.save(demo.out / "stages.png")
+    both = {demo.photo_name: demo.photo, f"virtual {demo.subject}": virtual}
+    stage_sheet(both).save(demo.out / "stages.png")
     found = int(demo.registered.manifest.valid.sum())
     text = (f"A real photograph and {len(manifest)} frames of virtual people go the same way: detect, fit 468 points, "
             f"turn to the front, 224 × 224. A face was found in {found} of the {len(manifest)} frames.")
-    return Section("Registration", text, {"Stages of a real and of a virtual face": sheet})
+    faces = {name: [(stage, _tile(shot, False, 240)) for stage, shot in zip(_STAGES, _stages(name, image))]
+             for name, image in both.items()}
+    return Section("Registration", text, {}, faces=faces)
 
 # %% ../../nbs/6_apps/01_demo.ipynb #ac6e630c
 def _grid_faces(demo: _Demo, front: np.ndarray, neutral: np.ndarray) -> dict:
@@ -343,20 +389,20 @@ def _resampling_stage(demo: _Demo) -> Section:
     balanced = semantic_resample(train.frames, train.manifest, demo.generator, per_intensity=demo.per_intensity,
                                  seed=demo.seed, progress=demo.progress)
     figure = plot_histograms(label_histogram(train.manifest), label_histogram(balanced))
-    histograms = Image.fromarray(figure_pixels(figure, tight=True, dpi=100))
-    histograms.save(demo.out / "histograms.png")
-    draw = np.random.default_rng(demo.seed).choice(len(balanced.frames), 24, replace=False)
-    chosen = np.sort(draw)
+    Image.fromarray(figure_pixels(figure, tight=True, dpi=100)).save(demo.out / "histograms.png")
+    chosen = np.sort(np.random.default_rng(demo.seed).choice(len(balanced.frames), 24, replace=False))
     sheet = contact_sheet(balanced.frames[chosen], columns=6, side=156)
     save_synthetic(demo.out / "resampled.png", sheet, generator=demo.weights, source="sample Train people",
                    targets="balanced over AUs and intensities")
     text = (f"From {len(train.frames)} unbalanced frames, {demo.per_intensity} synthetic ones for each AU and "
             f"intensity ({len(balanced.frames)} in all), as in the paper's semantic resampling.")
     asked = balanced.manifest.iloc[chosen]
-    faces = [(f"AU{au}, {LEVELS[level]}", _tile(frame)) for au, level, frame in
+    faces = [(f"{au_column(au)} {_level(level)}", _tile(frame)) for au, level, frame in
              zip(asked.au, asked.intensity.astype(int), balanced.frames[chosen])]
-    return Section("Semantic resampling", text, {"Labels before and after": histograms},
-                   faces={"Some of the balanced set, and what was asked of each": faces})
+    counts = _count_charts(label_histogram(train.manifest), label_histogram(balanced))
+    return Section("Semantic resampling", text, {}, faces={
+        "Frames of each intensity (blue: before, orange: after)": counts,
+        "Some of the balanced set, and what was asked of each": faces})
 
 # %% ../../nbs/6_apps/01_demo.ipynb #0fe78d49
 def _estimation_stage(demo: _Demo) -> Section:
@@ -369,16 +415,16 @@ def _estimation_stage(demo: _Demo) -> Section:
     demo.table = icc_table(estimates.labels, estimates.before, estimates.manifest.subject, after=estimates.after,
                            seed=demo.seed)
     write_table(demo.table, demo.out / "icc.csv")
-    picture = scatter(estimates)
-    picture.save(demo.out / "estimates.png")
+    scatter(estimates).save(demo.out / "estimates.png")
     text = (f"{people} virtual people never trained on, {len(estimates.labels)} frames. ICC(3,1) before and after "
             "personalisation from one neutral frame each, with 95 % bootstrap intervals over people. The difference is "
-            "paired; an interval that holds 0 means that these people cannot tell.")
+            "paired; where its interval holds 0, it is not certain that personalisation changed anything.")
     demo.people, demo.judged = people, len(estimates.labels)
     names = {au_column(au): _named(au) for au in AUS}
-    told = printable(demo.table).rename(index=names).replace(r"[+-]0\.000", "0.000", regex=True)
-    pictures = {"Estimated against true intensity": picture}
-    return Section("Estimates before and after personalisation", text, pictures, told)
+    told = printable(demo.table).rename(index=names).replace({r"[+-]0\.000": "0.000", ", ": ",\u00a0"}, regex=True)
+    points = {"Estimated against true intensity (blue: generic, orange: personalised, grey line: ideal)":
+              [(_named(au), _chart(_points, estimates, k)) for k, au in enumerate(AUS)]}
+    return Section("Estimates before and after personalisation", text, {}, told, points)
 
 # %% ../../nbs/6_apps/01_demo.ipynb #f134d57e
 def _photo_stage(demo: _Demo) -> Section:
@@ -400,7 +446,7 @@ def _photo_stage(demo: _Demo) -> Section:
 # %% ../../nbs/6_apps/01_demo.ipynb #8e0f99f7
 def _told(difference) -> str:
     "A paired difference with its interval, and whether it says anything."
-    sure = "an interval without 0" if difference.low > 0 or difference.high < 0 else "so these people cannot tell"
+    sure = "that is more than chance" if difference.low > 0 or difference.high < 0 else "so it is not certain"
     return f"{difference.value:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}], {sure}".replace("-0.000", "0.000")
 
 
@@ -408,13 +454,14 @@ def _findings(demo: _Demo) -> list:
     "What the demo found, in sentences."
     strong = demo.both.generic.sort_values(ascending=False).head(2)
     mean, registered = demo.table.loc["mean"], demo.registered.manifest.valid
-    return [f"In {demo.photo_name} the strongest estimates are " + " and ".join(
+    return [f"In the photograph {demo.photo_name} the strongest estimates are " + " and ".join(
                 f"{name} ({value:.1f} of 5)" for name, value in strong.items()) + ".",
             f"On {demo.judged} frames of {demo.people} virtual people never trained on, agreement with the truth, ICC "
             f"from 0 to 1, is {mean.before.value:.2f} for the generic estimator and {mean.after.value:.2f} after it "
             f"saw one neutral picture of each person; the difference is {_told(mean.difference)}.",
             f"Faces were found in {int(registered.sum())} of {len(registered)} frames of the sample database.",
-            "Pictures that say SYNTHETIC were made by a computer and show no real expression."]
+            "Pictures that say SYNTHETIC were made by a generator, and virtual people are rendered: neither ever showed "
+            "these expressions."]
 
 # %% ../../nbs/6_apps/01_demo.ipynb #2ac5adc0
 class DemoResult(NamedTuple):
