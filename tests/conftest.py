@@ -35,6 +35,19 @@ def aufacs_command():
 
 
 @pytest.fixture(scope="session")
-def aufacs(aufacs_command):
-    """`aufacs(*arguments)` runs the command line and returns the finished process."""
+def shell_aufacs(aufacs_command):
+    """`shell_aufacs(*arguments)` runs the installed command from its start and returns the finished process."""
     return lambda *arguments: subprocess.run([aufacs_command, *map(str, arguments)], capture_output=True, text=True)
+
+
+@pytest.fixture(scope="session")
+def aufacs(shell_aufacs):
+    """As `shell_aufacs`, in a process that need not load all libraries first: for what is not about the start."""
+    if not hasattr(os, "fork"):
+        yield shell_aufacs
+        return
+    from forked import Commands
+
+    commands = Commands()
+    yield commands
+    commands.close()

@@ -47,9 +47,9 @@ def refuses(message, *words):
         call(*words)
 
 
-def test_help_is_quick_and_names_every_command(run):
+def test_help_is_quick_and_names_every_command(shell_aufacs):
     start = time.perf_counter()
-    text = run("--help")
+    text = shell_aufacs("--help").stdout
     assert time.perf_counter() - start < 10
     for command in ("demo", "simulate", "manifest", "register", "train-generator", "synthesize", "resample",
                     "train-classifiers", "personalize", "predict", "evaluate", "train", "reproduce"):
@@ -436,6 +436,7 @@ def test_a_frontal_frame_is_a_photograph_too_and_the_source_is_never_overwritten
 
 def test_personalize_and_predict(run, work):
     run("personalize", work / "me.png", "--out", work / "me")
+    assert sum(path.stat().st_size for path in (work / "me").rglob("*") if path.is_file()) < 100_000
     video = sorted((sample_database() / "FERA17_Test_MV").glob("*.mp4"))[0]
     tables = {}
     for name, model in (("generic", "small"), ("personal", work / "me")):
@@ -444,7 +445,7 @@ def test_personalize_and_predict(run, work):
     columns = [c for c in tables["generic"] if c.endswith("_r")]
     assert len(columns) == 7 and len(tables["generic"]) == 24
     assert tables["generic"][columns].to_numpy().min() >= 0 and tables["generic"][columns].to_numpy().max() <= 5
-    assert (tables["generic"][columns] != tables["personal"][columns]).to_numpy().any()
+    assert (tables["generic"][columns] - tables["personal"][columns]).abs().max(axis=None) > 0.02
 
 
 def test_actions_and_normalize(run, work):
