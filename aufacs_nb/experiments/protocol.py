@@ -30,6 +30,7 @@ from .conditions import photographs
 from .graph import Stage
 from .stages import fit_generator, meshes_in, partition_frames
 from ..facs import AUS, FERA_POSES, au_column, au_columns, intensity_to_unit
+from ..folders import check_ranges
 from ..generation.runs import load_generator
 from ..generation.synthesis import synthesize
 from ..presets import ClassifierValues, GeneratorValues, Preset, get_preset
@@ -84,10 +85,9 @@ PROTOCOLS = {p.name: p for p in (
 
 # %% ../../nbs/experiments/04_protocol.ipynb #39b3df86
 def with_steps(protocol: Protocol | str, steps: int | None) -> Protocol:
-    "A protocol, or that of a name, whose generators learn for `steps` steps; None leaves its own. ValueError below 1."
+    "A protocol, or that of a name, whose generators learn for `steps` steps; None leaves its own. FolderError."
     chosen = PROTOCOLS[protocol] if isinstance(protocol, str) else protocol
-    if steps is not None and steps < 1:
-        raise ValueError(f"{steps} generator steps: give one or more.")
+    check_ranges(steps=steps)
     return chosen if steps is None else replace(chosen, values=chosen.values | {"gen_steps": steps})
 
 # %% ../../nbs/experiments/04_protocol.ipynb #e3b0a2a5
