@@ -78,3 +78,17 @@ def test_guides_lead_to_one_another_and_are_in_the_menu(monkeypatch):
     assert {p.stem for p in GUIDES} == set(make_site.GUIDES)
     for page, following in zip(make_site.GUIDES, make_site.GUIDES[1:]):
         assert f"({following}.md)" in (ROOT / "nbs" / "guides" / f"{page}.md").read_text(encoding="utf-8").splitlines()[-1]
+
+
+def named_pieces(text):
+    """(module, name) of the code in a text that looks like `files.shown`, where a module of the package is called so."""
+    modules = {p.stem: ".".join(p.relative_to(ROOT).with_suffix("").parts) for p in (ROOT / "aufacs_nb").rglob("*.py")}
+    return [(modules[m], name) for m, name in re.findall(r"`(\w+)\.(\w+)`", text) if m in modules]
+
+
+def test_threats_name_code_and_tests_that_exist():
+    text = (ROOT / "nbs" / "guides" / "threats.md").read_text(encoding="utf-8")
+    pieces, tests = named_pieces(text), set(re.findall(r"tests/test_\w+\.py", text))
+    assert len(pieces) > 15 and len(tests) > 10
+    assert [p for p in pieces if not hasattr(importlib.import_module(p[0]), p[1])] == []
+    assert [t for t in tests if not (ROOT / t).is_file()] == []

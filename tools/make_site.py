@@ -14,7 +14,7 @@ from check_notebooks import modules, notebooks, setting
 ROOT = Path(__file__).resolve().parent.parent
 FILES = "files"  # where files of the checkout that pages link to lie in the site
 WINGS = ("0_start", "1_registration", "2_generation", "3_estimation", "4_evaluation", "5_simulation", "6_apps", "experiments")
-GUIDES = ("my_film", "from_openface", "my_database", "gpu_and_cluster", "intensities", "privacy")
+GUIDES = ("my_film", "from_openface", "my_database", "gpu_and_cluster", "intensities", "privacy", "threats")
 GALLERY = {  # notebook: which of its pictures, counted from 0; None, or one that is no longer there: the largest
     "0_start/05_meshes": 2, "1_registration/01_detection": None, "1_registration/06_frontal": None,
     "1_registration/08_prnet": None, "2_generation/01_geometric": None, "2_generation/06_synthesis": None,
