@@ -227,11 +227,13 @@ TEMPLATE = """<!doctype html>
 {% for one in section.bars %}<i class="{{ one }}" style="width: {{ '%.0f' | format(20 * row[one]) }}%"></i>
 {% endfor %}</div>
 <span>{% for one in section.bars %}{{ '%.1f' | format(row[one]) }}<br>{% endfor %}</span></div>{% endfor %}</div></div>
-{% else %}{% for caption, picture in section.pictures.items() %}{{ shot(caption, picture) }}{% endfor %}{% endif %}
+{% else %}{% for name, picture in section.pictures.items() %}{{ shot(name, picture) }}{% endfor %}{% endif %}
 {% for group, faces in section.faces.items() %}<h3>{{ group }}</h3>
-<div class="faces{{ ' large' if faces[0][1].width > 200 }}">{% for caption, picture in faces %}{{ shot(caption, picture) }}{% endfor %}</div>{% endfor %}
+<div class="faces{{ ' large' if faces[0][1].width > 200 }}">
+{% for caption, picture in faces %}{{ shot(caption, picture) }}{% endfor %}</div>{% endfor %}
 {% if section.table is not none %}<div class="wide" tabindex="0" role="region"
- aria-label="{{ section.heading }}: table">{{ section.table.to_html(border=0) | safe }}</div>{% endif %}</section>{% endfor %}</main></html>
+ aria-label="{{ section.heading }}: table">{{ section.table.to_html(border=0) | safe }}</div>{% endif %}</section>
+{% endfor %}</main></html>
 """
 
 # %% ../../nbs/6_apps/01_demo.ipynb #a6d46aff
@@ -421,7 +423,8 @@ def _estimation_stage(demo: _Demo) -> Section:
             "paired; where its interval holds 0, it is not certain that personalisation changed anything.")
     demo.people, demo.judged = people, len(estimates.labels)
     names = {au_column(au): _named(au) for au in AUS}
-    told = printable(demo.table).rename(index=names).replace({r"[+-]0\.000": "0.000", ", ": ",\u00a0"}, regex=True)
+    kept = {r"[+-]0\.000": "0.000", ", ": ",\u00a0"}
+    told = printable(demo.table).rename(index=names).replace(kept, regex=True)
     points = {"Estimated against true intensity (blue: generic, orange: personalised, grey line: ideal)":
               [(_named(au), _chart(_points, estimates, k)) for k, au in enumerate(AUS)]}
     return Section("Estimates before and after personalisation", text, {}, told, points)
@@ -460,8 +463,8 @@ def _findings(demo: _Demo) -> list:
             f"from 0 to 1, is {mean.before.value:.2f} for the generic estimator and {mean.after.value:.2f} after it "
             f"saw one neutral picture of each person; the difference is {_told(mean.difference)}.",
             f"Faces were found in {int(registered.sum())} of {len(registered)} frames of the sample database.",
-            "Pictures that say SYNTHETIC were made by a generator, and virtual people are rendered: neither ever showed "
-            "these expressions."]
+            "Pictures that say SYNTHETIC were made by a generator, and virtual people are rendered: nobody ever "
+            "showed these expressions."]
 
 # %% ../../nbs/6_apps/01_demo.ipynb #2ac5adc0
 class DemoResult(NamedTuple):

@@ -1,5 +1,11 @@
 // The camera's frames go to the kernel, small and never more than two at a time; meshes and numbers come back.
 const SIDE = 640, AHEAD = 2, SECONDS = 20, INK = "#0b57a4";
+const LOST = 2000, SILENT = 8000; // ms without a face, and without an answer, until it is said
+const NO_CAMERA = {
+  NotAllowedError: "it was not allowed. Allow it beside the page's address, then start again",
+  NotFoundError: "none was found. Connect one, then start again",
+  NotReadableError: "another program or tab has it. Close that one, then start again",
+};
 
 const make = (tag, attributes = {}, parent = null) => {
   const e = Object.assign(document.createElement(tag), attributes);
@@ -76,21 +82,24 @@ function render({ model, el }) {
   const panel = make("div", { className: "live-panel" }, view), said = make("p", { className: "live-said" }, view);
   said.setAttribute("role", "status");
   const rate = make("p", { className: "live-rate", textContent: "" }, view);
+  const noted = make("p", { className: "live-note" }, view);
+  noted.setAttribute("role", "status");
   const rows = rowsOf(board, model.get("labels")), edges = model.get("edges");
   const video = make("video", { muted: true, playsInline: true }), shot = make("canvas");
   const sent = new Map(), history = [], answers = [];
-  let stream = null, frozen = false, id = 0, lastLines = 0, gone = false;
-  const say = (text) => { if (said.textContent !== text) said.textContent = text; };
+  let stream = null, frozen = false, id = 0, lastLines = 0, gone = false, known = false, lastFace = 0, lastAnswer = 0;
+  const say = (text, where = said) => { if (where.textContent !== text) where.textContent = text; };
 
   const b = buttons(panel, {
     start: ["Start the camera", start], freeze: ["Freeze", freeze],
     neutral: ["Hold still: this is my neutral", () => { say("Hold still …"); model.send({ kind: "neutral" }); }],
-    forget: ["Forget my neutral", () => model.send({ kind: "forget" })],
+    forget: ["Forget my neutral", () => { known = false; able(); model.send({ kind: "forget" }); }],
     save: ["Save CSV", () => model.send({ kind: "csv" })],
     clear: ["Clear", () => { history.length = 0; model.send({ kind: "clear" }); lines(); }],
   });
   const able = () => {
     for (const name of ["freeze", "neutral"]) b[name].disabled = !stream;
+    b.forget.disabled = !known;
     b.start.textContent = stream ? "Stop the camera" : "Start the camera";
     b.freeze.textContent = frozen ? "Go on" : "Freeze";
   };
@@ -100,6 +109,7 @@ function render({ model, el }) {
     stream = null;
     frozen = false;
     sent.clear();
+    say("", noted);
     able();
   }
 
@@ -112,8 +122,13 @@ function render({ model, el }) {
       stream = await navigator.mediaDevices.getUserMedia({ audio: false,
         video: { width: { ideal: 640 }, height: { ideal: 480 }, frameRate: { ideal: 30 } } });
     } catch (error) {
-      return say(`No camera: ${error.name === "NotAllowedError" ? "it was not allowed" : error.message}.`);
+      return say(`No camera: ${NO_CAMERA[error.name] ?? error.message}.`);
     }
+    stream.getVideoTracks()[0].addEventListener("ended", () => {
+      stop();
+      say("The camera has gone: it was unplugged, or no longer allowed. Numbers are kept; start it again to go on.");
+    });
+    lastFace = lastAnswer = performance.now();
     video.srcObject = stream;
     await video.play();
     say("The camera is on. Pictures go to the computer that runs this page, and are not stored.");
@@ -124,7 +139,7 @@ function render({ model, el }) {
   function freeze() {
     frozen = !frozen;
     able();
-    if (!frozen) next();
+    if (!frozen) { lastFace = lastAnswer = performance.now(); next(); }
   }
 
   const next = () => video.requestVideoFrameCallback ? video.requestVideoFrameCallback(grab) : setTimeout(grab, 40);
@@ -133,6 +148,9 @@ function render({ model, el }) {
     if (!stream || frozen || gone) return;
     next();
     for (const [key, { time }] of sent) if (performance.now() - time > 3000) sent.delete(key);
+    if (performance.now() - lastAnswer > SILENT) {
+      say("The program does not answer. If that lasts, load the page again.", noted);
+    }
     if (sent.size >= AHEAD || !video.videoWidth) return;
     const scale = Math.min(1, SIDE / Math.max(video.videoWidth, video.videoHeight)), mine = ++id;
     const time = performance.now();
@@ -160,10 +178,21 @@ function render({ model, el }) {
     rows.forEach(({ line }, k) => drawLine(line, history, k, now));
   }
 
+  // What a person would else wonder about: no face, several, or a neutral that is not complete.
+  function note({ values, faces, left }, now) {
+    if (values) lastFace = now;
+    if (now - lastFace > LOST) return "No face is seen. Come closer, look at the camera, let light fall on your face.";
+    if (faces > 1) return `${faces} faces are seen. Only the one with the mesh is read.`;
+    return left && values ? `Hold still … ${left}` : "";
+  }
+
   function seen(message, buffers) {
     const mine = sent.get(message.id), now = performance.now();
+    lastAnswer = now;
     for (const key of sent.keys()) if (key <= message.id) sent.delete(key);
+    if (known !== message.neutral) { known = message.neutral; able(); }
     if (!mine?.bitmap || !stream) return;
+    say(note(message, now), noted);
     const { values } = message, { bitmap, time } = mine;
     canvas.width = bitmap.width;
     canvas.height = bitmap.height;
