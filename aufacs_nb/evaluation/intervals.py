@@ -178,11 +178,12 @@ def _score_each(labels, sets, subjects, metric, aus, threshold, n, seed):
     counts = _draw_counts(len(names), n if len(names) > 1 else 0, seed)
     why = {au_column(au): next(filter(None, (why_no_score(y, x[:, i], metric, threshold) for x in sets)), "")
            for i, (au, y) in enumerate(zip(aus, labels.T))}
-    return [_with_mean(np.array([
+    shape = len(aus), len(counts)  # of no AU at all, too
+    return [_with_mean(np.reshape([
         np.full(len(counts), np.nan) if reason else _drawn_scores(y, x, code, counts, metric, threshold)
-        for y, x, reason in zip(labels.T, estimated.T, why.values())])) for estimated in sets], why
+        for y, x, reason in zip(labels.T, estimated.T, why.values())], shape)) for estimated in sets], why
 
-
+# %% ../../nbs/4_evaluation/02_intervals.ipynb #33fc96f1
 def _score_table(labels, estimates, subjects, metric, after, aus, threshold, n, seed, level):
     "The table of `score_table`, and a dict AU → why it has no score."
     if metric not in METRICS:
