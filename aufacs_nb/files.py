@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['JOINERS', 'MARKS', 'ENDS', 'shown', 'safe_cell', 'OutputError', 'made_here', 'check_output', 'check_folder',
-           'remove_leftovers', 'lock', 'Terminated', 'stoppable']
+           'temporary_name', 'remove_leftovers', 'WriteError', 'telling', 'write_atomically', 'lock', 'Terminated',
+           'stoppable']
 
 # %% ../nbs/0_start/09_files.ipynb #b0f39224
 import os
 import re
+import shutil
 import signal
 import threading
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -58,47 +60,60 @@ def _same(path: Path, other: str | Path) -> bool:
     return os.path.realpath(path) == os.path.realpath(other)
 
 
-def _check_place(path: Path, inputs: Iterable, what: str) -> None:
-    "OutputError if an output is one of the inputs, or lies below a file."
+def _check_place(path: Path, inputs: Iterable, what: str, said: str) -> None:
+    "OutputError, which begins with `said`, if an output is one of the inputs, or lies below a file."
     if any(_same(path, other) for other in inputs):
-        raise OutputError(f"--out {shown(path)}: would overwrite its own source; choose another name.")
+        raise OutputError(f"{said}: would overwrite its own source; choose another name.")
     if not (parent := next(folder for folder in path.absolute().parents if folder.exists())).is_dir():
-        raise OutputError(f"--out {shown(path)}: {shown(parent)} is a file, and no {what} can lie in it.")
+        raise OutputError(f"{said}: {shown(parent)} is a file, and no {what} can lie in it.")
 
 # %% ../nbs/0_start/09_files.ipynb #288b62f3
-def check_output(path: str | Path, inputs: Iterable = (), endings: Iterable[str] = (), force: bool = False,
-                 marks: Iterable[bytes] = MARKS) -> Path:
+def check_output(path: str | Path, inputs: Iterable = (), endings: Iterable[str] = (), force: bool | None = None,
+                 marks: Iterable[bytes] = MARKS, option: str = "--out") -> Path:
     """Where to write a file, behind links; OutputError if that would destroy what is not ours, before any work.
 
     Refused: another ending than `endings`, one of `inputs`, a folder, device or FIFO, and a file without `marks`, but
-    not with `force`.
+    not with `force`; None: whoever asks has no --force. option: by which the path was given.
     """
-    path, endings = Path(path), tuple(endings)
+    path, endings, said = Path(path), tuple(endings), f"{option} {shown(path)}"
     if endings and path.suffix.lower() not in endings:
-        raise OutputError(f"--out {shown(path)}: its name must end in {' or '.join(endings)}.")
-    _check_place(path, inputs, "file")
+        raise OutputError(f"{said}: its name must end in {' or '.join(endings)}.")
+    _check_place(path, inputs, "file", said)
     if path.exists() and not path.is_file():
         kind = "folder" if path.is_dir() else "device or pipe"
-        raise OutputError(f"--out {shown(path)}: is a {kind}; give the name of a file.")
+        raise OutputError(f"{said}: is a {kind}; give the name of a file.")
     if path.exists() and not force and not made_here(path, marks):
-        raise OutputError(f"--out {shown(path)}: is there already, and was not made by this package: choose another "
-                          "name, or --force to replace it.")
+        way_out = "choose another name." if force is None else "choose another name, or --force to replace it."
+        raise OutputError(f"{said}: is there already, and was not made by this package: {way_out}")
     return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 # %% ../nbs/0_start/09_files.ipynb #d9618937
-def check_folder(path: str | Path, marks: Iterable[str], inputs: Iterable = (), force: bool = False) -> Path:
-    "Where to write a folder; OutputError if it is an input, a file, or holds files but none whose name is in `marks`."
-    path, marks = Path(path), tuple(marks)
-    _check_place(path, inputs, "folder")
+def check_folder(path: str | Path, marks: Iterable[str], inputs: Iterable = (), force: bool | None = None,
+                 option: str = "--out") -> Path:
+    """Where to write a folder; OutputError if it is an input, a file, or holds files but none whose name is in `marks`.
+
+    force: write into it all the same; None: whoever asks has no --force. option: by which the path was given.
+    """
+    path, marks, said = Path(path), tuple(marks), f"{option} {shown(path)}"
+    _check_place(path, inputs, "folder", said)
     if path.exists() and not path.is_dir():
-        raise OutputError(f"--out {shown(path)}: is a file; give the name of a folder.")
+        raise OutputError(f"{said}: is a file; give the name of a folder.")
     there = [one.name for one in path.iterdir() if one.name[0] != "."] if path.exists() else []
     if there and not force and not any((path / mark).exists() for mark in marks):
-        raise OutputError(f"--out {shown(path)}: holds other things ({shown(min(there))}) and nothing of this command: "
-                          "give a new folder, or --force to write into it.")
+        way_out = "give a new folder." if force is None else "give a new folder, or --force to write into it."
+        raise OutputError(f"{said}: holds other things ({shown(min(there))}) and nothing of this command: {way_out}")
     return path
 
-# %% ../nbs/0_start/09_files.ipynb #94dc09cc
+# %% ../nbs/0_start/09_files.ipynb #d1c490ae
+def temporary_name(path: str | Path) -> Path:
+    "The hidden name beside `path`, with the number of this process in it, under which a file or folder is written."
+    path = Path(path)
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+_TEMPORARY = re.compile(r"\.(.+)\.(\d+)\.tmp")  # what it is the temporary name of, and the process
+
+
 def _alive(process: int) -> bool:
     "Whether a process is there; on Windows, where asking would end it, always."
     try:
@@ -110,23 +125,79 @@ def _alive(process: int) -> bool:
         return False
     return True
 
+# %% ../nbs/0_start/09_files.ipynb #cb178de0
+def _temporaries(path: Path) -> Iterator[tuple[Path, int]]:
+    "The temporary files of `path` and of all that lies below it, each with the process that made it."
+    with suppress(OSError):  # a folder that cannot be listed
+        for one in path.parent.iterdir():
+            if (found := _TEMPORARY.fullmatch(one.name)) and found[1] == path.name:
+                yield one, int(found[2])
+    for folder, folders, files in os.walk(path):
+        for name in (*folders, *files):
+            if found := _TEMPORARY.fullmatch(name):
+                yield Path(folder, name), int(found[2])
+
+
+def _remove(path: Path) -> None:
+    "Remove a file or a folder, if it is there."
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
 
 def remove_leftovers(path: str | Path) -> list[Path]:
-    "Remove the temporary files of `write_atomically` beside an output whose process is gone; those that were."
-    path = Path(path)
-    named, gone = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.tmp"), []
-    for one in path.parent.iterdir():
-        if (found := named.fullmatch(one.name)) and one.is_file() and not _alive(int(found[1])):
-            one.unlink(missing_ok=True)
-            gone.append(one)
+    "Remove what dead processes left under temporary names for `path` and for all that lies below it; what was removed."
+    gone = [one for one, process in _temporaries(Path(os.path.realpath(path))) if not _alive(process)]
+    for one in gone:
+        _remove(one)
     return gone
 
-# %% ../nbs/0_start/09_files.ipynb #67f8c664
+# %% ../nbs/0_start/09_files.ipynb #c817300b
+class WriteError(OSError):
+    "A file or folder that could not be written; the message says why, and that older files are intact."
+
+
+_WRITERS = {"OSError", "SafetensorError", "FFmpegError"}  # by name, because loading FFmpeg takes half a second
+
+
+@contextmanager
+def telling(path: str | Path) -> Iterator[None]:
+    "A block that writes `path`: WriteError says that it could not be written, why, and that older files are intact."
+    try:
+        yield
+    except WriteError:  # said already, of a file below
+        raise
+    except Exception as error:
+        if not _WRITERS & {kind.__name__ for kind in type(error).__mro__}:
+            raise
+        raise WriteError(f"{shown(path)}: could not be written ({error}). What was there before is intact: make room, "
+                         "or choose a folder you may write to, and start again.") from error
+
+# %% ../nbs/0_start/09_files.ipynb #293ca95c
+def write_atomically(path: str | Path, write: Callable[[Path], object]) -> Path:
+    """Call `write(temporary_path)`, then rename it to `path`: readers see the old file or the new one, never half a file.
+
+    A new folder can be written in the same way. WriteError, see `telling`, if it cannot be.
+    """
+    path = Path(os.path.realpath(path))  # through a link, into the file that it names
+    temporary = temporary_name(path)
+    with telling(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write(temporary)
+            os.replace(temporary, path)
+        finally:  # of a write that failed, on a full disk for instance
+            _remove(temporary)
+    return path
+
+# %% ../nbs/0_start/09_files.ipynb #94dc09cc
 @contextmanager
 def _parent_of(path: Path) -> Iterator[None]:
     "The folders that a path lies in are there; those that were not are gone afterwards, if nothing was written."
-    missing = [folder for folder in path.absolute().parents if not folder.exists()]
-    path.parent.mkdir(parents=True, exist_ok=True)
+    missing = [folder for folder in path.parents if not folder.exists()]
+    with telling(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield
     finally:
@@ -134,16 +205,33 @@ def _parent_of(path: Path) -> Iterator[None]:
             for folder in missing:
                 folder.rmdir()
 
+
+def _lock_file(path: Path) -> Path:
+    "The lock of a path: beside it, or in a folder beside which nothing can be written."
+    inside = path.is_dir() and not (path.name and os.access(path.parent, os.W_OK))
+    return path / ".lock" if inside else path.with_name(f".{path.name}.lock")
+
 # %% ../nbs/0_start/09_files.ipynb #164968be
-@contextmanager
-def _locked(file: Path, path: Path) -> Iterator[None]:
-    "Hold the lock `file`, which is removed at the end; OutputError that names `path` if another process holds it."
+def _acquired(file: Path, path: Path, seconds: float) -> FileLock:
+    "The lock `file`, held; OutputError that names `path` if another process holds it, WriteError if it cannot be made."
     held = FileLock(file)
-    try:
-        held.acquire(timeout=0)
-    except Timeout:
-        raise OutputError(f"--out {shown(path)}: another process is writing it; wait for its end, or choose another "
-                          "name.") from None
+    with telling(path):
+        while True:
+            file.touch()  # says why, where the lock would only wait
+            try:
+                held.acquire(timeout=seconds)
+            except Timeout:
+                raise OutputError(f"{shown(path)}: another process is writing it; wait for its end, or choose "
+                                  "another --out.") from None
+            if file.exists():
+                return held
+            held.release()  # whoever held it has just removed it, so that it excludes nobody
+
+
+@contextmanager
+def _locked(file: Path, path: Path, seconds: float) -> Iterator[None]:
+    "Hold the lock `file` of `path`; it is removed at the end."
+    held = _acquired(file, path, seconds)
     try:
         yield
     finally:
@@ -156,20 +244,22 @@ _held = threading.local()  # outputs that this thread writes: what a command loc
 
 
 @contextmanager
-def lock(path: str | Path) -> Iterator[Path]:
-    "Write `path`, a file or a folder, alone: OutputError while another process does. Leftovers of killed runs go."
-    path, mine = Path(path), _held.__dict__.setdefault("mine", set())
-    file = path.absolute().with_name(f".{path.absolute().name}.lock")
-    if file in mine:
+def lock(path: str | Path, seconds: float = 0) -> Iterator[Path]:
+    """Write `path`, a file or a folder, alone: OutputError while another process does. Leftovers of killed runs go.
+
+    seconds: how long to wait for the other; below 0, for ever. WriteError if nothing can be written there.
+    """
+    path, real, mine = Path(path), Path(os.path.realpath(path)), _held.__dict__.setdefault("mine", set())
+    if real in mine:
         yield path
         return
-    with _parent_of(path), _locked(file, path):
-        mine.add(file)
+    with _parent_of(real), _locked(_lock_file(real), real, seconds):
+        mine.add(real)
         try:
-            remove_leftovers(path)
+            remove_leftovers(real)
             yield path
         finally:
-            mine.discard(file)
+            mine.discard(real)
 
 # %% ../nbs/0_start/09_files.ipynb #dc8dbc61
 class Terminated(KeyboardInterrupt):

@@ -11,6 +11,8 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .files import write_atomically
+
 # %% ../nbs/0_start/12_model_cards.ipynb #22a498be
 class _CardKind(NamedTuple):
     "A kind of weights: title, task as hubs name it, what it does, and the import and call that load it."
@@ -211,6 +213,5 @@ def write_model_card(folder: str | Path, name: str = "", **options: Any) -> Path
     path, card = folder / "README.md", json.loads((folder / "card.json").read_text(encoding="utf-8"))
     if path.is_file() and OURS not in path.read_text(encoding="utf-8", errors="replace")[:1000]:
         return None
-    temporary = path.with_name(".README.md.tmp")  # readers see the old page or the new one
-    temporary.write_text(model_card(card, name or f"./{folder.name}", **options), encoding="utf-8")
-    return temporary.replace(path)
+    page = model_card(card, name or f"./{folder.name}", **options)
+    return write_atomically(path, lambda new: new.write_text(page, encoding="utf-8"))

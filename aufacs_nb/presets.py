@@ -4,24 +4,23 @@
 
 # %% auto #0
 __all__ = ['PAPER', 'SMALL', 'TINY', 'PRESETS', 'ASSETS', 'FrameValues', 'LossValues', 'GeneratorValues', 'ClassifierValues',
-           'SimulationValues', 'Preset', 'get_preset', 'write_atomically', 'save_weights', 'is_shipped',
-           'weights_folder', 'as_made', 'preset_from', 'read_card', 'load_weights']
+           'SimulationValues', 'Preset', 'get_preset', 'save_weights', 'is_shipped', 'weights_folder', 'as_made',
+           'preset_from', 'read_card', 'load_weights']
 
 # %% ../nbs/0_start/03_presets.ipynb #36045553
 import json
 import os
 import warnings
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 import aufacs_nb
 from .facs import AUS
+from .files import write_atomically
 from .model_cards import write_model_card
 from .weights import WeightsError, checked_card, read_tensors
 
@@ -143,22 +142,6 @@ def get_preset(preset: _Part | str) -> _Part | Preset:
     if preset not in PRESETS:
         raise ValueError(f"There is no preset {preset!r}: choose one of {', '.join(PRESETS)}, or pass a Preset.")
     return PRESETS[preset]
-
-# %% ../nbs/0_start/03_presets.ipynb #48e33b9f
-def write_atomically(path: Path | str, write: Callable[[Path], object]) -> Path:
-    "Call `write(temporary_path)`, then rename it to `path`: readers see the old file or the new one, never half of it."
-    path = Path(os.path.realpath(path))  # through a link, into the file that it names
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        raise OSError(f"{path}: could not be written ({error}). What was there before is intact: make room, or "
-                      "choose a folder you may write to, and start again.") from error
-    finally:
-        temporary.unlink(missing_ok=True)  # of a write that failed, on a full disk for instance
-    return path
 
 # %% ../nbs/0_start/03_presets.ipynb #986d1c53
 def save_weights(

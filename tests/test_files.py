@@ -6,7 +6,9 @@ import time
 
 import pytest
 
-from aufacs_nb.files import OutputError, check_folder, check_output, lock, made_here, safe_cell, shown, stoppable
+from aufacs_nb.files import (OutputError, WriteError, check_folder, check_output, lock, made_here, remove_leftovers, safe_cell,
+                             shown, stoppable, temporary_name, write_atomically)
+from aufacs_nb.folders import FolderError, only_one
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "=\x1b[2J.png", "\udcff.png", "a\r\nb", "\u202egnp.exe"])
@@ -48,26 +50,109 @@ def test_only_what_was_made_here_is_replaced_and_links_stay(tmp_path):
     assert check_folder(tmp_path, ["ours.csv"]) == tmp_path == check_folder(tmp_path, [], force=True)
 
 
-HOLDS = "import sys, time; from aufacs_nb.files import lock\nwith lock(sys.argv[1]): print('held', flush=True); time.sleep(60)"
+@pytest.mark.parametrize("force", [None, False])
+def test_a_refusal_names_the_option_and_only_a_way_out_that_there_is(force, tmp_path):
+    (tmp_path / "theirs.png").write_bytes(b"no picture of ours")
+    for check in (lambda **o: check_output(tmp_path / "theirs.png", **o), lambda **o: check_folder(tmp_path, ["x"], **o)):
+        with pytest.raises(OutputError, match="^--plot ") as refused:
+            check(option="--plot", force=force)
+        assert ("--force" in str(refused.value)) == (force is not None)
 
 
-def test_two_processes_never_write_one_output_and_a_kill_frees_it(tmp_path):
+HOLDS = """import sys, time
+from aufacs_nb.{} import {} as hold
+with hold(sys.argv[1]): print('held', flush=True); time.sleep(60)"""
+
+
+@pytest.fixture
+def holder():
+    "Start a process that holds a path by `files.lock` or `folders.only_one`."
+    started = []
+
+    def hold(path, module="files", name="lock"):
+        one = subprocess.Popen([sys.executable, "-c", HOLDS.format(module, name), str(path)], stdout=subprocess.PIPE, text=True)
+        started.append(one)
+        assert one.stdout.readline() == "held\n"
+        return one
+    yield hold
+    for one in started:
+        one.kill(), one.wait(), one.stdout.close()
+
+
+def test_two_processes_never_write_one_output_and_a_kill_frees_it(holder, tmp_path):
     out = tmp_path / "au.csv"
-    other = subprocess.Popen([sys.executable, "-c", HOLDS, str(out)], stdout=subprocess.PIPE, text=True)
-    try:
-        assert other.stdout.readline() == "held\n"
-        with pytest.raises(OutputError, match="another process is writing it"), lock(out):
-            pytest.fail("two writers")
-        with lock(tmp_path / "another.csv"):
-            pass
-    finally:
-        other.kill()
-        other.wait()
+    other = holder(out)
+    with pytest.raises(OutputError, match="another process is writing it"), lock(out):
+        pytest.fail("two writers")
+    with lock(tmp_path / "another.csv"):
+        pass
+    other.kill()
+    other.wait()
     (tmp_path / f".au.csv.{other.pid}.tmp").write_text("half a table")
     (tmp_path / f".other.csv.{other.pid}.tmp").write_text("of another output")
     with lock(out):
         assert sorted(path.name for path in tmp_path.iterdir()) == [".au.csv.lock", f".other.csv.{other.pid}.tmp"]
     assert [path.name for path in tmp_path.iterdir()] == [f".other.csv.{other.pid}.tmp"]
+
+
+@pytest.mark.parametrize("module, name", [("files", "lock"), ("folders", "only_one")])
+def test_one_lock_for_commands_and_for_runs_under_every_name_of_a_folder(module, name, holder, tmp_path):
+    run = tmp_path / "run"
+    (run / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(run)
+    holder(run, module, name)
+    for path in (run, tmp_path / "link", run / "deep" / ".."):
+        with pytest.raises(OutputError, match="another process is writing it"), lock(path):
+            pytest.fail("two writers")
+        with pytest.raises(FolderError, match="another process is writing it"), only_one(path):
+            pytest.fail("two writers")
+    with only_one(run / "deep"):
+        pass
+
+
+def test_what_dead_processes_left_goes_from_all_folders_below_and_nothing_else(holder, tmp_path):
+    run = tmp_path / "run"
+    other = holder(tmp_path / "elsewhere.csv")
+    (run / "classifiers").mkdir(parents=True)
+    (run / ".0001.99999999.tmp").mkdir()
+    (run / ".0001.99999999.tmp" / "1.png").touch()
+    dead = [run / "classifiers" / ".weights.safetensors.99999999.tmp", tmp_path / ".run.99999999.tmp", run / ".0001.99999999.tmp"]
+    kept = [temporary_name(run / "card.json"), run / f".rows.{other.pid}.tmp", tmp_path / ".rune.99999999.tmp", run / ".x.part"]
+    for path in (*dead[:2], *kept):
+        path.touch()
+    assert sorted(remove_leftovers(run)) == sorted(dead)
+    assert all(path.exists() for path in kept) and not any(path.exists() for path in dead)
+
+
+def test_a_place_that_cannot_be_written_is_not_called_busy(tmp_path):
+    (tmp_path / "file").touch()
+    for path in ("/proc/aufacs.csv", tmp_path / "file" / "au.csv", tmp_path / "file" / "deep" / "au.csv"):
+        for write in (lambda: lock(path).__enter__(), lambda: only_one(path).__enter__(),
+                      lambda: write_atomically(path, lambda new: new.touch())):
+            with pytest.raises(WriteError, match="could not be written") as said:
+                write()
+            assert "another process" not in str(said.value) and str(path) in str(said.value)
+
+
+def test_a_folder_beside_which_nothing_can_be_written_is_locked_inside(tmp_path, monkeypatch):
+    may = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path.parent and may(path, mode))
+    with lock(tmp_path):
+        assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_error_of_something_else_stays_what_it_is_and_leaves_nothing(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        write_atomically(tmp_path / "au.csv", lambda new: (new.touch(), 1 / 0))
+    with pytest.raises(WriteError, match="^[^(]*inner: could not be written .*No space"):  # said once
+        write_atomically(tmp_path / "outer", lambda new: write_atomically(tmp_path / "inner", no_space))
+    assert not list(tmp_path.iterdir())
+
+
+def no_space(path):
+    path.mkdir()
+    raise OSError(28, "No space left on device")
 
 
 def test_sigterm_lets_a_block_clean_up():

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from numpy.lib.format import open_memmap
 
+from aufacs_nb.folders import FolderError
 from aufacs_nb.registration import references
 from aufacs_nb.registration.references import (MOST_SHAPES, Reference, RunningMean, decode, difference, encode,
                                                find_neutral, live_differences, make_reference, median_shape,
@@ -162,7 +163,7 @@ def test_nothing_registered_is_ever_overwritten(folder, tmp_path):
     other = write_folder(tmp_path / "other", noise(2, 8, 8, 3), list("AA"))
     before = (other / "frames.npy").read_bytes()
     for target in (folder, other):
-        with pytest.raises(ValueError, match="holds something else"):
+        with pytest.raises(ValueError, match="not of a set of differences"):
             normalize_registered(folder, target, progress=False)
     assert (other / "frames.npy").read_bytes() == before and (other / "manifest.parquet").is_file()
     out = normalize_registered(folder, tmp_path / "out", progress=False)
@@ -187,26 +188,44 @@ def test_a_place_that_cannot_be_written_to(folder, tmp_path):
         normalize_registered(folder, tmp_path / "file" / "out", progress=False)
 
 
-def test_an_interrupted_run_is_not_finished_and_is_made_again(folder, tmp_path, monkeypatch):
-    whole = normalize_registered(folder, tmp_path / "whole", progress=False)
-    out, count = normalize_registered(folder, tmp_path / "out", progress=False), iter(range(6))
+@pytest.mark.parametrize("place, error", [("encode", KeyboardInterrupt), ("shutil.copyfile", OSError(28, "No space"))])
+def test_until_a_set_is_whole_the_older_one_is_seen(place, error, folder, tmp_path, monkeypatch):
+    out = normalize_registered(folder, tmp_path / "out", "au0", progress=False)
+    before, count = {path.name: path.read_bytes() for path in out.iterdir()}, iter(range(6))
+    *parts, name = place.split(".")
+    home = getattr(references, parts[0]) if parts else references
+    whole = getattr(home, name)
 
     def interrupted(*arguments):
-        if next(count, None) is None:
-            raise KeyboardInterrupt
-        return encode(*arguments)
+        if name == "copyfile" or next(count, None) is None:
+            raise error
+        return whole(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(references, "encode", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            normalize_registered(folder, out, progress=False)
-    for opener in (open_registered, open_references):
-        with pytest.raises(FileNotFoundError, match="no finished"):
-            opener(out)
+        patch.setattr(home, name, interrupted)
+        for target in (out, tmp_path / "new"):
+            with pytest.raises(KeyboardInterrupt if name == "encode" else OSError):
+                normalize_registered(folder, target, progress=False)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before and open_references(out)
+    assert not list((tmp_path / "new").iterdir())
     normalize_registered(folder, out, progress=False)
-    for name in ("frames.npy", "references.npy", "reference_counts.npy", "vertices.npy"):
-        assert (out / name).read_bytes() == (whole / name).read_bytes()
+    fresh = normalize_registered(folder, tmp_path / "new", progress=False)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == {p.name: p.read_bytes() for p in fresh.iterdir()}
     assert json.loads((out / "normalization.json").read_text())["method"] == "mean"
+
+
+def test_meshes_of_an_older_set_do_not_stay(folder, tmp_path):
+    out = normalize_registered(folder, tmp_path / "out", progress=False)
+    bare = write_folder(tmp_path / "bare", noise(2, 8, 8, 3), list("AA"))
+    assert (out / "vertices.npy").is_file() and open_registered(normalize_registered(bare, out, progress=False)).vertices is None
+
+
+@pytest.mark.parametrize("name", ["references.npy", "reference_counts.npy", "manifest.parquet"])
+def test_references_that_are_not_whole_are_named(name, folder, tmp_path):
+    out = normalize_registered(folder, tmp_path / "out", progress=False)
+    (out / name).write_bytes((out / name).read_bytes()[:100])
+    with pytest.raises(FolderError, match=name):
+        open_references(out)
 
 
 @pytest.mark.parametrize("method", references.REFERENCE_METHODS)

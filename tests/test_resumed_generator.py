@@ -1,11 +1,13 @@
 "A generator's training that was stopped ends with the bytes of one that was not, and never goes on with other data."
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from aufacs_nb.facs import au_columns, intensity_to_unit
+from aufacs_nb.folders import FolderError
 from aufacs_nb.generation.runs import train_generator
 from aufacs_nb.generation.training import TrainingError
 from aufacs_nb.registration.collections import sample_registered
@@ -50,3 +52,19 @@ def test_other_frames_or_labels_are_refused(data, tmp_path):
     for changed in ((other, labels, who), (frames, labels[::-1], who)):
         with pytest.raises(TrainingError, match="made with another data"):
             train(changed, tmp_path)
+
+
+def test_a_second_training_in_a_folder_is_refused_and_so_is_a_folder_of_others(data, tmp_path):
+    refused = []
+
+    def second(step, losses):
+        with ThreadPoolExecutor(1) as other:
+            refused.append(other.submit(train, data, tmp_path / "run").exception())
+        raise Stopped
+    with pytest.raises(Stopped):
+        train_generator(*data, "tiny", out=tmp_path / "run", steps=14, callback=second, device="cpu", progress=False)
+    assert isinstance(refused[0], FolderError) and "another process is writing it" in str(refused[0])
+    train(data, tmp_path / "run")
+    with pytest.raises(FolderError, match="not of a training of a generator") as said:
+        train(data, tmp_path)
+    assert "--force" not in str(said.value) and [path.name for path in tmp_path.iterdir()] == ["run"]

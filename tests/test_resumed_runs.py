@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -98,7 +99,7 @@ def test_pictures_of_a_killed_clip_do_not_stay_in_the_next(tmp_path):
     pictures = TINY | dict(media="frames")
     root = simulate_fera17(tmp_path / "db", **pictures)
     clip = clip_path(root, plan := read_plan(root), *plan_clips(plan)[0])
-    whole, part = contents(root), clip.with_name(f".{clip.name}.part")
+    whole, part = contents(root), clip.with_name(f".{clip.name}.99999999.tmp")
     clip.rename(part)
     (part / "9999.png").write_bytes(b"of a longer clip")
     simulate_fera17(root, **pictures)
@@ -155,11 +156,11 @@ def test_a_wrong_size_locks_a_folder_only_after_the_first_frame(album, tmp_path,
 def test_what_a_killed_run_left_goes_and_a_second_run_is_refused(album, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
-    (out / ".frames.npy.4711.tmp").write_bytes(bytes(1000))
-    with only_one(out):
-        (out / ".frames.npy.4712.tmp").write_bytes(bytes(10))
-        with pytest.raises(FolderError, match="another process is writing there"):
-            register(album, out)
+    (out / ".frames.npy.99999998.tmp").write_bytes(bytes(1000))
+    with only_one(out), ThreadPoolExecutor(1) as other:
+        (out / ".frames.npy.99999999.tmp").write_bytes(bytes(10))
+        with pytest.raises(FolderError, match="another process is writing it"):
+            other.submit(register, album, out).result()
     register(album, out)
     assert not [path for path in out.iterdir() if path.name[0] == "."]
 

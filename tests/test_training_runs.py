@@ -4,6 +4,7 @@ import runpy
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,6 +56,37 @@ def start():
 
 
 # ---------------------------------------------------------------- stopped
+
+@pytest.mark.parametrize("first, second", [(("out", None), ("out", "other")), (("out", "checkpoint"), ("b", "checkpoint"))])
+def test_a_second_training_of_classifiers_in_a_folder_is_refused(first, second, tmp_path, monkeypatch):
+    table = pd.DataFrame({"registration": ["mesh"] * len(FRAMES)})
+    place = lambda name: name and tmp_path / name
+    train = lambda out, checkpoint: classifiers.train_classifiers(
+        ResampledSet(FRAMES, table), preset=SLIM, progress=False, device="cpu", out=place(out), checkpoint=place(checkpoint))
+    refused = []
+
+    def networks(*_):
+        "Work during which somebody else comes, and then another of this run's processes."
+        monkeypatch.setattr(classifiers, "_networks", lambda *_: (_ for _ in ()).throw(PulledPlug))
+        with ThreadPoolExecutor(1) as other:
+            refused.append(other.submit(train, *second).exception())
+            monkeypatch.setenv("RANK", "1")
+            refused.append(other.submit(train, *second).exception())
+        raise PulledPlug
+    monkeypatch.setattr(classifiers, "_networks", networks)
+    with pytest.raises(PulledPlug):
+        train(*first)
+    assert isinstance(refused[0], FolderError) and "another process is writing it" in str(refused[0])
+    assert isinstance(refused[1], PulledPlug), "of several processes the first alone asks"
+    assert not list(tmp_path.rglob(".*"))
+
+
+def test_classifiers_are_not_trained_into_a_folder_of_others(tmp_path):
+    (tmp_path / "film.mp4").touch()
+    with pytest.raises(FolderError, match="not of a training of classifiers") as said:
+        classifiers.train_classifiers(ResampledSet(FRAMES, pd.DataFrame({"registration": ["mesh"]})), preset=SLIM, out=tmp_path)
+    assert "--force" not in str(said.value)
+
 
 def test_checkpoints_of_all_networks_know_their_data(tmp_path, monkeypatch):
     "What was stopped is gone on with only on the same frames, labels and Valid frames."

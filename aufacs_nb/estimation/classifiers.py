@@ -8,7 +8,9 @@ __all__ = ['MAX_MAPS', 'distinct_rows', 'train_classifiers']
 # %% ../../nbs/3_estimation/06_classifiers.ipynb #cca97f67
 import os
 import shutil
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Iterator
 
 import numpy as np
 import pandas as pd
@@ -18,7 +20,7 @@ from tqdm.auto import tqdm
 
 from .resampling import ResampledSet, ResamplingError
 from ..facs import AU_NAMES, au_column, au_columns
-from ..folders import array_content, claim, table_content
+from ..folders import array_content, check_ours, claim, only_run, table_content
 from ..presets import PAPER, ClassifierValues, get_preset
 from .storage import AUClassifiers
 from .trunk import (N_CLASSES, Pixels, train_on_one_thread, build_classifier, hidden_maps, seeded,
@@ -162,6 +164,18 @@ def _finished(classifiers: AUClassifiers, out, checkpoint) -> AUClassifiers:
             shutil.rmtree(checkpoint, ignore_errors=True)
     return classifiers
 
+# %% ../../nbs/3_estimation/06_classifiers.ipynb #9d83c9c3
+@contextmanager
+def _held(out, checkpoint) -> Iterator[None]:
+    "Hold both folders, where given; FolderError if another run does, or if `out` holds something else."
+    if out is not None:
+        mine = ("weights.safetensors", Path(checkpoint or "checkpoint").name)
+        check_ours(out, "card.json", "a training of classifiers", mine)
+    with ExitStack() as held:
+        for folder in (out, checkpoint):
+            held.enter_context(only_run(folder))
+        yield
+
 # %% ../../nbs/3_estimation/06_classifiers.ipynb #8be5d9f8
 def train_classifiers(
     resampled: ResampledSet | RegisteredFrames,  # frames uint8, manifest with `au`, `intensity` and the labels;
@@ -183,5 +197,6 @@ def train_classifiers(
     preset, how = get_preset(preset), {"device": pick_device(device), "precision": precision}
     _registration(resampled.manifest, valid_manifest)  # refuses a mixture before hours of training, not after
     valid = _valid_pair(valid_frames, valid_manifest, preset.aus)
-    models, history = _networks(resampled, valid, preset, seed, trunk, n_jobs, progress, how, checkpoint, init)
-    return _finished(AUClassifiers(models, preset, _card(seed, resampled.manifest, history)), out, checkpoint)
+    with _held(out, checkpoint):
+        models, history = _networks(resampled, valid, preset, seed, trunk, n_jobs, progress, how, checkpoint, init)
+        return _finished(AUClassifiers(models, preset, _card(seed, resampled.manifest, history)), out, checkpoint)

@@ -17,8 +17,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from filelock import FileLock
 from tqdm.auto import tqdm
+
+from ..files import lock
 
 # %% ../../nbs/experiments/03_graph.ipynb #63c77d74
 @dataclass(frozen=True)
@@ -60,16 +61,15 @@ def make(said: dict, out: Path | str, folders: dict) -> str:
     "Do the work that `Stage.said` describes, with the folders of its needs, unless `out` is there; returns `out`."
     out = Path(out)
     part = out.with_name(f".{out.name}.part")
-    part.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{part}.lock"):
+    with lock(part, seconds=-1):  # whoever comes second waits, and finds the result
         if not out.exists():
             part.mkdir(exist_ok=True)
+            (part / "error.txt").unlink(missing_ok=True)  # of an earlier try
             start = time.perf_counter()
             function_of(said["work"])(part, **said["params"], **{k: Path(v) for k, v in folders.items()})
             note = said | {"seconds": round(time.perf_counter() - start, 1)}
             (part / "stage.json").write_text(json.dumps(note, indent=2, ensure_ascii=False), encoding="utf-8")
             os.replace(part, out)
-    Path(f"{part}.lock").unlink(missing_ok=True)
     return str(out)
 
 # %% ../../nbs/experiments/03_graph.ipynb #43af819f

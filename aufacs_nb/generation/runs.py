@@ -13,7 +13,7 @@ import json
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
-from ..folders import clear_left_over, only_one
+from ..files import write_atomically
+from ..folders import check_ours, only_run
 from .networks import ARCHITECTURES, Critic, GANimation, build_critic, build_generator
 from .ratio import RatioFlow, load_ratio
 from ..presets import (GeneratorValues, WeightsError, as_made, get_preset, load_weights, preset_from,
-                               save_weights, weights_folder, write_atomically)
+                               save_weights, weights_folder)
 from ..tensors import FrameArray, frames_to_tensor
 from ..weights import beside, check_numbers, check_shapes, checked_card, read_json
 from .training import (GeneratorTrainer, PairSampler, TrainingError, data_content,
@@ -210,8 +211,6 @@ def _resume(trainer: GeneratorTrainer, out, facts: dict, resume: bool) -> None:
     if out is None:
         return
     main, checkpoint = trainer.accelerator.is_main_process, Path(out) / "checkpoint"
-    if main and checkpoint.is_dir():
-        clear_left_over(checkpoint)
     if not resume and main:
         (checkpoint / "latest.json").unlink(missing_ok=True)
     trainer.accelerator.wait_for_everyone()
@@ -236,8 +235,10 @@ def _recorder(trainer, out, facts: dict, checkpoint_every: int, log_every: int, 
 
 
 def _run_alone(trainer: GeneratorTrainer, out, facts: dict, resume: bool, after_step, progress: bool) -> GANimation:
-    "Resume, run and finish, while no other run writes to `out`; of several processes of this run the first asks."
-    with only_one(out) if out is not None and trainer.accelerator.is_main_process else nullcontext():
+    "Resume, run and finish, while no other run writes to `out`; FolderError if another does, or if it is not ours."
+    if out is not None:
+        check_ours(out, "card.json", "a training of a generator", ("checkpoint", "losses.csv", "weights.safetensors"))
+    with only_run(out):
         _resume(trainer, out, facts, resume)
         _run(trainer, after_step, progress)
         return _finish(trainer, out, facts)

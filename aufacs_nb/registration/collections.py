@@ -34,9 +34,10 @@ from .planar import DlibLandmarker, align_and_mask, find_dlib_model
 from ..databases import VIDEO_SUFFIXES, DatabaseError, check_manifest, read_image, sample_database, timed_frames
 from .detection import FaceLandmarker, check_picture, square_from_landmarks
 from ..facs import au_columns
+from ..files import telling, write_atomically
 from ..folders import (FolderError, check_columns, check_facts, check_ours, check_ranges, claim, file_content,
-                               only_one, open_array, publish, read_facts, read_table, telling)
-from ..presets import weights_folder, write_atomically
+                               only_one, open_array, publish, read_facts, read_table)
+from ..presets import weights_folder
 from ..tensors import Rows
 from .published_prnet import PublishedPRNet, fit_any_prnet, open_prnet, published_prefix
 from .frontal import (Registered, frontal_pixels, head_pose, position_map, register_face,
@@ -562,7 +563,6 @@ def _lay_out(out: Path, manifest: pd.DataFrame, settings: dict, fresh: bool) -> 
 def _prepare(out: Path, manifest: pd.DataFrame, settings: dict) -> dict:
     "Claim the folder for these rows and settings; {name: `_RowFile`} of its arrays. Errors: see `claim` and `telling`."
     facts, lines = {"fingerprint": _fingerprint(manifest, settings), **settings}, _whole_lines(out / "progress.jsonl")
-    check_ours(out, "registration.json", "a registration")
     state, stored, here = out / "registration.json", out / "inputs.parquet", _inputs(manifest)
     if lines:
         there = read_facts(state)
@@ -574,8 +574,7 @@ def _prepare(out: Path, manifest: pd.DataFrame, settings: dict) -> dict:
             _carry(out, before, here, facts, lines)
             lines = _whole_lines(out / "progress.jsonl")
     claim(out, facts, "another registration", False, "registration.json")
-    with telling(stored):
-        write_atomically(stored, lambda path: here.to_parquet(path, index=False))
+    write_atomically(stored, lambda path: here.to_parquet(path, index=False))
     return _lay_out(out, manifest, settings, fresh=not lines)
 
 # %% ../../nbs/1_registration/07_collections.ipynb #6eb94aa3

@@ -31,9 +31,10 @@ from tqdm.auto import tqdm
 
 from .planar import LANDMARKS_68
 from .detection import SameConv, Square, cut_all, fit_meshes, load_networks, square_from_landmarks
-from ..folders import check_ours, check_ranges, claim, in_processes, only_one, telling
+from ..files import write_atomically
+from ..folders import check_ours, check_ranges, claim, in_processes, only_one
 from ..geometry.meshes import canonical_face
-from ..presets import WeightsError, load_weights, save_weights, weights_folder, write_atomically
+from ..presets import WeightsError, load_weights, save_weights, weights_folder
 from ..geometry.rasterize import rasterize
 from ..weights import check_shapes
 
@@ -281,8 +282,7 @@ def _render_part(folder, seed, number, people=PART_PEOPLE, faces=PART_FACES):
     pictures, points = (np.stack(each) for each in zip(*drawn))
     for name, array in (("points", with_pseudo_labels(pictures, points)[0]), ("pictures", pictures)):
         path = done.with_name(done.name.replace("pictures", name))
-        with telling(path):
-            write_atomically(path, lambda temporary: _save_array(temporary, array))
+        write_atomically(path, lambda temporary: _save_array(temporary, array))
     return done
 
 # %% ../../nbs/1_registration/08_prnet.ipynb #3ae21c33
@@ -467,8 +467,7 @@ def save_prnet_trainer(path: Path | str, trainer: PRNetTrainer) -> None:
     tensors["losses"] = torch.tensor(trainer.losses, dtype=torch.float64)
     facts = json.dumps({"values": asdict(trainer.values), "seed": trainer.seed})
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    with telling(path):
-        write_atomically(Path(path), lambda temporary: save_file(tensors, temporary, {"facts": facts}))
+    write_atomically(path, lambda temporary: save_file(tensors, temporary, {"facts": facts}))
 
 # %% ../../nbs/1_registration/08_prnet.ipynb #ecfd163c
 def restore_prnet_trainer(path: Path | str, trainer: PRNetTrainer) -> None:
@@ -609,5 +608,4 @@ def train_prnet(out: Path | str, preset: PRNetValues | str = "small", seed: int 
             _of_older_version(out / "pool", values, seed)
         pool = render_pool(out / "pool", values.parts, seed, jobs, values.people, values.faces, progress)
         _fit(trainer, pool, checkpoint, every, progress)
-        with telling(out):
-            return _save_prnet(out, trainer, pool)
+        return _save_prnet(out, trainer, pool)

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ..facs import au_columns
+from ..files import write_atomically
 from ..model_cards import markdown_table
 from .appearance import draw_palette
 from .face_model import _draw_traits
@@ -168,26 +169,26 @@ def dataset_card(folder: str | Path, plan: dict, licence: str = "Apache-2.0") ->
     return "\n\n".join(parts) + "\n"
 
 # %% ../../nbs/5_simulation/11_cards.ipynb #529c3c47
-def _written(path: Path, text: str) -> Path:
-    "Write a text so that readers see all of it or nothing."
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    return temporary.replace(path)
-
-
-def write_dataset_card(folder: str | Path, licence: str = "Apache-2.0") -> tuple[Path, Path]:
-    """`README.md` and `croissant.json` in a folder of `aufacs simulate`; SimulationError if it is none.
-
-    licence: name in the SPDX list; whoever rendered the pictures chooses it.
-    """
-    folder = Path(folder)
+def _read_plan(folder: Path) -> dict:
+    "The plan in a folder, as far as cards need it; SimulationError if there is none."
     try:
         plan = json.loads((folder / PLAN_FILE).read_text(encoding="utf-8"))
         plan["subjects"], plan["parameters"]["database"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SimulationError(f"{folder}: no readable {PLAN_FILE}, so no simulated database ({error}); give the folder "
                               "that was --out.") from error
-    page, machine = folder / "README.md", folder / "croissant.json"
+    return plan
+
+
+def write_dataset_card(folder: str | Path, licence: str = "Apache-2.0", plan: dict | None = None) -> tuple[Path, Path]:
+    """`README.md` and `croissant.json` in a folder of `aufacs simulate`; SimulationError if it is none.
+
+    licence: name in the SPDX list; whoever rendered the pictures chooses it. plan: of the folder; None reads it there.
+    """
+    folder = Path(folder)
+    plan, page, machine = plan or _read_plan(folder), folder / "README.md", folder / "croissant.json"
     if not page.is_file() or "pretty_name: \"Virtual " in page.read_text(encoding="utf-8", errors="replace")[:500]:
-        _written(page, dataset_card(folder, plan, licence))
-    return page, _written(machine, json.dumps(croissant(folder, plan, licence), indent=1) + "\n")
+        said = dataset_card(folder, plan, licence)
+        write_atomically(page, lambda new: new.write_text(said, encoding="utf-8"))
+    table = json.dumps(croissant(folder, plan, licence), indent=1) + "\n"
+    return page, write_atomically(machine, lambda new: new.write_text(table, encoding="utf-8"))

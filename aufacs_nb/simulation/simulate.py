@@ -9,8 +9,6 @@ __all__ = ['SCRIPTS', 'WITHOUT', 'WRINKLED', 'WIDE_POSE', 'WIDE_GAZE', 'SIMULATO
 
 # %% ../../nbs/5_simulation/10_simulate.ipynb #a09fa0fe
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from functools import lru_cache
@@ -21,7 +19,8 @@ from numpy.typing import ArrayLike
 from PIL import Image
 from tqdm.auto import tqdm
 from ..facs import AUS, FERA_POSES, au_columns
-from ..folders import check_ours, check_ranges, in_processes, only_one, telling
+from ..files import write_atomically
+from ..folders import check_ours, check_ranges, in_processes, only_one
 from .face_model import SPEECH, sample_identity
 from .appearance import sample_person
 from .camera import DOMAINS, face_truth, render_person, sample_scene
@@ -92,11 +91,7 @@ def make_plan(database: str, seed: int = 0, size: int | tuple = 256, frames: int
 # %% ../../nbs/5_simulation/10_simulate.ipynb #ab4a402e
 def _write_text(path, text):
     "Write a small file so that it is either whole or not there."
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'.{path.name}.part')
-    with telling(path):
-        part.write_text(text)
-        os.replace(part, path)
+    write_atomically(path, lambda part: part.write_text(text))
 
 
 def read_plan(root: Path | str) -> dict:
@@ -247,10 +242,10 @@ def _write_truth(root, plan, clip):
     truth, path = clip_truth(plan, *clip[:3]), truth_path(root, plan, clip)
     arrays = _arrays(plan, clip, truth)
     _write_text(path.with_suffix('.json'), json.dumps(_plain(_facts(plan, clip)), indent=1, sort_keys=True) + '\n')
-    part = path.with_name(f'.{path.name}.part')
-    with telling(path):
+    def save(part):
+        "Under exactly this name."
         with open(part, 'wb') as out: np.savez_compressed(out, **arrays)
-        os.replace(part, path)
+    write_atomically(path, save)
 
 # %% ../../nbs/5_simulation/10_simulate.ipynb #ee7a5063
 def read_truth(path: Path | str) -> dict[str, np.ndarray]:
@@ -274,21 +269,20 @@ def clip_path(root: Path | str, plan: dict, partition: str, subject: str, sessio
     return Path(root) / layout.place(plan, Clip(partition, subject, session, pose))
 
 
+def _write_pictures(folder, plan, clip):
+    "The frames of a clip as pictures in a new folder."
+    folder.mkdir()
+    for i, frame in enumerate(render_clip(plan, *clip), 1):
+        Image.fromarray(frame).save(folder / LAYOUTS[plan['parameters']['database']].picture(clip, i))
+
+
 def _write_clip(root, plan, clip):
     "Truth and pictures of one clip to their places."
     layout, path = LAYOUTS[plan['parameters']['database']], clip_path(root, plan, *clip)
     _write_truth(root, plan, clip)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'.{path.name}.part')
-    with telling(path):
-        if path.suffix:
-            write_video(part, render_clip(plan, *clip), layout.fps, path.suffix[1:])
-        else:
-            shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
-            part.mkdir()
-            for i, frame in enumerate(render_clip(plan, *clip), 1):
-                Image.fromarray(frame).save(part / layout.picture(clip, i))
-        os.replace(part, path)
+    if path.suffix:
+        film = lambda part: write_video(part, render_clip(plan, *clip), layout.fps, path.suffix[1:])
+    write_atomically(path, film if path.suffix else lambda part: _write_pictures(part, plan, clip))
 
 # %% ../../nbs/5_simulation/10_simulate.ipynb #3d60cc6a
 def plan_clips(plan: dict) -> list[Clip]:
@@ -308,19 +302,16 @@ def _write_labels(root, plan):
 
 # %% ../../nbs/5_simulation/10_simulate.ipynb #c897cfb3
 def _take_back(root, plan):
-    "Remove what a plan without a finished clip has written: labels, truth, and half clips."
+    "Remove what a plan without a finished clip has written: labels and truth."
     for clip in plan_clips(plan):
         labels = LAYOUTS[plan['parameters']['database']].labels(clip, clip_truth(plan, *clip[:3]))
         truth = truth_path(root, plan, clip)
         for path in (*(root / name for name in labels), truth, truth.with_suffix('.json')):
             path.unlink(missing_ok=True)
-    for part in list(root.rglob('.*.part')):
-        shutil.rmtree(part) if part.is_dir() else part.unlink()
 
 
 def _store_plan(root, plan):
-    "Store the plan at `root`; `SimulationError` if another simulation, `FolderError` if something else lives there."
-    check_ours(root, PLAN_FILE, 'a simulation')
+    "Store the plan at `root`; `SimulationError` if the clips of another one are there."
     if (root / PLAN_FILE).exists() and (there := read_plan(root))['parameters'] != plan['parameters']:
         old, new = there['parameters'], plan['parameters']
         if any(clip_path(root, there, *clip).exists() for clip in plan_clips(there)):
@@ -342,7 +333,7 @@ def _simulate(root, plan, n_jobs, progress):
         todo = [(root, plan, clip) for clip in plan_clips(plan) if not clip_path(root, plan, *clip).exists()]
         for _ in tqdm(in_processes(n_jobs, _write_clip, todo), total=len(todo), desc='clips', disable=not progress):
             pass
-        write_dataset_card(root)
+        write_dataset_card(root, plan=plan)
     return root
 
 # %% ../../nbs/5_simulation/10_simulate.ipynb #f53a77de
