@@ -176,7 +176,7 @@ def telling(path: str | Path) -> Iterator[None]:
 
 # %% ../nbs/0_start/09_files.ipynb #293ca95c
 def write_atomically(path: str | Path, write: Callable[[Path], object]) -> Path:
-    """Call `write(temporary_path)`, then rename it to `path`: readers see the old file or the new one, never half a file.
+    """Call `write(temporary_path)`, then rename it to `path`: readers see the old file or the new one, whole.
 
     A new folder can be written in the same way. WriteError, see `telling`, if it cannot be.
     """

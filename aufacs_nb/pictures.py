@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from .files import shown
-from .presets import write_atomically
+from .files import write_atomically
 
 if TYPE_CHECKING:  # matplotlib itself is imported where it draws
     from matplotlib.figure import Figure

@@ -39,7 +39,8 @@ from aufacs_nb.estimation.sources import found_faces
 from aufacs_nb.estimation.zero import calm_zero, for_aus
 from aufacs_nb.evaluation.intervals import DRAWN, icc_table
 from aufacs_nb.facs import AU_SETS, LEVELS, au_columns
-from aufacs_nb.presets import WeightsError, write_atomically
+from aufacs_nb.files import write_atomically
+from aufacs_nb.presets import WeightsError
 from aufacs_nb.registration.detection import FaceLandmarker
 from aufacs_nb.registration.frontal import frontal_pixels, register_face
 from aufacs_nb.simulation.appearance import sample_person

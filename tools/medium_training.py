@@ -33,7 +33,8 @@ from aufacs_nb.facs import AUS
 from aufacs_nb.generation.networks import build_critic, build_generator
 from aufacs_nb.generation.losses import critic_loss, total_loss
 from aufacs_nb.pictures import contact_sheet
-from aufacs_nb.presets import SMALL, write_atomically
+from aufacs_nb.files import write_atomically
+from aufacs_nb.presets import SMALL
 from aufacs_nb.generation.training import PairBatch, augment_pairs, generator_parts, set_trainable
 from aufacs_nb.tensors import tensor_to_frames
 from tools.limits import limited

@@ -31,7 +31,7 @@ from aufacs_nb.estimation.mesh import ALL_AUS, MeshReader, fit_mesh_reader
 from aufacs_nb.estimation.zero import calm_zero, said_by
 from aufacs_nb.evaluation.intervals import icc_table
 from aufacs_nb.evaluation.scores import mean_icc
-from aufacs_nb.presets import write_atomically
+from aufacs_nb.files import write_atomically
 from aufacs_nb.registration.detection import FaceLandmarker
 from aufacs_nb.registration.frontal import frontal_pixels, head_pose
 from aufacs_nb.simulation.appearance import sample_person

@@ -47,7 +47,7 @@ from aufacs_nb.generation.ratio import (DETAIL, N_VERTICES, Change, Geometry, Ra
                                         apply_change, blur, face_mask, load_ratio, log_ratio, mirror, move_and_shade,
                                         pair_weight, pixel_grid, ratio_losses, read_at, resize_maps, spread_values,
                                         ssim_map, with_surround)
-from aufacs_nb.presets import write_atomically
+from aufacs_nb.files import write_atomically
 
 CHANGED = 24 / 255  # a pixel counts as changed from this mean difference of its colours on, as in `image_quality`
 

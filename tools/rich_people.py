@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from aufacs_nb.presets import write_atomically
+from aufacs_nb.files import write_atomically
 from aufacs_nb.registration.detection import FaceLandmarker
 from aufacs_nb.registration.frontal import frontal_pixels, register_face
 from aufacs_nb.simulation.appearance import sample_person

@@ -19,7 +19,8 @@ from aufacs_nb.experiments.protocol import PROTOCOLS
 from aufacs_nb.experiments.reproduce import kind_of, stage_seconds
 from aufacs_nb.experiments.tables import EXPERIMENTS
 from aufacs_nb.experiments.variants import MISSING, PaperChains
-from aufacs_nb.presets import ASSETS, write_atomically
+from aufacs_nb.files import write_atomically
+from aufacs_nb.presets import ASSETS
 
 OUT = ASSETS / "reproduce_seconds.csv"
 COLUMNS = ["protocol", "kind", "seconds"]

@@ -35,7 +35,7 @@ from ..estimation.personalization import personal_generator, personalize
 from ..files import shown
 from ..pictures import contact_sheet, figure_pixels, save_synthetic, to_jpeg, upscale
 from ..experiments.stages import partition_frames, write_table
-from ..presets import write_atomically
+from ..files import write_atomically
 from ..registration.frontal import register_face
 from ..registration.collections import RegisteredFrames, register_manifest, register_photo
 from ..estimation.resampling import label_histogram, plot_histograms, semantic_resample

@@ -26,7 +26,8 @@ from tqdm.auto import tqdm
 from ..evaluation.scores import mean_icc
 from .mesh import (MeshReader, MeshRegression, _regressions, as_intensity, calibrate,
                                        mesh_features, ridge)
-from ..presets import FrameValues, WeightsError, load_weights, save_weights, weights_folder, write_atomically
+from ..files import write_atomically
+from ..presets import FrameValues, WeightsError, load_weights, save_weights, weights_folder
 from ..tensors import standardise
 from ..weights import check_shapes
 

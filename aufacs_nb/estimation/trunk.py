@@ -37,7 +37,8 @@ from ..evaluation.scores import icc_3_1
 from ..facs import LEVELS, check_intensities
 from ..generation.runs import optimiser_tensors, restore_optimiser
 from ..generation.training import TrainingError, average_gradients, make_accelerator
-from ..presets import PAPER, ClassifierValues, get_preset, write_atomically
+from ..files import write_atomically
+from ..presets import PAPER, ClassifierValues, get_preset
 from .vgg16 import (N_CLASSES, class_loss, class_scores, expected_intensity, learning_mode, prefix,
                                         vgg16_classifier)
 from ..tensors import FrameArray, Rows, pick_device, standardise

@@ -18,7 +18,7 @@ from scipy.spatial.distance import cdist
 
 from ..facs import LEVELS
 from ..pictures import to_jpeg
-from ..presets import write_atomically
+from ..files import write_atomically
 
 if TYPE_CHECKING:  # matplotlib itself is imported where it draws
     from matplotlib.axes import Axes

@@ -22,7 +22,8 @@ from .claims import judge, scored
 from .protocol import Protocol
 from .tables import EXPERIMENTS, tidy
 from .variants import PaperChains
-from ..presets import ASSETS, write_atomically
+from ..files import write_atomically
+from ..presets import ASSETS
 
 # %% ../../nbs/experiments/08_reproduce.ipynb #41512d74
 def kind_of(stage: Stage) -> str:

@@ -23,7 +23,7 @@ from ..files import shown as harmless
 from .ratio import FaceGenerator
 from ..tensors import FrameArray, frames_to_tensor, tensor_to_frames
 from ..pictures import SYNTHETIC_KEY, contact_sheet, save_synthetic
-from ..presets import write_atomically
+from ..files import write_atomically
 from ..databases import write_video
 
 # %% ../../nbs/2_generation/06_synthesis.ipynb #30432ffa
