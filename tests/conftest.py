@@ -10,6 +10,21 @@ ROOT = Path(__file__).parents[1]
 if str(ROOT) not in sys.path:  # `tools.limits` and its like, also where pytest is not started as a module
     sys.path.insert(0, str(ROOT))
 
+# Files that take longest, at the head: two processes that share the files of all tests then end together.
+SLOW_FILES = ("test_browser", "test_cli", "test_estimator", "test_demo", "test_reproduce", "test_registration",
+              "test_generators", "test_corpus", "test_site", "test_training_runs", "test_large_sets", "test_no_network",
+              "test_bad_input", "test_torture")
+
+
+def pytest_configure(config):
+    """Keep the order below: pytest-xdist would hand out files with many tests first, and a long one last."""
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items):
+    """Slow files first, the others as they come."""
+    items.sort(key=lambda item: SLOW_FILES.index(item.path.stem) if item.path.stem in SLOW_FILES else len(SLOW_FILES))
+
 
 @pytest.fixture(scope="session")
 def root():
@@ -19,10 +34,11 @@ def root():
 
 @pytest.fixture
 def run_python(root):
-    """`run_python(code, python=…)` runs code in a fresh interpreter outside the checkout and returns what it prints."""
+    """`run_python(code, python=…)` runs code in a fresh interpreter outside the checkout; returns what it prints."""
     def run(code, python=sys.executable, cwd=None):
         environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "IN_TEST")}
-        done = subprocess.run([python, "-c", code], cwd=cwd or root.parent, env=environment, capture_output=True, text=True)
+        done = subprocess.run([python, "-c", code], cwd=cwd or root.parent, env=environment, capture_output=True,
+                              text=True)
         assert done.returncode == 0, done.stderr[-3000:]
         return done.stdout.strip()
     return run

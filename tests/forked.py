@@ -1,8 +1,8 @@
-"""Commands of `aufacs` as processes of their own that start at once: forks of one process that has loaded the libraries.
+"""Commands of `aufacs` as processes of their own that start at once: forks of one process that has loaded libraries.
 
-Loading PyTorch and the rest takes seconds, which each of a hundred commands would spend again. What the process of a test has
-computed, changed or patched does not reach them; its working folder and environment do. Run as a script, this is that process:
-it reads a request from each line of its standard input and answers on its standard output, both as JSON.
+Loading PyTorch and the rest takes seconds, which each of a hundred commands would spend again. What the process of a
+test has computed, changed or patched does not reach them; its working folder and environment do. Run as a script, this
+is that process: it reads a request from each line of its standard input and answers on its standard output, in JSON.
 """
 import json
 import os
@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class Commands:
-    """`commands(*words)` runs `aufacs WORDS` in a fork and returns the finished process; `close` ends what it forks from."""
+    """`commands(*words)` runs `aufacs WORDS` in a fork and returns the finished process; `close` ends the parent."""
 
     def __init__(self):
         self.process = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE,

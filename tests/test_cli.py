@@ -477,23 +477,6 @@ def test_ctrl_c_says_how_to_go_on_and_loses_nothing(run, work, aufacs_command):
     assert pd.read_parquet(work / "interrupted" / "manifest.parquet").valid.all()
 
 
-def test_killed_generator_training_resumes_to_the_same_weights(run, work, aufacs_command):
-    options = ("train-generator", "--data", work / "registered", "--preset", "tiny", "--steps", 320, "--quiet", "--out")
-    run(*options, work / "whole")
-    command = [aufacs_command, *map(str, options), str(work / "killed")]
-    running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    limit = time.monotonic() + 120
-    while not list((work / "killed").rglob("*.safetensors")) and time.monotonic() < limit and running.poll() is None:
-        time.sleep(0.02)
-    running.send_signal(signal.SIGKILL)
-    running.wait()
-    assert running.returncode == -signal.SIGKILL, "it was not killed in the middle"
-    assert not (work / "killed" / "weights.safetensors").exists()
-    run(*options, work / "killed")
-    first, second = ((work / name / "weights.safetensors").read_bytes() for name in ("whole", "killed"))
-    assert first == second
-
-
 def test_interrupted_prediction_keeps_the_rows_it_has(tmp_path, monkeypatch, capsys):
     from aufacs_nb.apps.everyday import predict_command
     from aufacs_nb.estimation.estimator import AUEstimator

@@ -21,6 +21,7 @@ from aufacs_nb.registration import collections, planar
 from aufacs_nb.registration.detection import FaceLandmarker, NoFaceError
 from aufacs_nb.registration.collections import open_registered, register_manifest, register_photo
 from peak import PEAK
+from tools.contents import contents
 
 
 @pytest.fixture(scope="module")
@@ -260,10 +261,6 @@ def company(tmp_path_factory):
     return folder_manifest(folder)
 
 
-def folder_bytes(folder):
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
-
-
 def test_everybody_has_rows_of_their_own_with_the_bits_of_one(tmp_path, company):
     everyone = register_manifest(company, tmp_path / "all", size=48, faces="all", progress=False)
     with pytest.warns(UserWarning, match="1 of 3 photographs show several people"):
@@ -284,7 +281,7 @@ def test_everybody_has_rows_of_their_own_with_the_bits_of_one(tmp_path, company)
 
 def test_everybody_is_registered_to_the_same_bytes_after_a_stop(tmp_path, company, monkeypatch):
     register_manifest(company, tmp_path / "whole", size=48, faces="all", uv=16, progress=False)
-    whole = folder_bytes(tmp_path / "whole")
+    whole = contents(tmp_path / "whole")
     for stops in range(3):
         out, add_line, written = tmp_path / f"{stops}", collections._add_line, []
 
@@ -299,7 +296,7 @@ def test_everybody_is_registered_to_the_same_bytes_after_a_stop(tmp_path, compan
             register_manifest(company, out, size=48, faces="all", uv=16, progress=False)
         monkeypatch.setattr(collections, "_add_line", add_line)
         register_manifest(company, out, size=48, faces="all", uv=16, n_jobs=2, progress=False)
-        assert folder_bytes(out) == whole, f"stopped after {stops} lines"
+        assert contents(out) == whole, f"stopped after {stops} lines"
 
 
 def test_a_folder_keeps_to_one_person_or_to_everybody(tmp_path, company):

@@ -1,5 +1,4 @@
 "A simulation that is killed in the middle goes on and ends with the same bytes; readers get back what was planned."
-import hashlib
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from aufacs_nb.facs import AU_NAMES, au_columns
 from aufacs_nb.simulation.layouts import LAYOUTS, SimulationError
 from aufacs_nb.simulation.simulate import (SIMULATORS, clip_path, clip_truth, plan_clips, read_plan, read_truth,
                                            truth_path)
+from tools.contents import contents
 
 SMALL = {'fera17': dict(train=1, valid=1, test=1, tasks=2, frames=6, size=64),
          'disfa': dict(subjects=4, frames=6, size=(96, 64)),
@@ -29,11 +29,6 @@ def wholes(tmp_path_factory):
     "One small database of each kind: {name: root}."
     home = tmp_path_factory.mktemp('databases')
     return {name: SIMULATORS[name](home / name, **small(name)) for name in SMALL}
-
-
-def contents(root):
-    "Hash of every file under root."
-    return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in root.rglob('*') if p.is_file()}
 
 
 def finished(root, database):

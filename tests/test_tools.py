@@ -1,5 +1,4 @@
 """Tools: the check that notebooks and modules are in sync finds each way of getting out of step; assets fit together."""
-import hashlib
 import os
 import shutil
 import subprocess
@@ -9,6 +8,8 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
+
+from tools.contents import contents
 
 BIN = Path(sys.executable).parent
 CELLS = ["#| default_exp NAME", "#| export\ndef NAME_answer():\n    \"The answer.\"\n    return 42", "assert NAME_answer() == 42"]
@@ -47,8 +48,8 @@ def project(in_step, tmp_path):
 
 
 def fingerprint(folder):
-    """Digests of all files of a folder."""
-    return {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts}
+    """Digests of all files of a folder, but for what Python compiled."""
+    return {name: what for name, what in contents(folder).items() if "__pycache__" not in name}
 
 
 def check(project):

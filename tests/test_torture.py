@@ -19,7 +19,9 @@ def test_killed_trainings_go_on_to_the_same_bytes():
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="commands are forked")
 def test_a_difference_is_found(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(TOOL.parent)
-    from torture import contents, differences
+    from torture import differences
+
+    from tools.contents import contents
 
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "same").write_text("1")

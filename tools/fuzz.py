@@ -12,7 +12,6 @@ Commands run inside this process, which loads the libraries once.
 import argparse
 import csv
 import gc
-import hashlib
 import io
 import itertools
 import json
@@ -36,11 +35,13 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from tools.limits import limited
+from tools.contents import contents
+from tools.limits import limited, memory
 
 SECONDS = 60         # a case that takes longer hangs
 MEGABYTES = 1500     # that one case may add to what this process holds
-SLOW = ("train", "train-prnet", "demo", "reproduce", "live", "personalize")  # minutes when they succeed: here only what they refuse
+# They take minutes when they succeed: here only what they refuse.
+SLOW = ("train", "train-prnet", "demo", "reproduce", "live", "personalize")
 REFUSED, ANY, DONE = "refused", "any", "done"
 
 
@@ -112,7 +113,8 @@ def _written(home: Path) -> dict:
         _png(60_000, 60_000), "flat.png": _png(0, 0), "wide.png": _png(2**31 - 1, 1), "film.png": film,
         "picture.mp4": picture, "list.mp4": b"ffconcat version 1.0\nfile http://127.0.0.1:9/x.mp4\n",
         "list.mkv": b"#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/x.ts\n", "zeros.avi": bytes(5000), "null.gif": b"GIF89a",
-        "text.webp": b"RIFF\xff\xff\xff\xffWEBPVP8 ", "text.tiff": b"II*\0\xff\xff\xff\xff", "text.heic": b"\0\0\0\x18ftyp",
+        "text.webp": b"RIFF\xff\xff\xff\xffWEBPVP8 ", "text.tiff": b"II*\0\xff\xff\xff\xff",
+        "text.heic": b"\0\0\0\x18ftyp",
         "text.parquet": b"PAR1", "data.xyz": b"?", "data": b"?", "text.npy": b"\x93NUMPY\x01\0"}
 
 
@@ -135,7 +137,8 @@ def _places(bad: Path) -> None:
     "Folders, links, pipes and devices under names of pictures and films."
     for name in ("folder.png", "folder.mp4", "nothing", "deadlinks", "loop", "pipes"):
         (bad / name).mkdir()
-    for name, target in {"dead.png": "nowhere.png", "self.png": "self.png", "zero.png": "/dev/zero", "zero.mp4": "/dev/zero",
+    for name, target in {"dead.png": "nowhere.png", "self.png": "self.png", "zero.png": "/dev/zero",
+                         "zero.mp4": "/dev/zero",
                          "null.png": "/dev/null", "loop/up": "..", "loop/self": "self", "deadlinks/dead.png": "nowhere",
                          "deadlinks/dead.mp4": "nowhere"}.items():
         (bad / name).symlink_to(target)
@@ -157,7 +160,8 @@ def bad_media(home: Path) -> list:
     shutil.copy(home / "black.mp4", bad / "black.mp4")
     there = [bad / name for name in sorted(os.listdir(bad)) if name != "loop"]
     return [*there, bad / "loop" / "self", bad / "absent.png", bad / "absent.mp4", bad / "good.png" / "below.png",
-            bad / ("n" * 300 + ".png"), Path("/dev/null"), Path("/dev/zero"), Path("/dev/tty"), Path("http://127.0.0.1:9/x.mp4")]
+            bad / ("n" * 300 + ".png"), Path("/dev/null"), Path("/dev/zero"), Path("/dev/tty"),
+            Path("http://127.0.0.1:9/x.mp4")]
 
 
 def damaged_media(home: Path, random, count: int) -> list:
@@ -176,7 +180,8 @@ def damaged_media(home: Path, random, count: int) -> list:
 
 NAMES = ["a b.png", "it's.png", 'a"b.png', "a:b.png", "-dash.png", "--out.png", "=1+1.png", "@SUM(A1).png", "+1.png",
          "a\x1b[31mred.png", "a\x07.png", "a\nb.png", "a\tb.png", b"a\xff\xfe.png".decode("utf-8", "surrogateescape"),
-         "%s%d.png", "{x}.png", "a,b.png", "a;b.png", "$HOME.png", "`id`.png", "*.png", "?.png", "[1].png", "\u202egnp.png",
+         "%s%d.png", "{x}.png", "a,b.png", "a;b.png", "$HOME.png", "`id`.png", "*.png", "?.png", "[1].png",
+         "\u202egnp.png",
          "\U0001f600.png", "e\u0301.png", "a\\b.png", "<b>.png", "&amp;.png", "..png", "a.PNG", "a.b.c.png", "#1.png",
          "file:a.png", "~.png", "n" * 240 + ".png"]
 
@@ -192,7 +197,8 @@ def named(home: Path) -> list:
 
 
 MEDIA = {"predict": ("predict", "SRC", "--out", "OUT/au.csv", "--device", "cpu", "--quiet"),
-         "predict-raise": ("predict", "SRC", "--out", "OUT/au.parquet", "--on-error", "raise", "--faces", "all", "--quiet"),
+         "predict-raise": ("predict", "SRC", "--out", "OUT/au.parquet", "--on-error", "raise", "--faces", "all",
+                           "--quiet"),
          "predict-overlay": ("predict", "SRC", "--out", "OUT/au.csv", "--overlay", "OUT/a.png", "--plot", "OUT/p.png"),
          "predict-neutral": ("predict", "GOOD", "--out", "OUT/au.csv", "--neutral", "SRC", "--quiet"),
          "predict-mesh18": ("predict", "SRC", "--out", "OUT/au.jsonl", "--model", "mesh18", "--quiet"),
@@ -203,10 +209,12 @@ MEDIA = {"predict": ("predict", "SRC", "--out", "OUT/au.csv", "--device", "cpu",
          "synthesize-frontal": ("synthesize", "SRC", "--out", "OUT/x.png", "--frontal", "--au", "12=3", "--quiet"),
          "demo": ("demo", "--photo", "SRC", "--out", "OUT/demo", "--quiet"),
          "register": ("register", "SRC", "--out", "OUT/r", "--size", "32", "--quiet"),
-         "register-skip": ("register", "SRC", "--out", "OUT/r", "--method", "procrustes", "--on-error", "skip", "--quiet"),
+         "register-skip": ("register", "SRC", "--out", "OUT/r", "--method", "procrustes", "--on-error", "skip",
+                           "--quiet"),
          "manifest": ("manifest", "SRC", "--out", "OUT/m.parquet"),
          "manifest-disfa": ("manifest", "SRC", "--out", "OUT/m.parquet", "--database", "disfa", "--on-error", "skip")}
-READABLE = ("noise.png", "dot.png", "line.png", "black.jpg", "deep.png", "grey.png", "cmyk.jpg", "colours.gif", "thin.png",
+READABLE = ("noise.png", "dot.png", "line.png", "black.jpg", "deep.png", "grey.png", "cmyk.jpg", "colours.gif",
+            "thin.png",
             "large.png", "black.mp4", "film.png", "picture.mp4")  # without a face: a manifest of them is right
 
 
@@ -237,7 +245,8 @@ def media_cases(home: Path, random, count: int) -> list:
 
 OUTPUTS = {"predict": ("predict", "GOOD", "--quiet"), "actions": ("actions", "GOOD", "--quiet"),
            "personalize": ("personalize", "GOOD", "--quiet"),
-           "synthesize": ("synthesize", "GOOD", "--au", "12=3", "--quiet"), "demo": ("demo", "--photo", "GOOD", "--quiet"),
+           "synthesize": ("synthesize", "GOOD", "--au", "12=3", "--quiet"),
+           "demo": ("demo", "--photo", "GOOD", "--quiet"),
            "register": ("register", "GOOD", "--size", "32", "--quiet"), "manifest": ("manifest", "PHOTOS"),
            "normalize": ("normalize", "--data", "REGISTERED", "--quiet"),
            "resample": ("resample", "--data", "REGISTERED", "--method", "real", "--per-intensity", "1", "--quiet"),
@@ -246,7 +255,8 @@ OUTPUTS = {"predict": ("predict", "GOOD", "--quiet"), "actions": ("actions", "GO
            "simulate unbc": ("simulate", "unbc", "--subjects", "1", "--frames", "2", "--size", "64x48", "--quiet"),
            "simulate multipie": ("simulate", "multipie", "--subjects", "1", "--size", "64x48", "--quiet"),
            "train-prnet": ("train-prnet", "--preset", "tiny", "--jobs", "1", "--quiet"),
-           "train-generator": ("train-generator", "--data", "REGISTERED", "--preset", "tiny", "--steps", "1", "--quiet"),
+           "train-generator": ("train-generator", "--data", "REGISTERED", "--preset", "tiny", "--steps", "1",
+                               "--quiet"),
            "train-classifiers": ("train-classifiers", "--data", "BALANCED", "--valid", "REGISTERED", "--preset", "tiny",
                                  "--quiet"),
            "train": ("train", "tiny", "--quiet"), "evaluate": ("evaluate", "--data", "REGISTERED")}
@@ -313,17 +323,21 @@ def _frames_damage(frames: np.ndarray) -> dict:
     whole = io.BytesIO()
     np.save(whole, frames)
     data = whole.getvalue()
-    return {"none": lambda path: None, "empty": lambda path: path.write_bytes(b""), "text": lambda path: path.write_text("?"),
-            "cut": lambda path: path.write_bytes(data[:len(data) // 2]), "header": lambda path: path.write_bytes(data[:40]),
+    return {"none": lambda path: None, "empty": lambda path: path.write_bytes(b""),
+            "text": lambda path: path.write_text("?"),
+            "cut": lambda path: path.write_bytes(data[:len(data) // 2]),
+            "header": lambda path: path.write_bytes(data[:40]),
             "archive": archive, "objects": saved(np.array([{}, None] * 48, object)), "floats": saved(frames / 255),
             "flat": saved(frames[..., 0]), "short": saved(frames[:5]), "rows none": saved(frames[:0]),
             "scalar": saved(np.uint8(3)), "texts": saved(np.array(["a"] * 96)), "channels": saved(frames[..., :2]),
             "oblong": saved(frames[:, :50]), "folder": lambda path: path.mkdir(), "pipe": os.mkfifo,
             "dead link": lambda path: path.symlink_to("nowhere"), "zero": lambda path: path.symlink_to("/dev/zero"),
-            "header lies": lambda path: path.write_bytes(data.replace(b"(%d, " % len(frames), b"(%d, " % (len(frames) + 1), 1))}
+            "header lies": lambda path: path.write_bytes(data.replace(b"(%d, " % len(frames),
+                                                                      b"(%d, " % (len(frames) + 1), 1))}
 
 
-VALUES = {"texts": "text", "empty texts": "", "nulls": None, "NaN": float("nan"), "inf": float("inf"), "-1": -1, "1e9": 10**9,
+VALUES = {"texts": "text", "empty texts": "", "nulls": None, "NaN": float("nan"), "inf": float("inf"), "-1": -1,
+          "1e9": 10**9,
           "lists": [1, 2], "dicts": {"a": {"b": 1}}, "bytes": b"\xff", "2.5": 2.5, "true": True}
 
 
@@ -340,7 +354,8 @@ def manifest_damage(table, columns: list) -> dict:
     import pandas as pd
 
     return damage | {"rows none": table[:0], "twice": pd.concat([table, table]), "one": table.iloc[:, :1],
-                     "dates": _spoilt(table, columns[0], pd.Timestamp("2026-01-01")), "empty": b"", "text": b"text", "magic": b"PAR1"}
+                     "dates": _spoilt(table, columns[0], pd.Timestamp("2026-01-01")), "empty": b"", "text": b"text",
+                     "magic": b"PAR1"}
 
 
 def _save_manifest(table, path: Path) -> bool:
@@ -359,7 +374,8 @@ DATA = {"normalize": ("normalize", "--data", "SRC", "--out", "OUT/n", "--quiet")
         "normalize-au0": ("normalize", "--data", "SRC", "--out", "OUT/n", "--method", "au0", "--quiet"),
         "train-generator": ("train-generator", "--data", "SRC", "--out", "OUT/g", "--preset", "tiny", "--steps", "1",
                             "--device", "cpu", "--quiet"),
-        "resample": ("resample", "--data", "SRC", "--out", "OUT/b", "--method", "real", "--per-intensity", "1", "--quiet"),
+        "resample": ("resample", "--data", "SRC", "--out", "OUT/b", "--method", "real", "--per-intensity", "1",
+                     "--quiet"),
         "evaluate": ("evaluate", "--data", "SRC", "--device", "cpu"),
         "train-classifiers": ("train-classifiers", "--data", "BALANCED", "--valid", "SRC", "--out", "OUT/c", "--preset",
                               "tiny", "--device", "cpu", "--quiet")}
@@ -399,7 +415,8 @@ def data_cases(home: Path, source: str, places: dict) -> list:
         allowed = ANY if file == "vertices.npy" else allowed  # most commands do not open it
         filled = tuple(str(home / INPUT[word]) if word in INPUT else word for word in _filled(words, folder, home))
         cases.append(Case(source, f"{place}: {folder.name}", filled,
-                          (folder.name, str(folder), file, *folder.name.split()[1:2 + folder.name.startswith("manifest no")]), allowed))
+                          (folder.name, str(folder), file,
+                           *folder.name.split()[1:2 + folder.name.startswith("manifest no")]), allowed))
     return cases
 
 
@@ -411,15 +428,18 @@ def manifest_cases(home: Path) -> list:
     folder.mkdir()
     damage = manifest_damage(table, list(table.columns)[:8] + ["AU12"])
     paths = {"absent": "absent.png", "folder": str(home), "pipe": str(home / "bad" / "pipe.png"), "zero": "/dev/zero",
-             "url": "http://127.0.0.1:9/x.png", "film url": "http://127.0.0.1:9/x.mp4", "data": "data:image/png;base64,AA",
-             "null byte": "a\0b.png", "concat": "concat:a|b.mp4", "device": "/dev/null", "text": str(home / "bad" / "text.png")}
+             "url": "http://127.0.0.1:9/x.png", "film url": "http://127.0.0.1:9/x.mp4",
+             "data": "data:image/png;base64,AA",
+             "null byte": "a\0b.png", "concat": "concat:a|b.mp4", "device": "/dev/null",
+             "text": str(home / "bad" / "text.png")}
     damage |= {f"path {name}": _spoilt(table, "path", path) for name, path in paths.items()}
     for name, changed in damage.items():
         path = folder / f"{name}.parquet"
         if _save_manifest(changed, path):
             refused = not isinstance(changed, bytes) and name.startswith(("path", "no path")) or " " not in name
             cases.append(Case("manifest", f"register: {name}", _filled(MEDIA["register"], path, home),
-                              (path.name, str(path), *filter(None, [paths.get(name.removeprefix("path "))]), "manifest", "no such picture", "not a readable"),
+                              (path.name, str(path), *filter(None, [paths.get(name.removeprefix("path "))]), "manifest",
+                               "no such picture", "not a readable"),
                               REFUSED if refused and name != "one" else ANY))
     return cases
 
@@ -464,7 +484,8 @@ def _tensor_damage(source: Path) -> dict:
         return array
 
     header = int.from_bytes(data[:8], "little")
-    return {"empty": b"", "text": b"no weights", "cut": data[:len(data) // 2], "pickle": b"\x80\x04N.", "archive": b"PK\x03\x04",
+    return {"empty": b"", "text": b"no weights", "cut": data[:len(data) // 2], "pickle": b"\x80\x04N.",
+            "archive": b"PK\x03\x04",
             "length": (2**62).to_bytes(8, "little") + data[8:], "header": data[:8] + b"?" * header + data[8 + header:],
             "NaN": having(lambda a: spotted(a, np.nan)), "inf": having(lambda a: spotted(a, np.inf)),
             "missing": save({name: array for name, array in tensors.items() if name != first}),
@@ -476,14 +497,18 @@ MODELS = {"predict": ("small/classifiers", ("predict", "GOOD", "--out", "OUT/a.c
           "predict mesh": ("mesh18/mesh", ("predict", "GOOD", "--out", "OUT/a.csv", "--model", "SRC", "--quiet")),
           "predict face": ("face18/face", ("predict", "GOOD", "--out", "OUT/a.csv", "--model", "SRC", "--quiet")),
           "personalize": ("mesh18/mesh", ("personalize", "GOOD", "--out", "OUT/me", "--model", "SRC", "--quiet")),
-          "personalize small": ("small/classifiers", ("personalize", "GOOD", "--out", "OUT/me", "--model", "SRC", "--quiet")),
+          "personalize small": ("small/classifiers", ("personalize", "GOOD", "--out", "OUT/me", "--model", "SRC",
+                                                      "--quiet")),
           "evaluate": ("small/classifiers", ("evaluate", "--data", "REGISTERED", "--model", "SRC")),
-          "synthesize": ("medium/ratio_flow", ("synthesize", "GOOD", "--out", "OUT/x.png", "--au", "12=3", "--model", "SRC")),
-          "synthesize flow": ("small/generator_flow", ("synthesize", "GOOD", "--out", "OUT/x.png", "--au", "12=3", "--frontal",
+          "synthesize": ("medium/ratio_flow", ("synthesize", "GOOD", "--out", "OUT/x.png", "--au", "12=3", "--model",
+                                               "SRC")),
+          "synthesize flow": ("small/generator_flow", ("synthesize", "GOOD", "--out", "OUT/x.png", "--au", "12=3",
+                                                       "--frontal",
                                                        "--model", "SRC")),
           "resample": ("small/generator", ("resample", "--data", "REGISTERED", "--out", "OUT/b", "--per-intensity", "1",
                                            "--model", "SRC", "--quiet")),
-          "register": ("small/prnet", ("register", "GOOD", "--out", "OUT/r", "--method", "prnet", "--prnet", "SRC", "--quiet"))}
+          "register": ("small/prnet", ("register", "GOOD", "--out", "OUT/r", "--method", "prnet", "--prnet", "SRC",
+                                       "--quiet"))}
 
 
 def _weights_folders(home: Path, shipped: str, random, count: int) -> list:
@@ -507,7 +532,8 @@ def _weights_folders(home: Path, shipped: str, random, count: int) -> list:
 
 def weight_cases(home: Path, random, count: int) -> list:
     "Damaged weights and cards in every command that takes a model."
-    folders = {shipped: _weights_folders(home, shipped, random, count) for shipped in sorted({m for m, _ in MODELS.values()})}
+    every = sorted({shipped for shipped, _ in MODELS.values()})
+    folders = {shipped: _weights_folders(home, shipped, random, count) for shipped in every}
     cases, wrong = [], [home / "good.png", home / "photos", home / "bad" / "pipe", home / "absent", Path("/dev/null"),
                         Path("/"), Path(".."), Path("n" * 300), Path("\x1b[31m"), Path("http://127.0.0.1:9/x")]
     for place, (shipped, words) in MODELS.items():
@@ -520,16 +546,15 @@ def weight_cases(home: Path, random, count: int) -> list:
 
 # -------------------------------------------------------------------------------------------------------- options
 
-BASE = OUTPUTS | {"live": ("live", "--no-browser"), "reproduce": ("reproduce", "table-2", "--quiet", "--root", "OUT/root")}
-NUMBERS = ["0", "-1", "1000000000", "nan", "inf", "text", "", "1e9", "2.5", "99999999999999999999999999", "0x10", "\x1b[31m"]
+BASE = OUTPUTS | {"live": ("live", "--no-browser"),
+                  "reproduce": ("reproduce", "table-2", "--quiet", "--root", "OUT/root")}
+NUMBERS = ["0", "-1", "1000000000", "nan", "inf", "text", "", "1e9", "2.5", "99999999999999999999999999", "0x10",
+           "\x1b[31m"]
 TEXTS = ["", "nix", "0", "-1", "1000000000", "nan", "\x1b[31m", "a,b", ",", "1,2,3,4", "1000000000,1,1", "-1,1,1",
-         "1000000000x1000000000", "0x0", "x", "=1+1", "12=9", "12=nan", "12=-1", "99=1", "cuda:99", "slurm:", "dask:", "processes:x",
+         "1000000000x1000000000", "0x0", "x", "=1+1", "12=9", "12=nan", "12=-1", "99=1", "cuda:99", "slurm:", "dask:",
+         "processes:x",
          "processes:0", "../..", "n" * 300, "\udcff"]
 PARSED = ("text", "", "nan", "inf", "1e9", "2.5", "0x10", "\x1b[31m")  # never a whole number
-# What may succeed, because it means something: a seed may be large, a name of a person may be anything, and so on.
-MEANS = {"--seed": NUMBERS, "--subjects": ["1000000000"], "--face": ["1,2,3,4"], "--partition": [""], "--init": [],
-         "--au": [], "--lambda-ids": ["0", "1000000000", "1e9", "2.5", "99999999999999999999999999"]}
-ENDLESS = {"--steps", "--generator-steps", "--jobs", "--tasks", "--sessions", "--subjects", "--frames"}  # 1e9 is a long run
 
 
 def _options() -> list:
@@ -540,7 +565,8 @@ def _options() -> list:
 
     found, group = [], typer.main.get_command(app).commands
     every = [(one, one.name, group[one.name]) for one in app.registered_commands]
-    every += [(one, f"simulate {one.name}", group["simulate"].commands[one.name]) for one in simulate_app.registered_commands]
+    simulators = group["simulate"].commands
+    every += [(one, f"simulate {one.name}", simulators[one.name]) for one in simulate_app.registered_commands]
     for registered, name, command in every:
         hints = typing.get_type_hints(registered.callback)
         for one in command.params:
@@ -560,21 +586,23 @@ def _option_values(command: str, option: str, kind: str) -> list:
         parsed = value in PARSED if whole else kind == "float" and value in ("text", "", "0x10", "\x1b[31m")
         if parsed or option in NEVER.get(value, ()):
             made.append((value, REFUSED))
-        elif command in SLOW or option in ENDLESS and "1000000000" in value:
+        elif command in SLOW or option == "--steps":
             continue  # it would run for minutes, and be right
         else:
             made.append((value, ANY))
     return made
 
 
-NEVER = {"nix": ("--device", "--method", "--fill", "--landmarks", "--faces", "--on-error", "--database", "--poses", "--media",
-                 "--domain", "--script", "--without", "--wrinkles", "--preset", "--arch", "--precision", "--resampling",
-                 "--executor", "--missing", "--generator", "--log-level", "--model", "--init", "--au", "--shows", "--face",
-                 "--partition", "--neutral", "--size", "--subjects"),
-         "-1": ("--size", "--jobs", "--frames", "--tasks", "--sessions", "--steps", "--batch", "--per-intensity", "--activity",
-                "--lambda-ids", "--landmarks", "--face", "--seed"),
-         "0": ("--size", "--frames", "--tasks", "--sessions", "--steps", "--batch", "--per-intensity", "--landmarks", "--face"),
-         "nan": ("--activity", "--lambda-ids"), "inf": ("--activity", "--lambda-ids"), "1000000000": ("--size", "--batch")}
+COUNTS = ("--size", "--jobs", "--frames", "--tasks", "--sessions", "--steps", "--batch", "--per-intensity")
+HUGE = (*(set(COUNTS) - {"--steps"}), "--generator-steps", "--subjects", "--activity")  # a billion is a slip
+NEVER = {"nix": ("--device", "--method", "--fill", "--landmarks", "--faces", "--on-error", "--database", "--poses",
+                 "--media", "--domain", "--script", "--without", "--wrinkles", "--preset", "--arch", "--precision",
+                 "--resampling", "--executor", "--missing", "--generator", "--log-level", "--model", "--init", "--au",
+                 "--shows", "--face", "--partition", "--neutral", "--size", "--subjects"),
+         "-1": (*COUNTS, "--activity", "--lambda-ids", "--landmarks", "--face", "--seed"),
+         "0": (*COUNTS, "--landmarks", "--face"), "nan": ("--activity", "--lambda-ids"),
+         "inf": ("--activity", "--lambda-ids"), "1000000000": HUGE, "1000000000,1,1": HUGE, "1e9": HUGE,
+         "1000000000x1000000000": HUGE, "99999999999999999999999999": HUGE}
 
 
 def option_cases(home: Path) -> list:
@@ -582,7 +610,8 @@ def option_cases(home: Path) -> list:
     cases = []
     for command, option, kind in _options():
         base = BASE[command]
-        if kind == "bool" or option in ("--out", "--overlay", "--plot", "--photo", "--data", "--valid", "--root", "--prnet"):
+        if kind == "bool" or option in ("--out", "--overlay", "--plot", "--photo", "--data", "--valid", "--root",
+                                        "--prnet"):
             continue
         words, _ = _inputs(base, home)
         ending = ENDING.get(command, ".csv") if command in FILES else ""
@@ -597,21 +626,27 @@ def other_cases(home: Path) -> list:
     "Words that are no commands; --data of reproduce; executors; missing arguments; several sources."
     folder, cases = home / "toml", []
     folder.mkdir()
-    for number, text in enumerate([b"", b"fera17", b"fera17 = 1", b"fera17 = 'nowhere'", b"nix = '/'", b"\xff", b"fera17 = []",
+    for number, text in enumerate([b"", b"fera17", b"fera17 = 1", b"fera17 = 'nowhere'", b"nix = '/'", b"\xff",
+                                   b"fera17 = []",
                                    b"[fera17]\na = 1", b"fera17 = '/dev/null'", b"disfa = '.'", b"a" * 10**6]):
         path = folder / f"{number}.toml"
         path.write_bytes(text)
-        cases.append(Case("words", f"reproduce: {text[:20]!r}", ("reproduce", "nix", "--data", str(path)), (path.name, "nix")))
+        cases.append(Case("words", f"reproduce: {text[:20]!r}", ("reproduce", "nix", "--data", str(path)),
+                          (path.name, "nix")))
     for path in (home, home / "bad" / "pipe", Path("/dev/zero"), home / "absent.toml"):
-        cases.append(Case("words", f"reproduce: {path.name}", ("reproduce", "--list", "--data", str(path)), (path.name,)))
-    for words in (("nix",), ("predict",), ("simulate",), ("simulate", "nix"), ("reproduce",), ("reproduce", "nix"), ("",), ("--nix",),
+        cases.append(Case("words", f"reproduce: {path.name}", ("reproduce", "--list", "--data", str(path)),
+                          (path.name,)))
+    for words in (("nix",), ("predict",), ("simulate",), ("simulate", "nix"), ("reproduce",), ("reproduce", "nix"),
+                  ("",), ("--nix",),
                   ("train", "nix"), ("train", ""), ("evaluate",), ("predict", str(home / "good.png"), "--nix"),
                   ("normalize", "--data", str(home / "registered"), "--out", "OUT/n", "--neutral", "F001=x"),
                   ("normalize", "--data", str(home / "registered"), "--out", "OUT/n", "--neutral", "TR_F001=999999"),
                   ("normalize", "--data", str(home / "registered"), "--out", "OUT/n", "--neutral", "nobody=1"),
                   ("predict", str(home / "good.png"), "--out", "OUT/a.csv", "--overlay", "OUT/a.csv"),
-                  ("predict", str(home / "good.png"), str(home / "bad" / "absent.png"), "--out", "OUT/a.csv", "--on-error", "raise"),
-                  ("train-generator", "--data", str(home / "registered"), "--out", str(home / "registered"), "--preset", "tiny"),
+                  ("predict", str(home / "good.png"), str(home / "bad" / "absent.png"), "--out", "OUT/a.csv",
+                   "--on-error", "raise"),
+                  ("train-generator", "--data", str(home / "registered"), "--out", str(home / "registered"), "--preset",
+                   "tiny"),
                   ("normalize", "--data", str(home / "registered"), "--out", str(home / "registered"))):
         cases.append(Case("words", " ".join(words)[:60], words, ("",), REFUSED, (home / "registered",)))
     return cases
@@ -625,8 +660,8 @@ def corpus(home: Path, count: int, seed: int = 0, commands=()) -> list:
     extra = max(30, count // 8)
     cases = [*media_cases(home, random, extra), *output_cases(home), *data_cases(home, "registered", DATA),
              *data_cases(home, "balanced", {"train-classifiers": (
-                 "train-classifiers", "--data", "SRC", "--valid", str(home / "registered"), "--out", "OUT/c", "--preset", "tiny",
-                 "--device", "cpu", "--quiet"), "normalize": DATA["normalize"]}),
+                 "train-classifiers", "--data", "SRC", "--valid", str(home / "registered"), "--out", "OUT/c",
+                 "--preset", "tiny", "--device", "cpu", "--quiet"), "normalize": DATA["normalize"]}),
              *manifest_cases(home), *weight_cases(home, random, extra // 6), *option_cases(home), *other_cases(home)]
     groups: dict = {}
     for number in random.permutation(len(cases)):
@@ -641,14 +676,6 @@ class Late(BaseException):
     "A case took too long."
 
 
-def _memory(name: str) -> int:
-    "A line of this process's status in MB, VmRSS or VmHWM; 0 where there is none."
-    with suppress(OSError, StopIteration):
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return int(next(line for line in lines if line.startswith(name)).split()[1]) // 1024
-    return 0
-
-
 @contextmanager
 def bounded_memory(megabytes: int):
     "In the block this process gets no more memory than so much above what it has; then there is a MemoryError."
@@ -658,17 +685,12 @@ def bounded_memory(megabytes: int):
         yield
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, ((_memory("VmSize") + megabytes) << 20, hard) if _memory("VmSize") else (soft, hard))
+    held = memory("VmSize")
+    resource.setrlimit(resource.RLIMIT_AS, ((held << 10) + (megabytes << 20) if held else soft, hard))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-
-
-def fingerprint(paths: tuple) -> dict:
-    "{path: hash, or kind} of files and of what lies in folders."
-    every = [one for path in paths for one in ([path, *sorted(path.rglob("*"))] if path.is_dir() else [path])]
-    return {one: hashlib.sha256(one.read_bytes()).hexdigest() if one.is_file() else "other" for one in every}
 
 
 @dataclass
@@ -686,10 +708,11 @@ def run(words: tuple, out: Path) -> Outcome:
 
     out.mkdir(parents=True)
     words = [word.replace("OUT/", f"{out}/") for word in words]
-    streams = [io.TextIOWrapper(io.BytesIO(), "utf-8", errors, write_through=True) for errors in ("strict", "backslashreplace")]
+    streams = [io.TextIOWrapper(io.BytesIO(), "utf-8", errors, write_through=True)
+               for errors in ("strict", "backslashreplace")]
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    held, environment, began = _memory("VmRSS"), dict(os.environ), time.monotonic()
+    held, environment, began = memory("VmRSS"), dict(os.environ), time.monotonic()
     code: int | None = 0
     try:
         with redirect_stdout(streams[0]), redirect_stderr(streams[1]), bounded_memory(8 * 1024), \
@@ -703,7 +726,7 @@ def run(words: tuple, out: Path) -> Outcome:
     except BaseException:  # what a user would see as a traceback
         code = None
         streams[1].write(traceback.format_exc())
-    seconds, added = time.monotonic() - began, _memory("VmHWM") - held
+    seconds, added = time.monotonic() - began, (memory("VmHWM") - held) // 1024
     os.environ.clear()
     os.environ.update(environment)
     gc.unfreeze()
@@ -747,9 +770,9 @@ def try_all(cases: list, home: Path, tell=None) -> list:
     try:
         for number, case in enumerate(cases):
             os.chdir(home / "cwd")
-            was = fingerprint(case.keeps)
+            was = list(map(contents, case.keeps))
             done = run(case.words, home / "out" / str(number))
-            rows.append((case, judge(case, done, fingerprint(case.keeps) == was), done))
+            rows.append((case, judge(case, done, list(map(contents, case.keeps)) == was), done))
             shutil.rmtree(home / "out" / str(number), ignore_errors=True)
             if tell:
                 tell(*rows[-1])
@@ -780,8 +803,9 @@ def summary(rows: list) -> str:
     slowest, largest = max(rows, key=lambda row: row[2].seconds), max(rows, key=lambda row: row[2].megabytes)
     commands = len({case.command for case, *_ in rows})
     return "\n".join([*lines, f"{len(rows)} cases of {commands} commands, {sum(r[2].seconds for r in rows):.0f} s; "
-                      f"slowest {slowest[2].seconds:.1f} s ({slowest[0].name}); most memory added {largest[2].megabytes} MB "
-                      f"({largest[0].name}); faults {sum(verdict not in RIGHT for _, verdict, _ in rows)}"])
+                      f"slowest {slowest[2].seconds:.1f} s ({slowest[0].name}); most memory added "
+                      f"{largest[2].megabytes} MB ({largest[0].name}); faults "
+                      f"{sum(verdict not in RIGHT for _, verdict, _ in rows)}"])
 
 
 def main() -> None:
@@ -803,7 +827,8 @@ def main() -> None:
         with open(out, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             writer = csv.writer(file)
             writer.writerow(["kind", "command", "case", "verdict", "code", "seconds", "megabytes"])
-            writer.writerows((case.kind, case.command, repr(case.name)[1:-1], verdict, done.code, round(done.seconds, 2),
+            writer.writerows((case.kind, case.command, repr(case.name)[1:-1], verdict, done.code,
+                              round(done.seconds, 2),
                               done.megabytes) for case, verdict, done in rows)
     sys.exit(any(verdict not in RIGHT for _, verdict, _ in rows))
 

@@ -3,15 +3,14 @@
     python tools/torture.py [COMMAND ...] [--kills 20] [--seed 0] [--out torture.csv]
 
 Each command works on tiny inputs that are made first. It is run whole twice (what is not the same twice is no fault of
-a kill), then killed with SIGKILL at moments spread evenly at random over its time, and each time run again with the same
-words. Counted are runs that end with the same files and the same bytes, nothing left over, hidden files included. A
-second kill comes before the end of every third run. The script ends with an error if one run differs.
+a kill), then killed with SIGKILL at moments spread evenly at random over its time, and each time run again with the
+same words. Counted are runs that end with the same files and the same bytes, nothing left over, hidden files included.
+A second kill comes before the end of every third run. The script ends with an error if one run differs.
 
 Commands are started by a fork of this process, which has loaded all libraries: otherwise most kills would hit imports.
 """
 import argparse
 import csv
-import hashlib
 import os
 import shutil
 import signal
@@ -21,6 +20,12 @@ import time
 from pathlib import Path
 
 import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+from tools.contents import contents  # noqa: E402
 
 SECONDS = 300  # a run that takes longer is killed and counts as hung
 
@@ -96,12 +101,6 @@ def finish(child: int, seconds: float) -> int | None:
     return None
 
 
-def contents(folder: Path) -> dict:
-    "{name: hash} of everything under a folder, hidden files, too."
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
-            for path in sorted(folder.rglob("*"))}
-
-
 def run(words: list, folder: Path, moments=()) -> tuple:
     "(exit status, seconds) of a command that writes to `folder`/out, killed at each of `moments` before its last run."
     folder.mkdir(parents=True, exist_ok=True)
@@ -123,7 +122,8 @@ def torture(name: str, words: list, home: Path, kills: int, seed: int = 0) -> di
     random, places = np.random.default_rng([seed, len(name)]), [home / f"{name}-whole{k}" for k in (0, 1)]
     whole = [run(words, place) for place in places]
     if whole[0][0] or whole[1][0]:
-        raise SystemExit(f"{name}: the whole run ended with {whole[0][0]}:\n{places[0].with_suffix('.log').read_text()}")
+        log = places[0].with_suffix(".log").read_text()
+        raise SystemExit(f"{name}: the whole run ended with {whole[0][0]}:\n{log}")
     found = [contents(place) for place in places]
     unstable, seconds, said = set(differences(*found, set())), whole[1][1], []
     counts = {"command": name, "kills": 0, "equal": 0, "different": 0, "errors": 0}
