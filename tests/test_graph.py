@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from aufacs_nb.experiments.graph import Stage, open_executor, run
+from aufacs_nb.experiments.graph import GraphError, Stage, open_executor, run
 
 TOY = '''
 import os, time
@@ -98,3 +98,16 @@ def test_a_killed_run_goes_on_and_makes_nothing_twice(toy, serial):
     assert 0 < len(done) < 4
     assert result(run([tree(0.2)], toy / "killed", progress=False)[0])[0] == serial[0]
     assert {name: (toy / "killed" / name).stat().st_mtime_ns for name in done} == done
+
+
+def test_a_second_try_does_not_keep_the_error_of_the_first(toy, monkeypatch):
+    monkeypatch.setenv("TRIES", "1")
+    (toy / "once.py").write_text("import os\ndef work(out): (out / os.environ.pop('TRIES', '')).rmdir() "
+                                 "if 'TRIES' in os.environ else (out / '0.txt').touch()\n")
+    stage = Stage("once", "once:work")
+    with pytest.raises(GraphError, match="FileNotFound"):
+        run([stage], toy / "runs", progress=False)
+    assert (toy / "runs" / f".{stage.folder(toy).name}.part" / "error.txt").is_file()
+    (folder,) = run([stage], toy / "runs", progress=False)
+    assert sorted(path.name for path in folder.iterdir()) == ["0.txt", "stage.json"]
+    assert not list((toy / "runs").glob(".*"))

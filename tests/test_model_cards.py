@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import yaml
 
+from aufacs_nb import model_cards
 from aufacs_nb.estimation.pixels import FaceReader
+from aufacs_nb.files import WriteError
 from aufacs_nb.model_cards import WEIGHT_KINDS, weights_kind, model_card
 from aufacs_nb.presets import ASSETS, TINY, save_weights
 
@@ -56,6 +58,19 @@ def test_saving_writes_the_page_and_leaves_that_of_others(tmp_path):
     (folder / "README.md").write_text("# mine")
     save_weights(folder, {"w": np.zeros(1)}, TINY)
     assert (folder / "README.md").read_text() == "# mine"
+
+
+def test_a_page_that_cannot_be_written_leaves_the_older_one_and_nothing_else(tmp_path, monkeypatch):
+    folder = save_weights(tmp_path / "run", {"w": np.zeros(1)}, TINY, seed=3)
+    before, write = {path.name: path.read_bytes() for path in folder.iterdir()}, Path.write_text
+
+    def half(path, text, **options):
+        write(path, text[:len(text) // 2], **options)
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(WriteError, match="README.md: could not be written .*No space"):
+        model_cards.write_model_card(folder, "another name")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_weights_of_a_person_say_so(tmp_path):
