@@ -64,6 +64,18 @@ def test_a_picture_says_what_the_prose_before_it_says():
     assert alt == "A smile of her."
 
 
+def test_a_solution_is_folded_with_what_it_shows():
+    picture = {"output_type": "display_data", "data": {"image/png": "AA"}, "metadata": {}}
+    hidden = cell("draw()", [picture], jupyter={"source_hidden": True})
+    heading = {"cell_type": "markdown", "source": "## Exercises\n\n**1.** Draw.", "metadata": {}}
+    title = {"cell_type": "markdown", "source": "# T\n\n> Before all Exercises.", "metadata": {}}
+    book = {"cells": [title, hidden, heading, cell("x = 1"), hidden]}
+    before, plain, solution = [c["metadata"] for c in make_site.staged(book, PurePosixPath("nbs/0_start/01_facs.ipynb"))["cells"]
+                               if c["cell_type"] == "code"]
+    assert before["tags"] == ["hide-input"] and plain["tags"] == []
+    assert solution["tags"] == ["hide-cell"] and set(solution["mystnb"]) == {"image", "code_prompt_show", "code_prompt_hide"}
+
+
 def test_only_what_changed_is_written_again(tmp_path):
     make_site.write({"a.md": "a", "b/c.md": "c"}, tmp_path)
     before = (tmp_path / "a.md").stat().st_mtime_ns

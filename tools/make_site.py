@@ -88,12 +88,19 @@ def has_picture(cell):
     return any(kind.startswith("image/") for o in cell["outputs"] for kind in o.get("data", {}))
 
 
+def folded(cell):
+    "A solution: nothing of the cell is seen before the reader asks for it."
+    words = {f"code_prompt_{what}": f"{what.title()} the solution" for what in ("show", "hide")}
+    return {**cell, "metadata": {**cell["metadata"], "tags": ["hide-cell"], "mystnb": cell["metadata"].get("mystnb", {}) | words}}
+
+
 def staged(book, page, root=ROOT):
-    "A notebook (dict) as the site shows it."
-    cells, prose = [], ""
+    "A notebook (dict) as the site shows it; a folded cell below its exercises is a solution, folded with what it shows."
+    cells, prose, exercises = [], "", False
     for cell in book["cells"]:
         if cell["cell_type"] == "markdown":
             prose = relink("".join(cell["source"]), page, root)
+            exercises = exercises or bool(re.search("^## Exercises$", prose, re.M))
             cells.append({**cell, "source": prose})
         elif cell["cell_type"] == "code" and (cell := shown(cell)):
             for output in cell["outputs"]:
@@ -101,7 +108,7 @@ def staged(book, page, root=ROOT):
                     output["data"]["text/markdown"] = relink("".join(output["data"]["text/markdown"]), page, root)
             if has_picture(cell):
                 cell["metadata"]["mystnb"] = {"image": {"alt": first_sentence(prose) or title(book)}}
-            cells.append(cell)
+            cells.append(folded(cell) if exercises and "hide-input" in cell["metadata"]["tags"] else cell)
     return {**book, "cells": cells}
 
 
