@@ -9,6 +9,9 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3; do \
             "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo "$$p"; break; }; done)
 # TORCH=cpu: PyTorch's own build for CPUs, a fraction of the download. uv knows where PyTorch keeps it; pip does not.
 TORCH  ?=
+# VERSIONS=lowest: the lowest versions that settings.ini allows, as CI's job `lowest` tests them. uv finds them; pip does not.
+VERSIONS ?=
+UV_OPTIONS := $(if $(filter cpu,$(TORCH)),--torch-backend=cpu) $(if $(filter lowest,$(VERSIONS)),--resolution=lowest-direct)
 OUT    ?= demo_out
 PORT   ?= 8866
 # Two notebooks at a time on two cores: more threads each would only wait for one another.
@@ -62,8 +65,8 @@ $(STAMP): settings.ini setup.py constraints.txt
 	  echo "Install one, or name one: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	@test -x $(BIN)/pip || { echo "Creating $(VENV) with $(PYTHON)."; $(PYTHON) -m venv $(VENV); }
 	@echo "Installing what is missing into $(VENV) (a few minutes the first time) ..."
-	$(if $(filter cpu,$(TORCH)),$(BIN)/python -m pip install --quiet --disable-pip-version-check uv)
-	$(if $(filter cpu,$(TORCH)),$(BIN)/uv pip install --quiet --python $(BIN)/python --torch-backend=cpu,$(BIN)/python -m pip \
+	$(if $(strip $(UV_OPTIONS)),$(BIN)/python -m pip install --quiet --disable-pip-version-check uv)
+	$(if $(strip $(UV_OPTIONS)),$(BIN)/uv pip install --quiet --python $(BIN)/python $(strip $(UV_OPTIONS)),$(BIN)/python -m pip \
 	  install --quiet --disable-pip-version-check --use-pep517) -c constraints.txt -e '.[dev]'
 	@du -sh $(VENV) | sed 's/\t/ /; s/$$/: the size of the environment/'
 	@touch $@

@@ -3,6 +3,7 @@ import re
 import shlex
 import subprocess
 import sys
+from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,13 @@ def help_of(command):
     """The `--help` text of a command of the environment that runs the tests."""
     path = Path(sys.executable).parent / command
     return subprocess.run([path, "--help"], capture_output=True, text=True, check=True).stdout
+
+
+def settings():
+    """settings.ini's own section."""
+    parser = ConfigParser(delimiters=["="])
+    parser.read(ROOT / "settings.ini", encoding="utf-8")
+    return parser["DEFAULT"]
 
 
 def test_the_jobs_of_the_issue_are_there():
@@ -84,6 +92,17 @@ def test_strangers_do_not_reach_the_gpu():
         else:
             assert "workflow_dispatch" in way or "schedule" in way
     assert [name for name, other in JOBS.items() if "self-hosted" in other["runs-on"]] == ["gpu"]
+
+
+def test_the_lowest_versions_are_installed_and_tested():
+    install, tests = (step for step in steps_of("lowest") if not step.startswith("actions/"))
+    assert shlex.split(install)[:3] == ["make", "install", "VERSIONS=lowest"]
+    assert all((ROOT / path).exists() for path in re.findall(r"--ignore=(\S+)", tests)) and " tests " in tests
+    plan = subprocess.run(["make", "--dry-run", "--always-make", "install", "VERSIONS=lowest"],
+                          cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "/uv pip install" in plan and "--resolution=lowest-direct -c constraints.txt -e" in plan
+    bare = [r for key, line in settings().items() if key.endswith("requirements") for r in line.split() if "=" not in r]
+    assert bare == [], "without a bound, the lowest version is the first that was ever published"
 
 
 def test_screenshots_are_kept_when_the_browser_tests_fail():
