@@ -30,12 +30,13 @@ from PIL import Image
 
 # %% ../../nbs/6_apps/10_live.ipynb #9bda2530
 from .registration_explorer import mesh_edges
-from .widgets import au_label, au_strip_style, caption, program
+from .widgets import UPLOADS, au_label, au_strip_style, caption, program
 from ..estimation.estimator import REGISTERED, AUEstimator, meshes_of, pictures_of
 from ..estimation.sources import StreamItem
 from ..estimation.tables import openface_table
 from ..estimation.zero import photo_zero
 from ..facs import AU_NAMES
+from ..files import remove_leftovers
 from ..presets import ASSETS
 from ..registration.detection import PictureError, detect_all
 from ..registration.tracking import follow_face
@@ -268,7 +269,7 @@ def _closing_handler():
 # %% ../../nbs/6_apps/10_live.ipynb #b8c45842
 def _server_class(names, after):
     "Voilà with `_guard` and `_closing_handler`; after(address): called when the server listens."
-    from tornado.ioloop import IOLoop
+    from tornado.ioloop import IOLoop, PeriodicCallback
     from voila.app import Voila
     theirs, ours = _closing_handler()
 
@@ -282,6 +283,7 @@ def _server_class(names, after):
             "Guarded from the first request on."
             _guard(self.app, names)
             IOLoop.current().call_later(.2, lambda: after(f"http://{self.ip}:{self.port}/"))
+            PeriodicCallback(lambda: remove_leftovers(UPLOADS), 1000 * CHECKED).start()  # of kernels that are gone
             super().listen()
     return DemoServer
 

@@ -28,6 +28,7 @@ from .widgets import (Upload, au_sliders, caption, offer, on_change, on_upload, 
 from ..evaluation.image_quality import (face_regions, preference_plan, preference_share, record_preference,
                                                 true_pairs)
 from ..facs import AU_NAMES, AUS
+from ..files import safe_cell
 from ..generation.geometric import geometric_synthesis
 from ..generation.ratio import edit_frames
 from ..generation.runs import load_generator
@@ -35,7 +36,7 @@ from ..generation.synthesis import synthesize
 from ..pictures import save_synthetic
 from ..presets import ASSETS
 from ..registration.collections import register_photo, sample_registered
-from ..registration.detection import FaceLandmarker, check_picture
+from ..registration.detection import Face, FaceLandmarker, check_picture
 from ..registration.frontal import register_face
 from ..simulation.appearance import sample_person
 from ..simulation.camera import render_person
@@ -160,9 +161,15 @@ def _draw(parts) -> None:
         redraw(parts.truth, register_photo(truth, source="rendering", landmarker=parts.landmarker).image)
 
 # %% ../../nbs/6_apps/08_studio.ipynb #dd828a37
-def _sit(parts, image, person=None, name: str = "", face=None) -> None:
-    "Let a photograph (with its virtual person, if it is one) be the source, and draw everything; largest face."
-    face = face or parts.landmarker.find_one(check_picture(image, name), name)
+def _search(parts, name: str, image) -> Face:
+    "The largest `Face` of a photograph (H, W, 3), kept under its name; NoFaceError if it has none."
+    parts.faces[name] = parts.landmarker.find_one(check_picture(image, name), name)
+    return parts.faces[name]
+
+
+def _sit(parts, name: str, image, person=None) -> None:
+    "Let a photograph (with its virtual person, if it is one) be the source, and draw everything."
+    face = parts.faces.get(name) or _search(parts, name, image)
     registered = register_face(image, face.landmarks, 224)
     parts.editor, parts.virtual = photo_editor(parts, image, face), person
     parts.frame, parts.vertices = registered.image, registered.vertices
@@ -170,19 +177,19 @@ def _sit(parts, image, person=None, name: str = "", face=None) -> None:
     redraw(parts.photo, face_cut(parts.editor, image))
     _draw(parts)
 
-
+# %% ../../nbs/6_apps/08_studio.ipynb #fb0d51bd
 def _choose_source(parts, name: str) -> None:
     "A source of the drop-down; virtual people are photographed neutral."
     image, seed = parts.sources[name]
     person = None if seed is None else sample_person(seed)
     if person is not None and image is None:
         image = render_person(person, {}, size=PHOTO_SIDE)
-    _sit(parts, image, person, name)
+    _sit(parts, name, image, person)
 
 
 def _use_photo(parts, name: str, image) -> None:
     "Put an uploaded photograph (H, W, 3) into the chooser and let it sit; NoFaceError if it has no face."
-    parts.landmarker.find_one(check_picture(image, name), name)
+    _search(parts, name, image)
     parts.sources[name] = image, None
     offer(parts.choice, name, lambda name: _choose_source(parts, name))
 
@@ -242,7 +249,7 @@ def _parts(ways: dict, people, shown) -> SimpleNamespace:
     parts = SimpleNamespace(
         ways=ways, sources=sources, landmarker=FaceLandmarker.from_pretrained(), **_controls(sources, ways, shown),
         images={name: picture(blank, 200, _css_name(name)) for name in ways}, source=picture(blank, 200, "source"),
-        truth=picture(blank, 200, "truth"), half=None, **wide)
+        truth=picture(blank, 200, "truth"), half=None, faces={}, **wide)
     parts.boxes = {name: titled(name, image) for name, image in parts.images.items()}
     parts.truth_boxes = (titled("true picture", parts.truth), titled("true photograph", parts.true_photo))
     return parts
@@ -297,11 +304,14 @@ def _ask(parts) -> None:
 
 # %% ../../nbs/6_apps/08_studio.ipynb #eaf413fb
 def _answer(parts, side: str) -> None:
-    "Record the chosen side of the present pair and go on."
-    asked = parts.plan.iloc[parts.asked]
-    record_preference(parts.path, parts.who.value or "anonymous", parts.asked, asked.left, asked.right, asked[side])
-    parts.asked += 1
-    _ask(parts)
+    "Record the chosen side of the present pair and go on; nothing after the last pair."
+    if parts.asked >= len(parts.plan):
+        return
+    asked, who = parts.plan.iloc[parts.asked], safe_cell(parts.who.value.strip()[:60]) or "anonymous"
+    with reporting(parts):
+        record_preference(parts.path, who, parts.asked, asked.left, asked.right, asked[side])
+        parts.asked += 1
+        _ask(parts)
 
 
 def _study_parts(path, ways, questions, people, seed) -> SimpleNamespace:
@@ -310,6 +320,7 @@ def _study_parts(path, ways, questions, people, seed) -> SimpleNamespace:
     blank = np.full((200, 200, 3), 245, np.uint8)
     return SimpleNamespace(
         path=Path(path), names=tuple(ways), pairs=pairs, ways=ways, asked=0, question=widgets.HTML(),
+        message=widgets.HTML(),
         plan=preference_plan(len(pairs.labels), tuple(ways), questions, seed),
         who=widgets.Text(),
         **{name: picture(blank, 200, name) for name in ("person", "left", "right")},
@@ -326,6 +337,6 @@ def preference_study(path: Path | str, ways: dict | None = None, questions: int 
         button = getattr(parts, f"{side}_button")
         button.on_click(lambda button, side=side: _answer(parts, side))
         shown.append(titled(side, widgets.VBox([getattr(parts, side), button])))
-    box = program(parts, titled("your name", parts.who), parts.question, row(*shown))
+    box = program(parts, titled("your name", parts.who), parts.question, row(*shown), parts.message)
     _ask(parts)
     return box
