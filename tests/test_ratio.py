@@ -10,8 +10,8 @@ from skimage.data import astronaut
 
 from aufacs_nb import synthesize
 from aufacs_nb.facs import AU_NAMES, LabelError
-from aufacs_nb.generation.photographs import (Editor, au_vector, edit_film, edit_photograph, face_at, fit_drift,
-                                              repair_open, steady_landmarks)
+from aufacs_nb.generation.photographs import (_hidden, Editor, au_vector, edit_film, edit_photograph, face_at,
+                                              fit_drift, repair_open, steady_landmarks)
 from aufacs_nb.generation.ratio import (RatioFlow, RatioValues, apply_change, canonical_sides, crisp_resize,
                                         edit_frames, load_ratio)
 from aufacs_nb.generation.runs import load_generator
@@ -197,10 +197,13 @@ def test_two_faces_need_a_choice_and_a_turned_head_a_warning(photo, model, landm
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         Editor(photo, model, landmarker=landmarker)
+    assert _hidden(50, 0) == "the far cheek, eye and corner of the mouth" and _hidden(0, 50) == "mouth and chin"
+    assert _hidden(-50, -50).endswith("corner of the mouth and brows and forehead")
 
 
 def test_bad_labels_and_other_generators_are_refused(photo, model, landmarker):
-    for aus, said in (({"AU12": 6}, "outside 0–5"), ({"AU3": 1}, "no action unit"), ({"smile": 1}, "no action unit")):
+    for aus, said in (({"AU12": 6}, "outside 0–5"), ({"AU3": 1}, "no action unit"), ({"smile": 1}, "no action unit"),
+                      ({"AU12": 4, 12: 2}, "AU12 is named twice")):
         with pytest.raises(LabelError, match=said):
             edit_photograph(photo, aus, model, landmarker=landmarker)
     with pytest.raises(ValueError, match="load_ratio"):

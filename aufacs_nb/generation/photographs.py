@@ -39,10 +39,10 @@ from ..simulation.face_model import facemesh_vertices, head_vertices, sample_ide
 BACKGROUND = 1 / 2  # width of a face, as a share of the largest one's, below which it is background
 
 
-def _places(faces: list) -> str:
+def _places(faces: list, numbered: bool = True) -> str:
     "Where faces lie, in words, numbered from 0."
     middles = [face.box.reshape(2, 2).mean(0).round().astype(int) for face in faces]
-    return "; ".join(f"{number}: around ({x}, {y})" for number, (x, y) in enumerate(middles))
+    return "; ".join(f"{number}: " * numbered + f"around ({x}, {y})" for number, (x, y) in enumerate(middles))
 
 
 def choose_face(photo: np.ndarray, which: int | None = None, landmarker: FaceLandmarker | None = None) -> Face:
@@ -65,22 +65,30 @@ def face_at(faces: list, x: float, y: float) -> Face:
     "The face whose box holds a place of the photograph, in pixels, by the nearest middle; NoFaceError if none does."
     there = [face for face in faces if (face.box[:2] <= (x, y)).all() and (face.box[2:] >= (x, y)).all()]
     if not there:
-        raise NoFaceError(f"no face at ({x:g}, {y:g}); the faces are {_places(faces) or 'none'}.")
+        where = f"they lie {_places(faces, numbered=False)}." if faces else "none was found."
+        raise NoFaceError(f"no face at ({x:g}, {y:g}) (pixels right and down); {where}")
     return min(there, key=lambda face: np.hypot(*(face.box.reshape(2, 2).mean(0) - (x, y))))
 
 # %% ../../nbs/2_generation/08_photographs.ipynb #080011x
+def _au_number(name, known: Sequence[int]) -> int:
+    "12 of 12, '12', 'AU12' or 'au12'; LabelError unless it is one of `known`."
+    number = str(name).upper().removeprefix("AU")
+    if not number.isdigit() or int(number) not in known:
+        raise LabelError(f"{name!r} is no action unit of this generator: choose from "
+                         f"{', '.join(f'AU{au}' for au in known)}.")
+    return int(number)
+
+
 def au_vector(aus: dict, known: Sequence[int] = tuple(AU_NAMES)) -> np.ndarray:
     """{"AU12": 4, 6: 3}, intensities 0–5 → labels (n,) float32 in [0, 1], a column for each of `known`.
 
-    LabelError for an AU that is not among them or an intensity outside 0–5.
+    LabelError for an AU that is not among them or named twice, and for an intensity outside 0–5.
     """
-    labels = np.zeros(len(known), np.float32)
-    for name, intensity in dict(aus).items():
-        number = str(name).upper().removeprefix("AU")
-        if not number.isdigit() or int(number) not in known:
-            raise LabelError(f"{name!r} is no action unit of this generator: choose from "
-                             f"{', '.join(f'AU{au}' for au in known)}.")
-        labels[known.index(int(number))] = check_intensities([intensity], f"AU{int(number)}")[0] / 5
+    labels, numbers = np.zeros(len(known), np.float32), [_au_number(name, known) for name in dict(aus)]
+    if twice := [au for au in numbers if numbers.count(au) > 1]:
+        raise LabelError(f"AU{twice[0]} is named twice: give it one intensity.")
+    for au, intensity in zip(numbers, dict(aus).values()):
+        labels[known.index(au)] = check_intensities([intensity], f"AU{au}")[0] / 5
     if not np.isfinite(labels).all():
         raise LabelError("an intensity is not a number: write 0 (absent) to 5 (level E).")
     return labels
@@ -306,6 +314,13 @@ def _filled(landmarks: np.ndarray, window: Window, ring: tuple, more: float = 0.
     ImageDraw.Draw(picture).polygon([tuple(point) for point in points * _FINE - 0.5], fill=1)
     return np.asarray(picture, np.float32).reshape(height, _FINE, width, _FINE).mean((1, 3))
 
+# %% ../../nbs/2_generation/08_photographs.ipynb #421e904e
+def _on_the_grid(photo: np.ndarray, window: Window) -> torch.Tensor:
+    "The window of a photograph on its grid, (1, 3, h, w) in [0, 1]; of large ones one colour at a time is in memory."
+    cut = photo[window.y0:window.y1, window.x0:window.x1]
+    return torch.cat([F.interpolate(torch.tensor(cut[None, None, ..., k]) / 255, window.cells, mode="bilinear",
+                                    antialias=True, align_corners=False) for k in range(3)], 1)
+
 # %% ../../nbs/2_generation/08_photographs.ipynb #c56ff2fa
 class OpenParts(NamedTuple):
     """What lies open in a photograph, on the window's grid.
@@ -327,8 +342,7 @@ def open_parts(photo: np.ndarray, landmarks: np.ndarray, window: Window) -> Open
     middle = (landmarks[[13, 14], 1].mean() - window.y0) / window.step
     below = np.clip((np.arange(len(mouth))[:, None] + 0.5 - middle) / 2 + 0.5, 0, 1) + 0 * mouth
     eyes = np.clip(sum(_filled(landmarks, window, ring, 0.16) for ring in _EYES), 0, 1)
-    cut = torch.tensor(photo[window.y0:window.y1, window.x0:window.x1]).permute(2, 0, 1)[None] / 255
-    cells = F.interpolate(cut, window.cells, mode="bilinear", antialias=True, align_corners=False)
+    cells = _on_the_grid(photo, window)
     skin = fill_black(cells.clamp(min=0.01) * torch.tensor(eyes < 0.01))[0].numpy()
     return OpenParts(mouth, below, ndimage.gaussian_filter(eyes, 1), cells[0].numpy(), skin)
 
@@ -401,13 +415,19 @@ def _too_far(landmarks: np.ndarray) -> bool:
     return max(map(abs, head_pose(landmarks)[:2])) > FARTHEST
 
 
+def _hidden(yaw: float, pitch: float) -> str:
+    "What the camera hardly saw of a head, in words."
+    aside = ["the far cheek, eye and corner of the mouth"] * (abs(yaw) > FARTHEST)
+    return " and ".join(aside + ["mouth and chin" if pitch > 0 else "brows and forehead"] * (abs(pitch) > FARTHEST))
+
+
 def _check_pose(landmarks: np.ndarray) -> None:
     "Warn about a head that is turned by more than `FARTHEST`."
     yaw, pitch, _ = head_pose(landmarks)
     if _too_far(landmarks):
         warnings.warn(f"the head is turned by {yaw:.0f}° and {pitch:.0f}° (yaw, pitch), more than ±{FARTHEST}°: skin"
-                      " that the camera did not see cannot come into sight, so the far cheek, "
-                      "eye and corner of the mouth will look stiff.", stacklevel=4)
+                      f" that the camera did not see cannot come into sight, so {_hidden(yaw, pitch)} will look stiff.",
+                      stacklevel=4)
 
 # %% ../../nbs/2_generation/08_photographs.ipynb #f3910a82
 def _said(editor, asked: torch.Tensor, learnt: bool) -> Change:
