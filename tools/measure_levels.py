@@ -45,7 +45,7 @@ from aufacs_nb.registration.detection import FaceLandmarker
 from aufacs_nb.registration.frontal import frontal_pixels, register_face
 from aufacs_nb.simulation.appearance import sample_person
 from aufacs_nb.simulation.camera import DOMAINS, render_person, sample_scene
-from aufacs_nb.simulation.rich import TOGETHER, _possible, rich_moment
+from aufacs_nb.simulation.rich import TOGETHER, possible_levels, rich_moment
 from aufacs_nb.simulation.simulate import plan_clips, read_plan, read_truth, simulate_disfa, simulate_unbc, truth_path
 from aufacs_nb.simulation.things import glasses, hand, microphone, mug
 from aufacs_nb.simulation.time_courses import ALL_AUS
@@ -107,7 +107,7 @@ def turned(rng) -> dict:
 
 def shown(levels: dict) -> dict:
     "Intensities of all 18 AUs that lids and lips allow, the lips parted where jaw or upper lip part them."
-    return _possible(dict.fromkeys(ALL_AUS, 0) | levels, {})
+    return possible_levels(dict.fromkeys(ALL_AUS, 0) | levels, {})
 
 
 def in_company(rng, au: int, level: int) -> dict:

@@ -238,7 +238,7 @@ def _run_alone(trainer: GeneratorTrainer, out, facts: dict, resume: bool, after_
     "Resume, run and finish, while no other run writes to `out`; FolderError if another does, or if it is not ours."
     if out is not None:
         check_ours(out, "card.json", "a training of a generator", ("checkpoint", "losses.csv", "weights.safetensors"))
-    with only_run(out):
+    with only_run(out if trainer.accelerator.is_main_process else None):
         _resume(trainer, out, facts, resume)
         _run(trainer, after_step, progress)
         return _finish(trainer, out, facts)

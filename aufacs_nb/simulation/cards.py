@@ -18,7 +18,7 @@ from ..facs import au_columns
 from ..files import write_atomically
 from ..model_cards import markdown_table
 from .appearance import draw_palette
-from .face_model import _draw_traits
+from .face_model import draw_traits
 from .layouts import PLAN_FILE, SimulationError
 from .time_courses import ALL_AUS
 
@@ -37,7 +37,7 @@ def dataset_people(plan: dict) -> list[dict]:
     rows = []
     for partition, people in plan["subjects"].items():
         for subject, seed in people.items():
-            traits = _draw_traits(np.random.default_rng([seed, 3]))
+            traits = draw_traits(np.random.default_rng([seed, 3]))
             melanin, years = draw_palette(np.random.default_rng([seed, 4]), traits).melanin, 18 + 62 * traits["age"]
             rows.append({"subject": subject, "partition": partition or "all", "years": round(years, 1),
                          "age": _group(years, _AGES), "sex": "man" if traits["sex"] > 0.5 else "woman",

@@ -6,8 +6,8 @@
 __all__ = ['SKIN', 'EYE_CAVITY', 'MOUTH_CAVITY', 'UPPER_TEETH', 'LOWER_TEETH', 'TONGUE', 'LASH', 'EYEBALL', 'LANDMARKS',
            'ACTIVATION', 'SCULPTED', 'AU_ACTIONS', 'SPEECH', 'AULevels', 'Asymmetry', 'Speech', 'HeadShapes',
            'head_shapes', 'catmull_clark', 'HeadModel', 'phenotype_weights', 'blend_phenotype', 'head_model',
-           'Identity', 'sample_identity', 'intensity_to_activation', 'all_actions', 'action_weights', 'Rim', 'rims',
-           'coarse_vertices', 'head_vertices', 'overlaps', 'facemesh_vertices']
+           'Identity', 'draw_traits', 'sample_identity', 'intensity_to_activation', 'all_actions', 'action_weights',
+           'Rim', 'rims', 'coarse_vertices', 'head_vertices', 'overlaps', 'facemesh_vertices']
 
 # %% ../../nbs/5_simulation/01_face_model.ipynb #98c00a92
 from collections.abc import Mapping, Sequence
@@ -242,8 +242,8 @@ class Identity:
         return 18 + 62 * self.traits['age']
 
 
-def _draw_traits(rng):
-    "Random traits; many young, some old, and ancestry often mixed."
+def draw_traits(rng: np.random.Generator) -> dict:
+    "Random traits, as in `phenotype_weights`: many young people, some old ones, and ancestry often mixed."
     return dict(sex=float(np.clip(rng.integers(2) + rng.normal(0, .12), 0, 1)), age=float(rng.beta(1.1, 1.6)),
                 ancestry=tuple(rng.dirichlet([.45] * 3)), weight=float(np.clip(rng.normal(.5, .25), 0, 1)),
                 muscle=float(np.clip(rng.normal(.5, .2), 0, 1)))
@@ -267,7 +267,7 @@ def _draw_local(rng, names, asymmetry=.12):
 def sample_identity(seed: int, asymmetry: float = .12) -> Identity:
     "A random person: the same seed gives the same `Identity`; asymmetry in [0, 1]: how much the sides differ."
     shapes, rng = head_shapes(), np.random.default_rng([seed, 3])
-    traits = _draw_traits(rng)
+    traits = draw_traits(rng)
     vertices = blend_phenotype(shapes, **traits)
     for name, amount in _draw_local(rng, list(shapes.local), asymmetry).items():
         more, less = shapes.local[name]

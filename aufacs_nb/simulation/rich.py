@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TOGETHER', 'SAID', 'SEALED', 'ONE_SIDED', 'LIGHT_FRAMES', 'SPEECH_COLUMNS', 'SIDE_COLUMNS', 'THING_COLUMNS',
-           'rich_moment', 'rich_levels', 'said_and_sided', 'before_face']
+           'possible_levels', 'rich_moment', 'rich_levels', 'said_and_sided', 'before_face']
 
 # %% ../../nbs/5_simulation/08_rich.ipynb #a85a6981
 from typing import Mapping
@@ -54,8 +54,8 @@ def _words(rng, parted):
     return speech
 
 # %% ../../nbs/5_simulation/08_rich.ipynb #fe726b7b
-def _possible(levels, speech):
-    "Intensities that lids and lips allow and that a coder would give, for the same picture: {au: 0–5}."
+def possible_levels(levels: dict, speech: dict) -> dict:
+    "Of {au: 0–5} and {action: weight}, what lids and lips allow and a coder would give to the same picture: {au: 0–5}."
     funnel = int(np.ceil(4 * speech.get('mouthFunnel', 0)))
     lips = max(levels[25], levels[26], funnel, 0 if levels[17] else levels[10] - 2)
     shut = {24: 0} if lips else {}
@@ -86,7 +86,7 @@ def rich_moment(rng: np.random.Generator) -> tuple:
     if speaks and rng.random() < .5:
         levels |= {25: max(levels[25], int(rng.integers(1, 4))), 26: max(levels[26], int(rng.integers(0, 3)))}
     speech = _words(rng, bool(levels[25] or levels[26])) if speaks else {}
-    levels = _possible(levels, speech)
+    levels = possible_levels(levels, speech)
     return levels, speech, _sides(rng, levels)
 
 # %% ../../nbs/5_simulation/08_rich.ipynb #d38d2d51
