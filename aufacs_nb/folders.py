@@ -196,7 +196,8 @@ def in_processes(n_jobs: int, work: Callable, jobs: Iterable[tuple]) -> Iterator
 RANGES = {  # option: lowest, highest, what it counts
     "size": (8, 4096, "pixels"), "uv": (8, 4096, "pixels"), "n_jobs": (1, 256, "processes or threads (--jobs)"),
     "batch": (1, 100_000, "items"), "steps": (1, 100_000_000, "steps"), "frames": (1, 1_000_000, "frames"),
-    "people": (0, 100_000, "people"), "sessions": (1, 10_000, "recordings"), "seed": (0, 2**63 - 1, "a seed"),
+    "people": (0, 100_000, "people (--subjects)"), "sessions": (1, 10_000, "recordings"),
+    "seed": (0, 2**63 - 1, "a seed"),
     "per_intensity": (1, 1_000_000, "frames (--per-intensity)"), "every": (1, 100_000_000, "steps"),
     "activity": (1e-6, 1000.0, "times the usual")}
 

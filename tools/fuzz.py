@@ -586,7 +586,7 @@ def _option_values(command: str, option: str, kind: str) -> list:
         parsed = value in PARSED if whole else kind == "float" and value in ("text", "", "0x10", "\x1b[31m")
         if parsed or option in NEVER.get(value, ()):
             made.append((value, REFUSED))
-        elif command in SLOW or option == "--steps":
+        elif command in SLOW:
             continue  # it would run for minutes, and be right
         else:
             made.append((value, ANY))
@@ -594,7 +594,7 @@ def _option_values(command: str, option: str, kind: str) -> list:
 
 
 COUNTS = ("--size", "--jobs", "--frames", "--tasks", "--sessions", "--steps", "--batch", "--per-intensity")
-HUGE = (*(set(COUNTS) - {"--steps"}), "--generator-steps", "--subjects", "--activity")  # a billion is a slip
+HUGE = (*COUNTS, "--generator-steps", "--subjects", "--activity")  # a billion of these is a slip of the finger
 NEVER = {"nix": ("--device", "--method", "--fill", "--landmarks", "--faces", "--on-error", "--database", "--poses",
                  "--media", "--domain", "--script", "--without", "--wrinkles", "--preset", "--arch", "--precision",
                  "--resampling", "--executor", "--missing", "--generator", "--log-level", "--model", "--init", "--au",

@@ -245,13 +245,14 @@ def _run_alone(trainer: GeneratorTrainer, out, facts: dict, resume: bool, after_
 
 # %% ../../nbs/2_generation/05_runs.ipynb #276fbdd8
 def check_run(preset: GeneratorValues | str, steps: int | None, n_critic: int | None) -> tuple:
-    "Values, steps and critic steps (None: the preset's); TrainingError names a count below 1, a λ outside 0 to 1e12."
+    "Values, steps and critic steps (None: the preset's); TrainingError names a count or a λ out of range."
     preset = get_preset(preset)
     steps, n_critic = (preset.gen_steps if steps is None else steps), n_critic or preset.n_critic
     counts = {"gen_batch": preset.gen_batch, "steps": steps, "n_critic": n_critic}
     weights = {name: value for name, value in asdict(preset).items() if name.startswith("lambda_")}
     wrong = [f"{name} is {value}: at least 1" for name, value in counts.items() if value < 1]
-    wrong += [f"gen_batch is {preset.gen_batch}: 65536 at most"] * (preset.gen_batch > 65536)
+    most = {"gen_batch": 65536, "steps": 100_000_000}
+    wrong += [f"{name} is {counts[name]}: {high} at most" for name, high in most.items() if counts[name] > high]
     wrong += [f"{name} is {value}: 0 to 1e12" for name, value in weights.items() if not 0 <= value <= 1e12]
     if wrong:
         raise TrainingError("; ".join(wrong) + " is needed.")
