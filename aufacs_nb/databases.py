@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['MANIFEST_COLUMNS', 'PICTURE_SUFFIXES', 'LARGEST_PICTURE', 'UNREADABLE', 'VIDEO_SUFFIXES', 'CRF', 'NOT_CODED',
            'ON_ERROR', 'FROM_0', 'FERA_PARTITIONS', 'FROM_1', 'ONE_MORE', 'EXPRESSIONS', 'READERS', 'SIGNATURES',
-           'DatabaseError', 'check_manifest', 'read_image', 'timed_frames', 'read_video', 'count_frames', 'frame_rate',
-           'write_video', 'read_coding', 'read_intensity_file', 'read_occurrence', 'Recording', 'find_fera17',
-           'fera17_manifest', 'find_bp4d', 'bp4d_manifest', 'find_disfa', 'disfa_manifest', 'pspi', 'read_facs_file',
-           'find_unbc', 'unbc_manifest', 'multipie_manifest', 'file_manifest', 'folder_manifest', 'detect_database',
-           'manifest', 'read_frames', 'sample_data', 'sample_database', 'clip_names', 'neutral_rows']
+           'DatabaseError', 'check_manifest', 'rgb_pixels', 'read_image', 'timed_frames', 'read_video', 'count_frames',
+           'frame_rate', 'write_video', 'read_coding', 'read_intensity_file', 'read_occurrence', 'Recording',
+           'find_fera17', 'fera17_manifest', 'find_bp4d', 'bp4d_manifest', 'find_disfa', 'disfa_manifest', 'pspi',
+           'read_facs_file', 'find_unbc', 'unbc_manifest', 'multipie_manifest', 'media_files', 'left_unread',
+           'file_manifest', 'folder_manifest', 'detect_database', 'manifest', 'read_frames', 'sample_data',
+           'sample_database', 'clip_names', 'neutral_rows']
 
 # %% ../nbs/0_start/02_databases.ipynb #ba81cb5e
 import importlib.util
@@ -23,6 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 import av
@@ -31,6 +33,18 @@ import pandas as pd
 from PIL import Image, ImageOps, features
 import aufacs_nb
 from .facs import AU_NAMES, AU_SETS, AUS, FERA_POSES, LabelError, au_column, au_columns, check_intensities
+
+# %% ../nbs/0_start/02_databases.ipynb #073ffb71
+_ROWS = 1 << 17  # rows of a table that are looked at together
+
+
+def _doubled(df, columns):
+    "Rows (n,) bool that repeat an earlier one. Numbers made of the rows are compared first, which takes less memory."
+    parts = (df[columns].iloc[start:start + _ROWS] for start in range(0, len(df), _ROWS))
+    numbers = np.concatenate([pd.util.hash_pandas_object(part, index=False).to_numpy() for part in parts])
+    numbers.sort()
+    unique = (numbers[1:] != numbers[:-1]).all()
+    return np.zeros(len(df), bool) if unique else df.duplicated(columns).to_numpy()
 
 # %% ../nbs/0_start/02_databases.ipynb #d6bd7bf8
 MANIFEST_COLUMNS = ('database', 'partition', 'subject', 'session', 'frame', 'pose_yaw', 'pose_pitch', 'path')
@@ -49,7 +63,7 @@ def check_manifest(df: pd.DataFrame, source: str = 'manifest') -> pd.DataFrame:
     if (bad := df['frame'].isna() | (df['frame'] < 1)).any():
         row = int(np.argmax(bad))
         raise DatabaseError(f'{source}, row {row}: frame {df["frame"].iloc[row]}; frames count from 1')
-    if (twice := df.duplicated(['path', 'frame'])).any():
+    if (twice := _doubled(df, ['path', 'frame'])).any():
         row = df[twice].iloc[0]
         raise DatabaseError(f'{source}: frame {row["frame"]} of {Path(row["path"]).name} stands there twice; drop one')
     if 'valid' in df and df['valid'].dtype.kind not in 'bui':
@@ -87,8 +101,8 @@ def _white(picture):
     return said[0] if said else 2.**bits - 1 if bits < 16 else None
 
 
-def _guessed(low, high, floats):
-    "The value that is white where nobody says it, from the range of values; None where that tells nothing."
+def _guessed(high, floats):
+    "The value that is white where nobody says it, from the highest value; None where that tells nothing."
     if floats:
         return 1. if high < 1.001 else 255. if 64 <= high <= 255 else None  # 1.001: what rounding leaves
     return 65535. if high == 0 or 2**14 <= high < 2**16 else None
@@ -98,7 +112,7 @@ def _eight_bits(pixels, white, name):
     "Grey values (H, W) of more than 8 bits as uint8, where `white`, or what can be guessed, becomes 255."
     low, high = float(pixels.min()), float(pixels.max())
     if white is None or not 0 < high <= 1.01 * white:  # a tag that the pixels contradict says nothing
-        white = _guessed(low, high, pixels.dtype.kind == 'f')
+        white = _guessed(high, pixels.dtype.kind == 'f')
     if white is None or not low > -.001:
         raise DatabaseError(_NOT_SAID.format(name, low, high))
     if white == 65535:
@@ -140,8 +154,8 @@ def _as_grey(picture, white, name):
     return Image.fromarray(255 - grey if upside else grey)
 
 
-def _to_rgb(picture, name='picture'):
-    "PIL picture -> uint8 (H, W, 3), upright, of square pixels; 16 bits scaled, no alpha, a very large one reduced."
+def rgb_pixels(picture: Image.Image, name: str | os.PathLike = 'picture') -> np.ndarray:
+    "A Pillow picture as uint8 (H, W, 3), upright, of square pixels; 16 bits scaled, no alpha, a huge one reduced."
     if (factor := _reduction(picture)) > 1:
         picture.draft(None, (picture.width // factor, picture.height // factor))  # JPEG decodes it smaller
     deep = any(';16' in str(tile[3]) for tile in getattr(picture, 'tile', ()))  # empty as soon as something is loaded
@@ -149,7 +163,8 @@ def _to_rgb(picture, name='picture'):
     if picture.mode[0] in 'IF':
         picture = _as_grey(picture, white, name)
         picture.getexif()[0x0112] = turn
-    picture = ImageOps.exif_transpose(picture).convert('RGB')
+    picture = ImageOps.exif_transpose(picture) if turn != 1 else picture  # which would copy it
+    picture = picture.convert('RGB') if picture.mode != 'RGB' else picture
     _refuse_dark(picture, deep, name)
     if aspect != 1:
         picture = picture.resize(_stretched(*picture.size, aspect), Image.Resampling.BICUBIC)
@@ -193,12 +208,12 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
         warnings.simplefilter('ignore', Image.DecompressionBombWarning)
         with Image.open(path) as picture:
             _say_first(picture, path)
-            return _to_rgb(picture, path)
+            return rgb_pixels(picture, path)
 
 # %% ../nbs/0_start/02_databases.ipynb #15339f76
 UNREADABLE = (OSError, ValueError, EOFError, av.FFmpegError)
 VIDEO_SUFFIXES = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.wmv', '.mpeg', '.mpe', '.m2v', '.3gp',
-                  '.3g2', '.mts', '.m2ts', '.vob', '.flv', '.f4v', '.ogv', '.asf', '.dv', '.mxf', '.divx')
+                  '.3g2', '.ts', '.mts', '.m2ts', '.vob', '.flv', '.f4v', '.ogv', '.asf', '.dv', '.mxf', '.divx')
 _ALONE = dict(options={'protocol_whitelist': 'none'}, buffer_size=1 << 20, metadata_errors='replace')
 
 
@@ -242,13 +257,13 @@ def _shown(frame, aspect, path, matrix=None):
     return np.ascontiguousarray(pixels if matrix is None else _as_shown(pixels, matrix))
 
 # %% ../nbs/0_start/02_databases.ipynb #a116e5e4
-def _promised(container, stream, rate):
-    "Seconds that a film's header promises, and whether it speaks of the pictures alone; (None, False) if it does not."
+def _promised(container, stream, tally):
+    "Seconds that a film promises, and whether that speaks of the pictures alone; (None, False) if it does not say."
     form, tag = container.format.name, stream.metadata.get('DURATION', '')
     if form == 'avi' and stream.frames:
-        return stream.frames / rate, True
-    if form.startswith('mpeg'):
-        return None, False  # what FFmpeg says of such streams is read off their last packets
+        return stream.frames / tally.rate, True
+    if form.startswith('mpeg'):  # has no header that could
+        return tally.packets, True
     if stream.duration:
         return float(stream.duration * stream.time_base), True
     if re.fullmatch(r'\d+:\d+:\d+(\.\d+)?', tag):
@@ -264,21 +279,66 @@ def _lacking(seen, promised, sure, count, rate):
     allowed = 1.5 / rate if sure and even else 1 + .1 * promised
     return promised - seen > max(allowed, .005 * promised)
 
+# %% ../nbs/0_start/02_databases.ipynb #279745a0
+_ASF_PROPERTIES = bytes.fromhex('a1dcab8c47a9cf118ee400c00c205365')  # 40 bytes before the size of the file
+_PROGRAM_PACKET = re.compile(rb'(?s).*\x00\x00\x01[\xbb-\xff](..)')  # the last one, and its length
+_WITHIN = 'breaks off within a packet, and how much is missing cannot be known'
+
+
+def _packet_bytes(head):
+    "Bytes of a packet of an MPEG transport stream that begins with `head`, each with G in a fixed place; 0 for none."
+    places = {188: 0, 192: 4, 204: 0}
+    return next((step for step, place in places.items() if head[place:step * 5:step] == b'G' * 5), 0)
+
+
+def _cut_off(head, tail, size, form):
+    "What a film's `size` says, with its first and last bytes, of an end that is not there, in MPEG or ASF; or ''."
+    if form == 'mpegts':
+        return _WITHIN if (step := _packet_bytes(head)) and size % step else ''
+    if form == 'mpeg':
+        last = _PROGRAM_PACKET.match(tail)
+        return _WITHIN if last and last.end() + int.from_bytes(last[1], 'big') > len(tail) else ''
+    place = head.find(_ASF_PROPERTIES) if form == 'asf' else -1
+    whole = int.from_bytes(head[place + 40:place + 48], 'little') if place >= 0 else 0
+    return f'ends early: its header promises {whole:,} bytes, and it has {size:,}' if whole > size else ''
+
+
+def _first_and_last(path, count=1 << 17):
+    "The first and the last bytes of a file, and its size."
+    size = os.path.getsize(path)
+    with open(path, 'rb') as file:
+        head = file.read(count)
+        file.seek(max(0, size - count))
+        return head, file.read(), size
+
 # %% ../nbs/0_start/02_databases.ipynb #7f443cf1
 @dataclass
 class _Tally:
-    "What came out of a film: frames, packets that could not be decoded, first and last time, seconds of a frame."
+    "What came out of a film: frames, packets that could not be decoded, first and last time, those of the packets."
     frames: int = 0
     bad: int = 0
     first: float = 0.
     last: float = 0.
     rate: float = 25.
+    begin: float = math.inf
+    end: float = -math.inf
+
+    @property
+    def packets(self):
+        "Seconds that the packets cover; None if they have no times."
+        return self.end - self.begin + 1 / self.rate if self.begin <= self.end else None
+
+    def saw(self, packet):
+        "Note the time at which a packet is shown."
+        if packet.pts is not None and not packet.is_discard:
+            time = float(packet.pts * packet.time_base)
+            self.begin, self.end = min(self.begin, time), max(self.end, time)
 
     def note(self, time):
         "Count one more frame and give its time, in seconds after the first; None, where the film has none: by number."
         time = self.first + self.frames / self.rate if time is None else time
-        self.first = time if not self.frames else self.first
-        self.frames, self.last = self.frames + 1, time
+        self.first, self.last = (self.first, max(self.last, time)) if self.frames else (time, time)
+        self.frames += 1
         return time - self.first
 
 # %% ../nbs/0_start/02_databases.ipynb #5c856e49
@@ -286,11 +346,14 @@ def _say_less(path, container, stream, tally):
     "One warning for a film that ends early or has packets that could not be decoded; `DatabaseError` if nothing could."
     if tally.bad and not tally.frames:
         raise DatabaseError(f'{path}: none of its frames can be decoded ({tally.bad} bad packets); copy it again')
-    seen, (promised, sure) = tally.last - tally.first + 1 / tally.rate, _promised(container, stream, tally.rate)
+    seen, (promised, sure) = tally.last - tally.first + 1 / tally.rate, _promised(container, stream, tally)
     said = [f'{tally.bad} packets could not be decoded and were left out'] if tally.bad else []
+    cut = _cut_off(*_first_and_last(path), container.format.name)
     if promised and tally.frames and _lacking(seen, promised, sure, tally.frames, tally.rate):
-        said.insert(0, f'ends early: {tally.frames} frames, {seen:.1f} s, were decoded, and its header promises '
+        who, way = ('packets hold', 'lacks frames') if promised == tally.packets else ('header promises', 'ends early')
+        said.insert(0, f'{way}: {tally.frames} frames, {seen:.1f} s, were decoded, and its {who} '
                        f'{promised * tally.rate:.0f}, {promised:.1f} s')
+    said[:0] = [cut] * bool(cut)
     if said:
         warnings.warn(f'{path}: {"; ".join(said)}', stacklevel=3)
 
@@ -298,13 +361,15 @@ def _say_less(path, container, stream, tally):
 def _decoded(container, stream, tally):
     "Iterate over the frames of a stream; packets that cannot be decoded are counted."
     for packet in container.demux(stream):
+        tally.saw(packet)
         try:
             frames = packet.decode()
         except EOFError:
             return
         except av.FFmpegError:
-            tally.bad, frames = tally.bad + 1, ()
-        yield from frames
+            tally.bad, frames = tally.bad + 1, []
+        while frames:  # which are large, and let go one by one
+            yield frames.pop(0)
 
 
 def _framed(image, shape):
@@ -333,7 +398,9 @@ def timed_frames(path: str | os.PathLike) -> Iterator[tuple[float, np.ndarray]]:
                     matrix = _matrix(frame)  # the stream's own; asked of few frames
                 image = _shown(frame, stream.sample_aspect_ratio, path, matrix)
                 shape = shape or image.shape
-                yield tally.note(frame.time), image if image.shape == shape else _framed(image, shape)
+                time = tally.note(frame.time)
+                del frame
+                yield time, image if image.shape == shape else _framed(image, shape)
         except DatabaseError:
             raise
         except UNREADABLE as e:
@@ -352,10 +419,13 @@ def _credible(container, stream):
     if not stream.frames or not stream.duration or abs(stream.duration * unit - stream.frames) > .5:
         return False
     container.seek(stream.duration + start, stream=stream)
-    packets = [packet for packet in container.demux(stream) if packet.pts is not None]
-    if not packets or any(packet.is_discard for packet in packets):
-        return False
-    return (max(packet.pts + (packet.duration or 0) for packet in packets) - start - stream.duration) * unit > -1
+    end = -math.inf
+    for packet in container.demux(stream):  # from the last picture that stands alone, which may be the first
+        if packet.pts is not None:
+            if packet.is_discard:
+                return False
+            end = max(end, packet.pts + (packet.duration or 0))
+    return (end - start - stream.duration) * unit > -1
 
 # %% ../nbs/0_start/02_databases.ipynb #60e6b91d
 def count_frames(path: str | os.PathLike) -> int:
@@ -411,9 +481,9 @@ def _walk(root, closed=None):
 # %% ../nbs/0_start/02_databases.ipynb #92a7389a
 def _store(found, key, path, faults=None):
     "Put `path` into the dictionary `found`; if another file has that place, `DatabaseError`, or a line in `faults`."
-    if found.setdefault(key, Path(path)) == Path(path):
+    if (there := found.setdefault(key, path)) == path:
         return
-    fault = f'{path}: the same recording or frame as {found[key]}; keep one of them'
+    fault = f'{path}: the same recording or frame as {there}; keep one of them'
     if faults is None:
         raise DatabaseError(fault)
     faults.append(fault)
@@ -425,8 +495,8 @@ def _upper(found, *groups):
 
 
 def _natural(path):
-    "Sort key that puts frame 2 before frame 10."
-    return [(0, int(part), '') if part.isdigit() else (1, 0, part) for part in re.split(r'(\d+)', str(path))]
+    "Sort key that puts frame 2 before frame 10: a text in which the length of each number stands before its digits."
+    return re.sub(r'\d+', lambda found: f'\0{chr(len(digits := str(int(found[0]))))}{digits}', str(path))
 
 # %% ../nbs/0_start/02_databases.ipynb #254a6488
 NOT_CODED = 9
@@ -610,8 +680,8 @@ def _clip_frames(path):
         inside = [p for p in path.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES and not p.name.startswith('.')]
         if not inside:
             raise DatabaseError(f'{path}: no picture in this clip; copy it again')
-        return _numbered(inside)
-    return [path] * count_frames(path)
+        return [str(p) for p in _numbered(inside)]
+    return [str(path)] * count_frames(path)
 
 # %% ../nbs/0_start/02_databases.ipynb #9b98b427
 def _check_start(name, files, starts):
@@ -791,7 +861,7 @@ def find_bp4d(root: Path | str, faults: list | None = None) -> tuple[dict, dict]
             _store(pictures.setdefault((subject, found[2].upper()), {}), 'film', Path(folder, name), faults)
         elif name.lower().endswith(PICTURE_SUFFIXES) and name.split('.')[0].isdigit():
             place = tuple(folder.upper().split(os.sep)[-2:])
-            _store(pictures.setdefault(place, {}), int(name.split('.')[0]), Path(folder, name), faults)
+            _store(pictures.setdefault(place, {}), int(name.split('.')[0]), os.path.join(folder, name), faults)
     return files, pictures
 
 # %% ../nbs/0_start/02_databases.ipynb #aa807aa9
@@ -871,7 +941,7 @@ def find_disfa(root: Path | str, camera: str = 'left', faults: list | None = Non
             _store(clips, found[2].upper(), Path(folder, name), faults)
         elif found := _DISFA_LANDMARKS.fullmatch(name):
             subject = found[1] or next(iter(re.findall(r'SN\d+', folder, re.I)[-1:]), '')
-            _store(landmarks.setdefault(subject.upper(), {}), int(found[2]), Path(folder, name), faults)
+            _store(landmarks.setdefault(subject.upper(), {}), int(found[2]), os.path.join(folder, name), faults)
     return clips, files, landmarks
 
 # %% ../nbs/0_start/02_databases.ipynb #965f88fd
@@ -883,7 +953,7 @@ def _landmark_files(subject, n_frames, points):
     first = int(0 not in points and n_frames in points)
     if missing := [number for number in range(first, first + n_frames) if number not in points]:
         raise DatabaseError(f'{subject}: landmark file {missing[0]} (frame {missing[0] + 1}) is missing; restore it')
-    return np.array([str(points[number]) for number in range(first, first + n_frames)]), FROM_1 if first else ''
+    return np.array([points[number] for number in range(first, first + n_frames)]), FROM_1 if first else ''
 
 
 def _without_last(columns, n_frames):
@@ -974,8 +1044,9 @@ def find_unbc(root: Path | str, faults: list | None = None) -> dict[str, dict]:
             kind = 'pictures'
         else:
             continue
+        path = os.path.join(folder, name) if kind == 'pictures' else Path(folder, name)
         if kind in found and len(above) == 3:
-            _store(found[kind].setdefault(above[-2:], {}), int(label[1]), Path(folder, name), faults)
+            _store(found[kind].setdefault(above[-2:], {}), int(label[1]), path, faults)
     return found
 
 # %% ../nbs/0_start/02_databases.ipynb #96208857
@@ -1018,7 +1089,7 @@ def unbc_manifest(root: Path | str, on_error: str = 'raise') -> pd.DataFrame:
     if not files['FACS']:
         raise DatabaseError(f'{root}: no UNBC label in it; expected Frame_Labels/FACS/<subject>/<sequence>/…_facs.txt')
     sequences = set(files['FACS']) | {key for key, paths in files['pictures'].items()
-                                      if next(iter(paths.values())).parts[-4].lower() == 'images'}
+                                      if Path(next(iter(paths.values()))).parts[-4].lower() == 'images'}
     table = _gather(root, sorted(sequences, key=_natural), lambda key: _unbc_recording(key, files, skipped, on_error),
                     on_error)
     table.attrs['skipped'] = skipped + [fault for fault in table.attrs['skipped'] if fault not in skipped]
@@ -1047,6 +1118,12 @@ def _pie_row(path, found):
                 frame=int(found[6] or 0) + 1, pose_yaw=turn, pose_pitch=turn, path=str(path), camera=camera,
                 illumination=found[6] or '', expression=EXPRESSIONS[session, recording])
 
+
+def _pie_names(root):
+    "(path, match) of the pictures under `root` whose names have MultiPIE's form."
+    return ((Path(folder, name), found) for folder, name in _walk(root)
+            if name.lower().endswith(PICTURE_SUFFIXES) and (found := _PIE.fullmatch(name)))
+
 # %% ../nbs/0_start/02_databases.ipynb #88fbfb6e
 def multipie_manifest(root: Path | str, cameras: Sequence[str] = ('05_1', 'highres'),
                       illuminations: Sequence[str] | None = None, on_error: str = 'raise') -> pd.DataFrame:
@@ -1055,26 +1132,24 @@ def multipie_manifest(root: Path | str, cameras: Sequence[str] = ('05_1', 'highr
     `cameras` such as 05_1, and highres; `illuminations` such as ('07',), None = all. `frame` is the flash + 1.
     Without any name in MultiPIE's form, all pictures of the folder are taken as high-resolution frontal ones.
     """
-    root, rows, skipped = Path(root).absolute(), [], []
-    named = [(Path(folder, name), found) for folder, name in _walk(root)
-             if name.lower().endswith(PICTURE_SUFFIXES) and (found := _PIE.fullmatch(name))]
-    if not named:
+    root, chosen, there, skipped = Path(root).absolute(), [], set(), []
+    if not any(_pie_names(root)):
         frontal = dict(pose_yaw=0., pose_pitch=0., camera='highres', illumination='', expression='')
         return folder_manifest(root, on_error).assign(database='multipie', **frontal)
-    for path, found in named:
+    for path, found in _pie_names(root):
         with _or_skip(skipped, on_error):
-            rows.append(_pie_row(path, found))
-    chosen = [row for row in rows if row['camera'] in cameras
-              and (not illuminations or row['illumination'] in ('', *illuminations))]
+            row = _pie_row(path, found)
+            there.add(row['camera'])
+            if row['camera'] in cameras and (not illuminations or row['illumination'] in ('', *illuminations)):
+                chosen.append(row)
     if not chosen:
         raise DatabaseError(f'{root}: no picture of these cameras and illuminations; cameras there: '
-                            f'{", ".join(sorted({row["camera"] for row in rows}))}')
-    return _unlabelled(chosen, root, skipped)
+                            f'{", ".join(sorted(there))}')
+    return _unlabelled(pd.DataFrame(chosen), root, skipped)
 
 # %% ../nbs/0_start/02_databases.ipynb #65340fee
-def _unlabelled(rows, root, skipped):
-    "Manifest of rows without AUs: their columns are NaN."
-    table = pd.DataFrame(rows)
+def _unlabelled(table, root, skipped):
+    "Manifest of a table without AUs: their columns are NaN."
     labels = pd.DataFrame(_columns({}, len(table)), columns=au_columns(AU_NAMES))
     extra = [column for column in table if column not in MANIFEST_COLUMNS]
     table = check_manifest(pd.concat([table[list(MANIFEST_COLUMNS)], labels, table[extra]], axis=1), str(root))
@@ -1093,15 +1168,30 @@ def _kinds(names):
     return ', '.join(f'{count} {kind}' for kind, count in kinds.most_common())
 
 
-def _left_unread(root, suffixes=PICTURE_SUFFIXES + VIDEO_SUFFIXES):
+def _is_program(path):
+    "Whether a file named .ts is a text, such as a program in TypeScript: no zero among its first bytes."
+    if not path.lower().endswith('.ts') or not os.access(path, os.R_OK) or not os.path.isfile(path):
+        return False
+    with open(path, 'rb') as file:
+        return b'\0' not in file.read(4096)
+
+# %% ../nbs/0_start/02_databases.ipynb #12e4bebe
+def media_files(root: str | os.PathLike, suffixes: tuple[str, ...] = PICTURE_SUFFIXES + VIDEO_SUFFIXES) -> list[str]:
+    "Paths of all pictures and films under `root`, in natural order; hidden ones and programs named .ts are left out."
+    found = (os.path.join(folder, name) for folder, name in _walk(root) if name.lower().endswith(suffixes))
+    return sorted((path for path in found if os.path.isfile(path) and not _is_program(path)), key=_natural)
+
+
+def left_unread(root: str | os.PathLike, suffixes: tuple[str, ...] = PICTURE_SUFFIXES + VIDEO_SUFFIXES) -> str:
     "A sentence on what lies under `root` and is not read; '' for nothing."
     closed, names, lost = [], [], []
-    for path in (Path(folder, name) for folder, name in _walk(root, closed)):
-        if not path.exists():
-            lost.append(path.name)
-        elif path.is_file() and not path.name.lower().endswith(suffixes) and path.suffix.lower()[1:] not in _BESIDES:
-            names.append(path.name)
-    said = [f'{len(names)} files that are neither picture nor film by their names ({_kinds(names)})'] if names else []
+    for path in (os.path.join(folder, name) for folder, name in _walk(root, closed)):
+        name, ending = os.path.basename(path), os.path.splitext(path)[1].lower()
+        if not os.path.exists(path):
+            lost.append(name)
+        elif (not name.lower().endswith(suffixes) or _is_program(path)) and ending[1:] not in _BESIDES:
+            names += [name] * os.path.isfile(path)
+    said = [f'{len(names)} files that are neither picture nor film ({_kinds(names)})'] if names else []
     said += [f'{len(lost)} links that lead nowhere ({", ".join(lost[:3])})'] if lost else []
     said += [f'{len(closed)} folders that may not be opened ({", ".join(closed[:3])})'] if closed else []
     heic = any(name.lower().endswith(('.heic', '.heif')) for name in names)
@@ -1109,25 +1199,32 @@ def _left_unread(root, suffixes=PICTURE_SUFFIXES + VIDEO_SUFFIXES):
     return f'{root}: left out: {"; ".join(said)}' if said else ''
 
 # %% ../nbs/0_start/02_databases.ipynb #6b92681d
-def _files(root, suffixes):
-    "Files with one of `suffixes` anywhere under `root`, in natural order; hidden ones left out."
-    found = (Path(folder, name) for folder, name in _walk(root) if name.lower().endswith(suffixes))
-    return sorted((path for path in found if path.is_file()), key=_natural)
+@lru_cache(maxsize=4)
+def _place(root, folder):
+    "Who the pictures and films of a folder show, and their session: texts that all of its rows share."
+    inside = Path(folder).relative_to(root)
+    return inside.parts[0] if inside.parts else Path(root).name, inside.as_posix()
 
 
 def _file_rows(root, path, seen):
-    "Manifest rows of one picture or film; `seen` counts the pictures of each folder."
-    if str(path).encode('utf-8', 'replace').decode() != str(path):
+    "(subject, session, path, first frame, frames) of a picture or film; `seen` counts the pictures of each session."
+    if path.encode('utf-8', 'replace').decode() != path:
         raise DatabaseError(f'{path}: its name is no UTF-8, and no table can hold it; give it another name')
-    inside = path.relative_to(root)
-    film = path.suffix.lower() in VIDEO_SUFFIXES
-    session = (inside.with_suffix('') if film else inside.parent).as_posix()
-    if not film:
-        seen[session] = seen.get(session, 0) + 1
-    frames = range(1, count_frames(path) + 1) if film else [seen[session]]
-    head = dict(database='folder', partition='', subject=inside.parts[0] if len(inside.parts) > 1 else root.name,
-                session=session, pose_yaw=np.nan, pose_pitch=np.nan, path=str(path))
-    return [head | {'frame': frame} for frame in frames]
+    subject, session = _place(root, os.path.dirname(path))
+    if path.lower().endswith(VIDEO_SUFFIXES):
+        film = Path(path).relative_to(root).with_suffix('').as_posix()
+        return subject, film, path, 1, count_frames(path)
+    seen[session] = seen.get(session, 0) + 1
+    return subject, session, path, seen[session], 1
+
+
+def _table_of_files(files):
+    "The columns that tell the rows of `_file_rows` apart: one row for each frame."
+    table = pd.DataFrame(files, columns=['subject', 'session', 'path', 'frame', 'count'])
+    rows = np.repeat(np.arange(len(table)), table['count'])
+    table = table.iloc[rows].reset_index(drop=True)
+    return table.assign(database='folder', partition='', pose_yaw=np.nan, pose_pitch=np.nan,
+                        frame=table['frame'] + table.groupby(rows).cumcount()).drop(columns='count')
 
 # %% ../nbs/0_start/02_databases.ipynb #bdb710cd
 def file_manifest(path: str | os.PathLike) -> pd.DataFrame:
@@ -1138,7 +1235,7 @@ def file_manifest(path: str | os.PathLike) -> pd.DataFrame:
         raise DatabaseError(f'{path}: neither picture nor video by its name; known endings are {known}')
     if not path.is_file():
         raise DatabaseError(f'{path}: no such file; check the path')
-    if not (rows := _file_rows(path.parent, path, {})):
+    if not len(rows := _table_of_files([_file_rows(path.parent, str(path), {})])):
         raise DatabaseError(f'{path}: no frame in this video; copy or record it again')
     return _unlabelled(rows, path, [])
 
@@ -1149,24 +1246,32 @@ _PLACES = {'BP4D': re.compile(r'.*/[FM]\d{3}/T\d+/\d+\.\w+|.*/[FM]\d{3}(/|_)T\d+
 
 def _without_codes(root):
     "A sentence where pictures lie under `root` as those of a database, and no intensity belongs to them; or ''."
-    for name, place in _PLACES.items():
-        if any(place.fullmatch(f'{Path(folder).as_posix()}/{file}') for folder, file in _walk(root)):
+    for folder, file in _walk(root):
+        path = '/'.join(['', *Path(folder).parts[-2:], file])
+        if name := next((name for name, place in _PLACES.items() if place.fullmatch(path)), None):
             return (f'{root}: these look like pictures of {name}, but its intensity files are not there; '
                     'read without labels')
     return ''
 
 # %% ../nbs/0_start/02_databases.ipynb #58cbdb8b
+def _folder_rows(root, skipped, on_error):
+    "Iterate over the `_file_rows` of a folder, file by file; what cannot be read is raised, or noted in `skipped`."
+    seen: dict = {}
+    for path in media_files(root):
+        with _or_skip(skipped, on_error):
+            yield _file_rows(root, path, seen)
+
+
 def folder_manifest(root: str | os.PathLike, on_error: str = 'raise') -> pd.DataFrame:
     "Frame manifest of a folder of pictures and videos: `frame` counts within a session, AU columns are NaN."
-    root, rows, skipped, seen = Path(root).absolute(), [], [], {}
-    for path in _files(root, PICTURE_SUFFIXES + VIDEO_SUFFIXES):
-        with _or_skip(skipped, on_error):
-            rows += _file_rows(root, path, seen)
-    if not rows:
+    root, skipped = Path(root).absolute(), []
+    files = _folder_rows(root, skipped, on_error)
+    parts = [_table_of_files(some) for some in iter(lambda: list(islice(files, _ROWS)), [])]
+    if not any(map(len, parts)):
         raise DatabaseError(f'{root}: no picture and no video in it; looked for '
                             f'{", ".join(PICTURE_SUFFIXES + VIDEO_SUFFIXES)}' + ''.join(f'; {s}' for s in skipped[:1]))
-    table = _unlabelled(rows, root, skipped)
-    table.attrs['notes'] = [sentence for sentence in (_left_unread(root), _without_codes(root)) if sentence]
+    table = _unlabelled(pd.concat(parts, ignore_index=True), root, skipped)
+    table.attrs['notes'] = [sentence for sentence in (left_unread(root), _without_codes(root)) if sentence]
     return table
 
 # %% ../nbs/0_start/02_databases.ipynb #e440462d
@@ -1181,9 +1286,10 @@ SIGNATURES = {'fera17': re.compile(r'FERA17_(TR|VA|TE)_.*', re.I), 'bp4d': _BP4D
 
 def detect_database(root: Path | str) -> str:
     "The reader whose files lie under `root`, 'folder' if none; `DatabaseError` if there are two."
-    names = {name for _, name in _walk(root)}
-    found = [database for database, form in SIGNATURES.items() if any(map(form.fullmatch, names))]
-    if len(found) > 1:
+    seen = set()
+    for _, name in _walk(root):
+        seen.update(database for database, form in SIGNATURES.items() if form.fullmatch(name))
+    if len(found := [database for database in SIGNATURES if database in seen]) > 1:
         raise DatabaseError(f'{root}: holds {" and ".join(found)}; name one with --database, or give its own folder')
     return (found or ['folder'])[0]
 

@@ -1,5 +1,6 @@
 """Every known trap of the real databases, on folders that the test writes: read right, refused by name, or skipped."""
 import os
+import re
 import shutil
 
 import av
@@ -8,9 +9,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from aufacs_nb.databases import (READERS, DatabaseError, bp4d_manifest, count_frames, detect_database, disfa_manifest,
-                                 fera17_manifest, folder_manifest, manifest, multipie_manifest, pspi, read_frames,
-                                 read_intensity_file, sample_database, unbc_manifest)
+from aufacs_nb.databases import (READERS, DatabaseError, _doubled, _natural, _table_of_files, bp4d_manifest,
+                                 count_frames, detect_database, disfa_manifest, fera17_manifest, folder_manifest,
+                                 manifest, multipie_manifest, pspi, read_frames, read_intensity_file, sample_database,
+                                 unbc_manifest)
 from aufacs_nb.facs import AU_NAMES, AU_SETS, AUS, FERA_POSES, au_columns
 
 GREYS = (20, 90, 160, 230)
@@ -525,3 +527,34 @@ def test_sample_database_still_reads():
     table = manifest(sample_database())
     assert table.subject.nunique() == table.groupby("partition").subject.nunique().sum()
     assert table[au_columns()].notna().all(axis=None) and table.AU43.isna().all()
+
+
+def old_order(path):
+    "Texts and numbers of a path, as the readers once compared them."
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", str(path))]
+
+
+def test_the_natural_order_is_that_of_texts_and_numbers():
+    random = np.random.default_rng(0)
+    paths = ["".join(random.choice(list("ab-_/ .0123459²é٣"), 9)) for _ in range(3000)]
+    assert sorted(paths, key=_natural) == sorted(paths, key=old_order)
+
+
+def test_rows_that_stand_there_twice_are_found_across_parts(monkeypatch):
+    monkeypatch.setattr("aufacs_nb.databases._ROWS", 3)
+    table = pd.DataFrame({"path": ["a"] * 5 + ["b"] * 5, "frame": [1, 2, 3, 4, 5, 1, 2, 3, 4, 2]})
+    assert _doubled(table, ["path", "frame"]).tolist() == [False] * 9 + [True]
+    assert not _doubled(table[:9], ["path", "frame"]).any()
+
+
+def test_a_folder_read_in_parts_is_the_folder(tmp_path, monkeypatch):
+    for name in ("Ann/1.png", "Ann/2.png", "Ann/10.png", "Ben/x/1.png", "me.png"):
+        write_picture(tmp_path / name)
+    write_video(tmp_path / "Ann/film.mp4")
+    whole, held = folder_manifest(tmp_path), []
+    monkeypatch.setattr("aufacs_nb.databases._ROWS", 2)
+    monkeypatch.setattr("aufacs_nb.databases._table_of_files", lambda files: held.append(len(files)) or _table_of_files(files))
+    pd.testing.assert_frame_equal(folder_manifest(tmp_path), whole)
+    assert held == [2, 2, 2]
+    assert whole.frame.tolist() == [1, 2, 3, 1, 2, 3, 4, 1, 1]
+    assert whole.session.tolist() == ["Ann"] * 3 + ["Ann/film"] * 4 + ["Ben/x", "."]

@@ -1,4 +1,5 @@
 """Pictures and films as cameras, scanners and broken copies leave them: each is read right, or refused with a word."""
+import re
 import socket
 import warnings
 from fractions import Fraction
@@ -8,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aufacs_nb.databases import (DatabaseError, bp4d_manifest, check_manifest, count_frames, folder_manifest, manifest,
-                                 read_image, read_frames, timed_frames)
+from aufacs_nb.databases import (DatabaseError, bp4d_manifest, check_manifest, count_frames, file_manifest, folder_manifest,
+                                 manifest, read_image, read_frames, timed_frames)
+from aufacs_nb.estimation.sources import frame_stream
 
 y, x = np.mgrid[:48, :64]
 RAMP = np.stack([x * 4, y * 5, 0 * x + 90], -1).astype(np.uint8)
@@ -146,6 +148,30 @@ def test_films_that_end_early_say_so_and_whole_ones_do_not(tmp_path, ending, cod
     assert 1 <= len(seen) == count_frames(tmp_path / f"short.{ending}") < 50
 
 
+def broken(path, data):
+    """The warnings of a film with these bytes, which does hold frames."""
+    path.write_bytes(data)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        assert 1 <= sum(1 for _ in timed_frames(path)) == count_frames(path)
+    return " ".join(str(one.message) for one in said)
+
+
+@pytest.mark.parametrize("ending, form, codec, said", [
+    ("ts", "mpegts", "mpeg2video", "within a packet"), ("m2ts", "mpegts", "mpeg2video", "within a packet"),
+    ("mpg", "mpeg", "mpeg2video", "within a packet"), ("wmv", "asf", "wmv2", "ends early: its header promises [0-9,]+ bytes")])
+def test_streams_without_a_promise_tell_by_their_packets(tmp_path, ending, form, codec, said):
+    data = write_film(tmp_path / f"whole.{ending}", codec=codec, form=form).read_bytes()
+    assert not broken(tmp_path / f"whole.{ending}", data)
+    assert re.search(said, broken(tmp_path / f"short.{ending}", data[:len(data) * 3 // 4 // 188 * 188 - 40]))
+
+
+def test_a_stream_whose_beginning_is_missing_lacks_frames(tmp_path):
+    data = write_film(tmp_path / "whole.ts", codec="mpeg2video", form="mpegts").read_bytes()
+    late = broken(tmp_path / "late.ts", data[len(data) // 1880 * 188:])
+    assert re.search("lacks frames: 48 frames, .* its packets hold 5", late), late  # from the second group on
+
+
 def test_bad_packets_are_left_out_and_counted(tmp_path):
     path = write_film(tmp_path / "a.mov", 6, codec="png")
     data = path.read_bytes()
@@ -203,6 +229,19 @@ def test_what_a_folder_holds_besides_is_named_once(tmp_path):
     assert len(table) == 4 + 15
     [note] = table.attrs["notes"]
     assert "3 files" in note and "2 .heic, 1 .psd" in note and "1 links" in note and "gone.jpg" in note and "txt" not in note
+
+
+def test_films_and_programs_of_one_ending(tmp_path):
+    write_film(tmp_path / "film.ts", 5, codec="mpeg2video", form="mpegts")
+    (tmp_path / "program.ts").write_text("export const half = 1 / 2\n")
+    (tmp_path / "empty.ts").touch()
+    table = folder_manifest(tmp_path)
+    assert len(table) == 5 and table.path.str.endswith("film.ts").all()
+    assert "2 files" in table.attrs["notes"][0] and "2 .ts" in table.attrs["notes"][0]
+    with pytest.warns(UserWarning, match="2 .ts"):
+        assert [item.file for item in frame_stream(tmp_path)] == ["film.ts"] * 5
+    with pytest.raises(DatabaseError, match="program.ts: not a readable video"):
+        file_manifest(tmp_path / "program.ts")
 
 
 def test_pictures_of_a_database_without_its_labels(tmp_path):

@@ -2,6 +2,7 @@
 import csv
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -163,3 +164,20 @@ def test_the_scale_test_measures_and_refuses(tmp_path):
         scale_test.main(options)
     (row,) = csv.DictReader((tmp_path / "scale.csv").open())
     assert row["what"] == "open" and int(row["frames"]) == 300 and 100 < int(row["peak_mb"]) < 6000
+    assert 50 < int(row["anon_mb"]) < int(row["peak_mb"]) or not Path("/proc/self/status").is_file()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts the memory of a process")
+def test_memory_that_belongs_to_no_file_is_told_from_memory_that_does(tmp_path):
+    (tmp_path / "pages").write_bytes(bytes(80_000_000))
+    seen = []
+    for take in (lambda: int(np.memmap(tmp_path / "pages", np.uint8, "r").sum()), lambda: np.ones(80_000_000, np.uint8)):
+        watch = scale_test.Anonymous(every=.001)
+        watch.start()
+        before = scale_test.status_mb("RssAnon")
+        for _ in range(5):
+            held = take()
+        time.sleep(.05)
+        seen.append(watch.stop() - before)
+        del held
+    assert seen[0] < 40 < 70 < seen[1]

@@ -8,8 +8,9 @@ The file of frames is made of holes, so it takes no disk; at the head of each pa
 and labels are random. Every step runs in a process of its own on one thread. `seconds` is the step without the imports,
 `cpu_seconds` what it computed in that time (where the machine has other work, it waits in between);
 `peak_mb` is the most memory that the process ever held, libraries included, and pages of files that it had read and not
-given back. A step that held more than `--limit` megabytes ends the script with an error. Nothing that is trained here
-is worth anything. On a memory-mapped set, a time says little about a disk: holes are read at the speed of memory.
+given back. `anon_mb` is the most of it that belonged to no file, looked at fifty times a second: under pressure, the
+system takes pages of files away, but not these. A step that held more than `--limit` megabytes ends the script with an
+error. Nothing that is trained here is worth anything. On a memory-mapped set, a time says little about a disk: holes are read at the speed of memory.
 """
 import argparse
 import csv
@@ -17,6 +18,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -212,31 +214,80 @@ def near(folder, features: int = 20_000, width: int = 128) -> int:
     return len(table)
 
 
-STEPS = {"open": open_set, "VGG16": train_vgg16, "rows of one batch": draw_rows, "200 batches": draw_pairs,
+def list_folder(folder, links: int = 10_000) -> tuple:
+    "A manifest of a folder of pictures, one name for each frame of the set; links to a few files."
+    import os
+    from PIL import Image
+    from aufacs_nb.databases import folder_manifest
+    from aufacs_nb.registration.collections import open_registered
+
+    registered, picture = open_registered(folder), Path(folder) / "picture.png"
+    with tempfile.TemporaryDirectory(dir=folder) as album:
+        for k in range(len(registered.frames)):
+            place = Path(album, f"person {k // links}", f"{k}.png")
+            if k % links == 0:
+                place.parent.mkdir()
+                Image.fromarray(registered.frames[0]).save(picture := place)
+            else:
+                os.link(picture, place)
+        began = time.perf_counter()
+        return len(folder_manifest(album)), time.perf_counter() - began
+
+
+STEPS = {"open": open_set, "folder of pictures": list_folder, "VGG16": train_vgg16, "rows of one batch": draw_rows, "200 batches": draw_pairs,
          "generator": train_generator, "semantic set": semantic, "real set": real, "predict": predict,
          "resize and paired error": paired, "neighbours": near}
 
 
+STATUS = Path("/proc/self/status")
+
+
+def status_mb(name: str) -> float:
+    "What Linux says of this process under that name, in megabytes."
+    return int(next(line for line in STATUS.read_text().splitlines() if line.startswith(name)).split()[1]) / 1024
+
+
+class Anonymous(threading.Thread):
+    "Looks at the memory that belongs to no file, until it is stopped; `most`: the most so far in MB, 0 without Linux."
+
+    def __init__(self, every: float = .02):
+        super().__init__(daemon=True)
+        self.every, self.most, self.ended = every, 0.0, threading.Event()
+
+    def run(self):
+        "Look, and wait."
+        while STATUS.is_file() and not self.ended.wait(self.every):
+            self.most = max(self.most, status_mb("RssAnon"))
+
+    def stop(self) -> float:
+        "End, and give what was seen."
+        self.ended.set()
+        self.join()
+        return self.most
+
+
 def peak_mb() -> float:
     "The most memory that this process held so far, since it began to run this script."
-    status = Path("/proc/self/status")
-    if status.is_file():  # `ru_maxrss` would also count the process that started this one
-        return int(next(line for line in status.read_text().splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
+    if STATUS.is_file():  # `ru_maxrss` would also count the process that started this one
+        return status_mb("VmHWM")
     import resource
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2 ** 20 if sys.platform == "darwin" else 1024)
 
 
 def child(step: str, folder: str) -> dict:
-    "One step in this process: frames that it handled, seconds, peak."
+    "One step in this process: frames that it handled, seconds, peaks."
     import torch
     import aufacs_nb.experiments.stages  # and with it everything that takes time to import
     torch.set_num_threads(1)
+    watch = Anonymous()
+    watch.start()
     began, busy = time.perf_counter(), time.process_time()
     done = STEPS[step](folder)
     busy = time.process_time() - busy
     frames, seconds = done if isinstance(done, tuple) else (done, time.perf_counter() - began)
+    anonymous = watch.stop()
     return {"what": step, "frames": frames, "seconds": round(seconds, 5), "cpu_seconds": round(busy, 2),
-            "peak_mb": round(peak_mb())}
+            "peak_mb": round(peak_mb()), "anon_mb": round(anonymous)}
 
 
 def measured(step: str, folder) -> dict:
@@ -248,7 +299,7 @@ def measured(step: str, folder) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-SHOWN = "{what:25} {frames:8,} frames {seconds:10.4f} s ({cpu_seconds:.1f} s of a core) {peak_mb:6,} MB"
+SHOWN = "{what:25} {frames:8,} frames {seconds:10.4f} s ({cpu_seconds:.1f} s of a core) {peak_mb:6,} MB, {anon_mb:6,} MB of it anonymous"
 
 
 def store(row: dict, path: Path) -> None:

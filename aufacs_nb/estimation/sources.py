@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..databases import (PICTURE_SUFFIXES, VIDEO_SUFFIXES, DatabaseError, _files, _left_unread, _to_rgb,
-                                 read_image, timed_frames)
+from ..databases import (PICTURE_SUFFIXES, VIDEO_SUFFIXES, DatabaseError, left_unread, media_files,
+                                 read_image, rgb_pixels, timed_frames)
 from ..registration.collections import STRETCH_BYTES, EveryFace, FaceChoice, Stretch, find_stretch
 from ..registration.detection import Face, FaceLandmarker, NoFaceError, PictureError
 from ..registration.tracking import ahead, in_stretches
@@ -68,15 +68,10 @@ def _of_tensor(tensor: torch.Tensor, name: str) -> np.ndarray:
     return array if array.ndim == 2 else np.moveaxis(array, -3, -1)
 
 # %% ../../nbs/3_estimation/11_sources.ipynb #f456f72f
-def _of_pillow(picture: Image.Image) -> np.ndarray:
-    "A Pillow picture, upright, of square pixels, as uint8 (H, W, 3); what has more than 8 bits is scaled as in a file."
-    return _to_rgb(picture)
-
-
 def in_memory(source: Any, name: str = "array") -> np.ndarray | None:
     "An array, tensor or Pillow picture as pixels with the colours last, or None for anything else (a path, a list)."
     if isinstance(source, Image.Image):
-        return _of_pillow(source)
+        return rgb_pixels(source)
     if isinstance(source, torch.Tensor):
         return _shaped(_of_tensor(source, name), name)
     return _shaped(source, name) if isinstance(source, np.ndarray) else None
@@ -130,12 +125,12 @@ def _careful(open_stream, name: str):
 
 def _folder_stream(root: Path, name: str = ""):
     "`StreamItem`s of all pictures and videos under a folder, in natural order; name: before their names."
-    if not (paths := _files(root, PICTURE_SUFFIXES + VIDEO_SUFFIXES)):
+    if not (paths := media_files(root)):
         raise DatabaseError(f"{root}: no picture and no video in it; looked for "
                             f"{', '.join(PICTURE_SUFFIXES + VIDEO_SUFFIXES)}.")
-    if unread := _left_unread(root):
+    if unread := left_unread(root):
         warnings.warn(unread, stacklevel=2)
-    for path in paths:
+    for path in map(Path, paths):
         own = name + path.relative_to(root).as_posix()
         yield from _careful(partial(_file_stream, path, own), own)
 
@@ -273,6 +268,7 @@ def _found(stream, landmarker, everybody: bool):
             yield from zip(some, every_face(some, landmarker, everyone))
         else:
             yield from zip(some, ([face] if face else [] for face in choose_faces(some, landmarker, choice)))
+        del some  # before the next ones are decoded
 
 
 def found_faces(source: Any, landmarker: FaceLandmarker, faces: str = "main") -> Iterator[tuple[StreamItem, list]]:

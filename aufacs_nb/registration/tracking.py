@@ -347,3 +347,4 @@ def track(frames: Iterable[tuple[float, np.ndarray]], landmarker: FaceLandmarker
     for stretch in in_stretches(ahead(frames, STRETCH)):
         times, images = (list(each) for each in zip(*stretch))
         yield from map(TrackedFrame, times, images, linker.link(track_stretch(landmarker, images, times), times))
+        del stretch, images  # before the next ones are decoded
