@@ -148,10 +148,11 @@ def _remove(path: Path) -> None:
 
 def remove_leftovers(path: str | Path) -> list[Path]:
     "Remove what dead processes left under temporary names for `path` and for all that lies below it; what was removed."
-    gone = [one for one, process in _temporaries(Path(os.path.realpath(path))) if not _alive(process)]
-    for one in gone:
-        _remove(one)
-    return gone
+    found = [one for one, process in _temporaries(Path(os.path.realpath(path))) if not _alive(process)]
+    for one in found:
+        with suppress(OSError):  # of another user
+            _remove(one)
+    return [one for one in found if not os.path.lexists(one)]
 
 # %% ../nbs/0_start/09_files.ipynb #c817300b
 class WriteError(OSError):

@@ -19,7 +19,7 @@ from ..files import write_atomically
 from ..model_cards import markdown_table
 from .appearance import draw_palette
 from .face_model import draw_traits
-from .layouts import PLAN_FILE, SimulationError
+from .layouts import PLAN_FILE, read_plan
 from .time_courses import ALL_AUS
 
 # %% ../../nbs/5_simulation/11_cards.ipynb #00afb7b7
@@ -169,24 +169,13 @@ def dataset_card(folder: str | Path, plan: dict, licence: str = "Apache-2.0") ->
     return "\n\n".join(parts) + "\n"
 
 # %% ../../nbs/5_simulation/11_cards.ipynb #529c3c47
-def _read_plan(folder: Path) -> dict:
-    "The plan in a folder, as far as cards need it; SimulationError if there is none."
-    try:
-        plan = json.loads((folder / PLAN_FILE).read_text(encoding="utf-8"))
-        plan["subjects"], plan["parameters"]["database"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SimulationError(f"{folder}: no readable {PLAN_FILE}, so no simulated database ({error}); give the folder "
-                              "that was --out.") from error
-    return plan
-
-
 def write_dataset_card(folder: str | Path, licence: str = "Apache-2.0", plan: dict | None = None) -> tuple[Path, Path]:
     """`README.md` and `croissant.json` in a folder of `aufacs simulate`; SimulationError if it is none.
 
     licence: name in the SPDX list; whoever rendered the pictures chooses it. plan: of the folder; None reads it there.
     """
     folder = Path(folder)
-    plan, page, machine = plan or _read_plan(folder), folder / "README.md", folder / "croissant.json"
+    plan, page, machine = plan or read_plan(folder), folder / "README.md", folder / "croissant.json"
     if not page.is_file() or "pretty_name: \"Virtual " in page.read_text(encoding="utf-8", errors="replace")[:500]:
         said = dataset_card(folder, plan, licence)
         write_atomically(page, lambda new: new.write_text(said, encoding="utf-8"))

@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['PLAN_FILE', 'FERA_CODES', 'FERA_OCCURRENCES', 'DISFA_NAMES', 'MULTIPIE_EXPRESSIONS', 'RECORDINGS', 'ATTENDED', 'FPS',
-           'LAYOUTS', 'SimulationError', 'Clip', 'child_seed', 'person_seed', 'Layout', 'posed_levels']
+           'LAYOUTS', 'SimulationError', 'Clip', 'child_seed', 'person_seed', 'read_plan', 'Layout', 'posed_levels']
 
 # %% ../../nbs/5_simulation/09_layouts.ipynb #a09fa0fe
 import hashlib
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Callable, NamedTuple
 import numpy as np
 from ..facs import AU_SETS, AUS, au_columns
@@ -48,6 +50,17 @@ def person_seed(seed: int, partition: str, number: int, woman: bool) -> int:
 def _women(n, women, of):
     "Whether each of `n` people is a woman, spread evenly: `women` of every `of`."
     return [-(-(i + 1) * women // of) > -(-i * women // of) for i in range(n)]
+
+# %% ../../nbs/5_simulation/09_layouts.ipynb #399b1623
+def read_plan(root: Path | str) -> dict:
+    "The stored plan of the simulation at `root`: its parameters, and the subjects of each partition."
+    try:
+        plan = json.loads((Path(root) / PLAN_FILE).read_text(encoding='utf-8'))
+        plan['parameters']['database'], plan['subjects'].items()
+        return {key: plan[key] for key in ('made_by', 'people', 'parameters', 'subjects')}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+        raise SimulationError(f'{root}: no readable {PLAN_FILE}, so no simulated database ({e}); give the folder that '
+                              'was --out') from e
 
 # %% ../../nbs/5_simulation/09_layouts.ipynb #cdff0449
 @dataclass(frozen=True)
