@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from skimage.data import astronaut
 
-from aufacs_nb.apps.cli import app, main
+from aufacs_nb.apps.cli import _unsigned, app, main
 from aufacs_nb.databases import DatabaseError, sample_database
 from aufacs_nb.estimation.estimator import AUEstimator, _generator_name
 from aufacs_nb.files import OutputError, lock
@@ -66,7 +66,7 @@ def test_an_output_never_destroys_what_is_not_ours(me, film, tmp_path, never, ca
              ("personalize", film, "--out", tmp_path / "x"): "is a film, and personalize takes", ("personalize", me, "--out",
              tmp_path): "holds other things", ("demo", "--photo", film, "--out", tmp_path / "x"): "is a film",
              ("synthesize", me, "--out", tmp_path / "plot.png"): "--force", ("manifest", tmp_path, "--out", theirs): ".parquet",
-             ("predict", me, "--on-error", "perhaps", "--out", tmp_path / "plot.txt"): "ends in .csv"}
+             ("predict", me, "--out", tmp_path / "plot.txt"): "ends in .csv"}
     before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     for words, said in cases.items():
         assert ends(*words) == 2, words
@@ -224,3 +224,61 @@ def test_a_note_is_told_once(me, tmp_path, monkeypatch, capsys):
     with pytest.warns(UserWarning) as caught:
         AUEstimator.from_pretrained("mesh18").neutral("clip").predict("films")
     assert sum("(marked with success = 0)" in str(one.message) for one in caught) == 1, "not in both readings"
+
+
+@pytest.mark.parametrize("command", ["predict", "actions", "synthesize", "manifest", "register"])
+def test_every_command_refuses_a_third_word_for_errors(command, me, tmp_path, never, capsys):
+    out = tmp_path / {"synthesize": "x.png", "manifest": "x.parquet"}.get(command, "x.csv")
+    assert ends(command, me, "--out", out, "--on-error", "fo\x1bo") == 2
+    assert capsys.readouterr().err == "aufacs: --on-error fo\\x1bo: choose raise or skip.\n"
+
+
+def test_a_refusal_names_the_option_that_is_meant(me, film, tmp_path, never, capsys):
+    (tmp_path / "mine.png").write_bytes(b"not ours")
+    out = ("--out", tmp_path / "au.csv")
+    for words, said in (((me, "--plot", tmp_path / "mine.png"), "--plot {}/mine.png: is there already"),
+                        ((me, "--overlay", tmp_path / "mine.png"), "--overlay {}/mine.png: is there already"),
+                        ((me, "--plot", "plot.txt"), "--plot plot.txt: its name must end in .png or .svg or .pdf"),
+                        ((me, "--neutral", film), "such as a frame of it, or say --neutral clip")):
+        assert ends("predict", *words, *out) == 2
+        assert said.format(tmp_path) in capsys.readouterr().err
+
+
+def test_a_model_that_is_none_names_those_that_are(me, tmp_path, capsys):
+    assert ends("predict", me, "--model", "face19", "--out", tmp_path / "au.csv") == 2
+    assert "No estimator at 'face19': give a shipped name (face18, mesh18, small), or a folder" in capsys.readouterr().err
+
+
+def test_two_trainings_never_share_a_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("aufacs_nb.experiments.stages.train_all", lambda *a, **k: pytest.fail("it began"))
+    with lock(tmp_path / "run"), ThreadPoolExecutor(1) as other:  # locks are those of a thread
+        assert other.submit(ends, "train", "tiny", "--out", tmp_path / "run", "--device", "cpu").result() == 2
+    assert "another process is writing" in capsys.readouterr().err
+
+
+def test_a_set_as_large_as_a_preset_says(monkeypatch, tmp_path):
+    from aufacs_nb.presets import TINY
+
+    asked, made = [], type("Set", (), {"frames": ()})
+    monkeypatch.setattr("aufacs_nb.apps.cli._drawn", lambda *words, per_intensity, **k: asked.append(per_intensity) or made)
+    for words in ((), ("--preset", "tiny"), ("--preset", "tiny", "--per-intensity", 7)):
+        assert ends("resample", "--data", tmp_path, "--out", tmp_path / "set", "--method", "real", "--device", "cpu", *words) == 0
+    assert asked == [100, TINY.per_intensity, 7]
+
+
+def test_no_table_says_minus_nothing():
+    assert [_unsigned(cell) for cell in ("-0.00 [-0.001, -0.0]", "-0.05", "-0", -0.0)] == ["0.00 [-0.001, 0.0]", "-0.05", "0", "0.0"]
+
+
+def test_verdicts_at_tiny_are_said_to_mean_nothing(monkeypatch, tmp_path, capsys):
+    claims = pd.DataFrame({"verdict": ["holds"]})
+    monkeypatch.setattr("aufacs_nb.experiments.reproduce.reproduce_all", lambda *a, **k: claims)
+    for preset, told in (("tiny", True), ("small", False)):
+        assert ends("reproduce", "table-1", "--preset", preset, "--root", tmp_path / "x") == 0
+        assert ("the verdicts mean nothing" in capsys.readouterr().out) is told
+
+
+def test_a_list_of_databases_that_is_not_there(tmp_path, capsys):
+    assert ends("reproduce", "table-1", "--data", tmp_path / "missing.toml") == 2
+    said = capsys.readouterr().err
+    assert "missing.toml: there is no such file; give a TOML file with lines like fera17" in said and "Errno" not in said

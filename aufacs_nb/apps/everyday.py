@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['app', 'FACES', 'DATA', 'TRAINING', 'THE_PAPER', 'Out', 'Force', 'Seed', 'PresetName', 'Quiet', 'Model', 'Data',
-           'OnError', 'Init', 'Device', 'AnyModel', 'Table', 'Arch', 'FILM_SIDE', 'predict_command',
-           'personalize_command', 'actions_command', 'demo_command', 'live_command', 'parse_targets',
-           'synthesize_command']
+           'Init', 'Device', 'AnyModel', 'Table', 'Arch', 'OnError', 'FILM_SIDE', 'device_of', 'one_line',
+           'check_photographs', 'predict_command', 'personalize_command', 'actions_command', 'demo_command',
+           'live_command', 'numbers_of', 'parse_targets', 'synthesize_command']
 
 # %% ../../nbs/6_apps/09_cli.ipynb #d96a0b1e
 import logging
@@ -15,6 +15,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -29,20 +30,30 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 FACES, DATA, TRAINING, THE_PAPER = "Photographs and films", "Data", "Training", "The paper"  # groups of commands
 Out = Annotated[Path, typer.Option(help="Folder or file to write.")]
 Force = Annotated[bool, typer.Option("--force", help="Write also over what was not made here.")]
-Seed = Annotated[int, typer.Option(help="Seed of every random draw; same seed, same bytes.", min=0, max=2**63 - 1)]
+Seed = Annotated[int, typer.Option(help="Of all draws; same seed and threads, same bytes.", min=0, max=2**63 - 1)]
 PresetName = Annotated[str, typer.Option(help="tiny (tests), small (shipped) or paper.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
 Model = Annotated[str, typer.Option(help="Shipped name (small, mesh18, face18) or folder of weights.")]
 Data = Annotated[Path, typer.Option(help="Folder of registered frames (aufacs register).")]
-OnError = Annotated[str, typer.Option(help="raise: stop at the first fault; skip: leave it out and list it.")]
 Init = Annotated[str | None, typer.Option(help="Classifiers begin with: imagenet, random, a file; else the preset's.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps; auto: a CUDA GPU if there is one.")]
 AnyModel = Annotated[str | None, typer.Option(help="Shipped name or folder; by default small, of ratio medium.")]
 Table = Annotated[Path, typer.Option(help="Table: .csv, .parquet, .json or .jsonl; - prints CSV.")]
 Arch = Annotated[str | None, typer.Option(help="ganimation, stargan, flow or ratio; a folder tells by itself.")]
 
+# %% ../../nbs/6_apps/09_cli.ipynb #66db350a
+def _raise_or_skip(word: str) -> str:
+    "The word of `--on-error`; ValueError if it is neither of the two."
+    if word not in ("raise", "skip"):
+        raise ValueError(f"--on-error {shown(word)}: choose raise or skip.")
+    return word
+
+
+OnError = Annotated[str, typer.Option(callback=_raise_or_skip,
+                                      help="raise: stop at the first fault; skip: leave it out and list it.")]
+
 # %% ../../nbs/6_apps/09_cli.ipynb #b16333b7
-def _device(name: str) -> str:
+def device_of(name: str) -> str:
     "The device that `--device` means; ValueError lists those of this machine."
     import torch
 
@@ -64,10 +75,10 @@ def _idle_device(asked: str, what: str) -> None:
 
 def _given_device(name: str) -> str | None:
     "The device that `--device` means, or None for auto: whoever lets us choose is told nothing."
-    return None if name == "auto" else _device(name)
+    return None if name == "auto" else device_of(name)
 
 # %% ../../nbs/6_apps/09_cli.ipynb #d9905039
-def _line(text: object) -> str:
+def one_line(text: object) -> str:
     "A message as one line, harmless for a terminal."
     return shown(" ".join(str(text).split("\n")))
 
@@ -79,7 +90,7 @@ def _notes() -> Iterator[None]:
 
     def tell(message, *where, **more):
         "Print a warning as a note, each text once; what a function calls `face=` is `--face` here."
-        words = re.sub(r"\b(device|faces?)='?(\w+)'?", r"--\1 \2", _line(message))
+        words = re.sub(r"\b(device|faces?)='?(\w+)'?", r"--\1 \2", one_line(message))
         if words not in said:
             said.add(words)
             typer.secho(f"note: {words}", err=True, fg="yellow")
@@ -90,11 +101,11 @@ def _notes() -> Iterator[None]:
 
 # %% ../../nbs/6_apps/09_cli.ipynb #dfadb1c7
 class _Harmless(logging.Formatter):
-    "Records as one line each, as `_line`."
+    "Records as one line each, as `one_line`."
 
     def format(self, record: logging.LogRecord) -> str:
         "The line."
-        return _line(super().format(record))
+        return one_line(super().format(record))
 
 
 @contextmanager
@@ -127,7 +138,8 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _start(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say it.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True,
+                                          help="Print the version, and leave.")] = False,
     log_level: Annotated[str, typer.Option(help="Write down what happens: debug, info, warning, error.")] = "warning",
 ):
     """Facial action units: read them from photographs and films, show them, learn them.
@@ -138,7 +150,7 @@ def _start(
     context.with_resource(_logged(log_level))
 
 # %% ../../nbs/6_apps/09_cli.ipynb #9b634658
-def _check_photographs(source: Path) -> None:
+def check_photographs(source: Path) -> None:
     "ValueError for a folder of registered frames, of which the contact sheet alone would be read."
     if (source / "frames.npy").is_file():
         raise ValueError(f"{shown(source)}: holds registered frames and no photographs: give what they were registered "
@@ -152,11 +164,11 @@ def _is_film(path: Path) -> bool:
     return path.suffix.lower() in VIDEO_SUFFIXES
 
 
-def _check_photo(path: Path | None, what: str) -> None:
-    "ValueError for a film where `what` takes a photograph."
+def _check_photo(path: Path | None, what: str, besides: str = "") -> None:
+    "ValueError for a film where `what` takes a photograph; besides: another way out."
     if path and _is_film(path):
         raise ValueError(f"{shown(path)}: is a film, and {what} takes a photograph: give a picture, such as a frame "
-                         "of it.")
+                         f"of it{besides}.")
 
 # %% ../../nbs/6_apps/09_cli.ipynb #b49d532a
 def _check_table(out: Path, sources: list, force: bool) -> Path:
@@ -170,6 +182,13 @@ def _check_table(out: Path, sources: list, force: bool) -> Path:
     return check_output(out, sources, (), force, marks)
 
 # %% ../../nbs/6_apps/09_cli.ipynb #d01876e6
+def _check_jobs(jobs: int) -> None:
+    "ValueError for no, or far too many, processes."
+    from aufacs_nb.folders import check_ranges
+
+    check_ranges(n_jobs=jobs)
+
+
 def _check_overlay(sources: list, overlay: Path) -> None:
     "ValueError for an overlay that cannot be drawn: of several sources, or with another ending."
     if len(sources) > 1 or sources[0].is_dir():
@@ -184,21 +203,19 @@ def _check_overlay(sources: list, overlay: Path) -> None:
 def _check_predict(sources: list, out: Path, plot: Path | None, overlay: Path | None, force: bool) -> tuple:
     "Where table, plot and overlay go; ValueError for what cannot be, before hours are spent on the film."
     for source in sources:
-        _check_photographs(source)
+        check_photographs(source)
     out = _check_table(out, sources, force)
-    if plot and plot.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise ValueError(f"--plot {shown(plot)}: its name must end in .png, .svg or .pdf.")
+    plot = plot and check_output(plot, sources, (".png", ".svg", ".pdf"), force, option="--plot")
     if overlay:
         _check_overlay(sources, overlay)
-    return out, *(path and check_output(path, sources, (), force) for path in (plot, overlay))
+        overlay = check_output(overlay, sources, (), force, option="--overlay")
+    return out, plot, overlay
 
 # %% ../../nbs/6_apps/09_cli.ipynb #a140d2cb
 def _readable(batches, left: list, on_error: str):
     "The batches as they are. Items that cannot be read, and a film that breaks off, are noted in `left`, or raised."
     from aufacs_nb.databases import DatabaseError
 
-    if on_error not in ("raise", "skip"):
-        raise ValueError(f"--on-error {shown(on_error)}: choose raise or skip.")
     begun = False
     try:
         for batch in batches:
@@ -261,7 +278,7 @@ def _save_plot(tables: list, plot: Path) -> None:
     import pandas as pd
 
     from aufacs_nb.apps.overlay import plot_intensities
-    from aufacs_nb.presets import write_atomically
+    from aufacs_nb.files import write_atomically
 
     kind = plot.suffix.lower()[1:]
     figure = plot_intensities(pd.concat(tables, ignore_index=True))
@@ -274,7 +291,7 @@ def _report(check, paths: list, left: list, to_stderr: bool = False) -> None:
     written = ", ".join(shown(path) for path in paths if path)
     typer.echo(f"{check.found} of {check.rows} rows with a face → {written}", err=to_stderr)
     for name in left[:20]:
-        typer.secho(f"left out: {_line(name)}", err=True, fg="yellow")
+        typer.secho(f"left out: {one_line(name)}", err=True, fg="yellow")
     if len(left) > 20:
         typer.secho(f"left out: {len(left) - 20} more", err=True, fg="yellow")
     if left or not check.found:
@@ -314,11 +331,23 @@ def _noted_files(batches, seen: set):
         yield batch
 
 
-def _predicted(estimator, sources: list, out: Path, model: str, drawings: tuple, on_error: str, options: dict) -> tuple:
-    "Write the table and what is drawn, (plot, overlay) or None; a `TableCheck`, and what was left out."
+def _batches(source, jobs: int, asked: tuple, options: dict):
+    "The batches of a source by the estimator that was `asked` for, see `_asked`; of many by `jobs` processes."
+    from aufacs_nb.estimation.side_by_side import read_side_by_side
+    from aufacs_nb.estimation.sources import holds_many
+
+    estimator, (model, neutral, device) = _asked(*asked), asked  # what is wrong with it is said before processes start
+    if jobs == 1 or not holds_many(source):
+        return estimator.batches(source, **options)
+    zero = None if neutral == "none" else neutral
+    return read_side_by_side(model, source, jobs, None, _given_device(device), zero, **options)
+
+# %% ../../nbs/6_apps/09_cli.ipynb #dd1b9832
+def _predicted(read, sources: list, out: Path, model: str, drawings: tuple, on_error: str) -> tuple:
+    "Write the table of what `read(source)` gives, and (plot, overlay) or None; a `TableCheck`, what was left out."
     (plot, overlay), source = drawings, sources[0] if len(sources) == 1 else sources
     kept, left, seen = [] if plot else None, [], set()
-    batches = _noted_files(_readable(estimator.batches(source, **options), left, on_error), seen)
+    batches = _noted_files(_readable(read(source), left, on_error), seen)
     check = _write_tables(batches, source, out, model, overlay, kept)
     if plot and kept is not None:
         _save_plot(kept, plot)
@@ -336,15 +365,17 @@ def predict_command(
     overlay: Annotated[Path | None, typer.Option(help="Boxes, AUs: a film as .mp4, a photograph as .png.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, auto; mesh18, face18 stay on the CPU.")] = "auto",
     neutral: Annotated[str, typer.Option(help="Zero of a person: a neutral photo, clip (the film), none.")] = "none",
+    jobs: Annotated[int, typer.Option(help="Processes that read files side by side.")] = 1,
     on_error: OnError = "skip", force: Force = False,
 ) -> None:
     "AU intensities, head pose and gaze of photographs, folders and films, as one table with OpenFace's columns."
     out, plot, overlay = _check_predict(sources, out, plot, overlay, force)
-    _check_photo(Path(neutral), "--neutral")
+    _check_jobs(jobs)
+    _check_photo(Path(neutral), "--neutral", ", or say --neutral clip")
     with _alone(out, plot, overlay):
-        estimator = _asked(model, neutral, device)
         options = dict(faces=faces, progress=not quiet, landmarks=landmarks)
-        check, left = _predicted(estimator, sources, out, model, (plot, overlay), on_error, options)
+        read = partial(_batches, jobs=jobs, asked=(model, neutral, device), options=options)
+        check, left = _predicted(read, sources, out, model, (plot, overlay), on_error)
     _report(check, [out, plot, overlay], left, str(out) == "-")
 
 # %% ../../nbs/6_apps/09_cli.ipynb #84590e08
@@ -376,14 +407,12 @@ def actions_command(
     out: Table = Path("actions.csv"), quiet: Quiet = False, on_error: OnError = "skip", force: Force = False,
 ) -> None:
     "52 facial actions, 0 to 1, of photographs, folders and films as a table; no FACS codes, no classifier of ours."
-    from types import SimpleNamespace
-
     from aufacs_nb.estimation.estimator import actions_batches
 
     out, *_ = _check_predict(sources, out, None, None, force)
     with _alone(out):
-        reader = SimpleNamespace(batches=actions_batches)
-        check, left = _predicted(reader, sources, out, "", (None, None), on_error, {"progress": not quiet})
+        read = partial(actions_batches, progress=not quiet)
+        check, left = _predicted(read, sources, out, "", (None, None), on_error)
     _report(check, [out], left, str(out) == "-")
 
 # %% ../../nbs/6_apps/09_cli.ipynb #a50e29f6
@@ -415,7 +444,7 @@ def live_command(
     serve(port=port, open_browser=browser)
 
 # %% ../../nbs/6_apps/09_cli.ipynb #789e180e
-def _numbers(text: str, option: str, meaning: str, count: int | None = None) -> tuple:
+def numbers_of(text: str, option: str, meaning: str, count: int | None = None) -> tuple:
     "'3,6' → (3, 6); ValueError names the option and what it means, also for another count than asked for."
     try:
         numbers = tuple(int(part) for part in text.split(","))
@@ -448,7 +477,7 @@ def _pick(faces: list, face: str | None, source: str):
     from aufacs_nb.generation.photographs import face_at
 
     meaning = "a number from the left, such as 2, or a place in pixels, such as 310,120"
-    numbers = () if face is None else _numbers(face, "--face", meaning)
+    numbers = () if face is None else numbers_of(face, "--face", meaning)
     if len(numbers) == 2:
         return face_at(faces, *numbers)
     if len(numbers) > 2:
@@ -648,7 +677,7 @@ def _synthesized(photo: Path, out: Path, au: list, shows: list, frontal: bool, f
     from aufacs_nb.generation.ratio import RatioFlow
     from aufacs_nb.tensors import one_thread
 
-    chosen, film = _device(device), _is_film(photo)
+    chosen, film = device_of(device), _is_film(photo)
     model, arch = made_by
     named, generator = _synthesizer(model, arch, frontal or not au)
     whole = isinstance(generator, RatioFlow) and bool(au) and not frontal

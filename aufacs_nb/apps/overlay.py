@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,16 +19,17 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, PngImagePlugin
 
 from ..databases import frame_rate, write_video
+from ..estimation.estimator import Batch, Media
 from ..estimation.sources import frame_stream, is_photo, source_name
-from ..estimation.tables import BOX
+from ..estimation.tables import BOX, estimate_columns
 from ..facs import AU_NAMES, LEVELS
 from ..files import shown as harmless
-from ..presets import write_atomically
+from ..files import write_atomically
 
 # %% ../../nbs/6_apps/02_overlay.ipynb #f4ad1ef2
 def _columns(table: pd.DataFrame) -> list:
     "The columns of intensities of a table of `AUEstimator.predict`; ValueError if there are none."
-    names = [name for name in table if name.startswith("AU") and name.endswith("_r")]
+    names = estimate_columns(table)
     if not names or not len(table):
         raise ValueError("the table has no AU intensities (AU01_r …): pass what `AUEstimator.predict` returned.")
     return names
@@ -178,7 +179,7 @@ def _fitted(image: np.ndarray, faces: list) -> tuple:
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)), drawn
 
 
-def save_photo_overlay(batch: Any, out: str | Path, title: str = "") -> Path:
+def save_photo_overlay(batch: Batch | SimpleNamespace, out: str | Path, title: str = "") -> Path:
     "Write a photograph, the one item of a `Batch`, with boxes, names of AUs and bars, as PNG; ValueError otherwise."
     out, (item,), (faces,) = Path(out), batch.items, batch.faces
     if out.suffix.lower() != ".png":
@@ -190,7 +191,7 @@ def save_photo_overlay(batch: Any, out: str | Path, title: str = "") -> Path:
     return write_atomically(out, lambda path: picture.save(path, "PNG", pnginfo=info))
 
 # %% ../../nbs/6_apps/02_overlay.ipynb #240ecabb
-def table_batches(table: pd.DataFrame, source: object) -> Iterator[SimpleNamespace]:
+def table_batches(table: pd.DataFrame, source: Media) -> Iterator[SimpleNamespace]:
     "Iterate over what `draw_estimates` needs of each frame of `source` that is in `table`: items, faces, table."
     keys = ["file", "frame"] if "file" in table else ["frame"]
     rows = {tuple(key): part for key, part in table.groupby(keys, sort=False)}
@@ -202,7 +203,7 @@ def table_batches(table: pd.DataFrame, source: object) -> Iterator[SimpleNamespa
             yield SimpleNamespace(items=[item], faces=[faces], table=mine)
 
 
-def overlay_table(table: pd.DataFrame, source: object, out: str | Path) -> Path:
+def overlay_table(table: pd.DataFrame, source: Media, out: str | Path) -> Path:
     "See `Predictions.overlay`; ValueError if no frame of the source is in the table."
     model, batches = getattr(table, "model", None), table_batches(table, source)
     title = f"aufacs_nb, {Path(model).name}" if model else "aufacs_nb"

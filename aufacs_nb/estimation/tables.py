@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FLIP', 'EYE_RADIUS', 'EYE_CENTRE', 'EYES', 'PRESENT', 'GEOMETRY', 'BOX', 'ROW_GROUP', 'TABLE_KINDS', 'OPENFACE_AUS',
            'openface_pose', 'gaze_angles', 'landmark_columns', 'file_names', 'openface_table', 'check_table_path',
-           'TableFile', 'save_table', 'to_openface_csv', 'as_openface', 'Predictions']
+           'TableFile', 'save_table', 'to_openface_csv', 'estimate_columns', 'as_openface', 'Predictions']
 
 # %% ../../nbs/3_estimation/12_tables.ipynb #fd508be8
 import os
@@ -20,8 +20,7 @@ import pandas as pd
 from pandas.plotting import PlotAccessor
 
 from ..facs import AU_NAMES, AUS, au_column
-from ..files import safe_cell
-from ..presets import write_atomically
+from ..files import safe_cell, write_atomically
 from ..registration.frontal import to_canonical
 from ..registration.planar import landmarks_68
 
@@ -184,21 +183,21 @@ ROW_GROUP = 4096  # rows that Parquet keeps together: a table of its own for eac
 
 
 class _Parquet:
-    "A Parquet file that grows by `ROW_GROUP` rows."
+    "A Parquet file that grows by `ROW_GROUP` rows, whatever tables they come in."
     def __init__(self, path):
         self.path, self.waiting, self.writer, self.rows = path, [], None, 0
     def write(self, table: pd.DataFrame) -> None:
         "Add the rows of a table."
         self.waiting.append(table)
         self.rows += len(table)
-        if sum(map(len, self.waiting)) >= ROW_GROUP:
+        while sum(map(len, self.waiting)) >= ROW_GROUP:
             self._flush()
     def _flush(self) -> None:
         from pyarrow import parquet
-        rows = _arrow(pd.concat(self.waiting, ignore_index=True))
+        whole = pd.concat(self.waiting, ignore_index=True)
+        rows, self.waiting = _arrow(whole[:ROW_GROUP]), [whole[ROW_GROUP:]] * (len(whole) > ROW_GROUP)
         self.writer = self.writer or parquet.ParquetWriter(self.path, rows.schema)
         self.writer.write_table(rows.cast(self.writer.schema))
-        self.waiting = []
     def close(self) -> None:
         "What waits is written, and the file ends."
         if self.waiting:
@@ -272,8 +271,8 @@ def to_openface_csv(table: pd.DataFrame | Iterable[pd.DataFrame], path: str | Pa
     return write_atomically(path, lambda temporary: _append(tables, temporary))
 
 # %% ../../nbs/3_estimation/12_tables.ipynb #b84dfb78
-def _intensities(table: pd.DataFrame) -> list:
-    "The columns of intensities of a table."
+def estimate_columns(table: pd.DataFrame) -> list:
+    "The columns of intensities of a table: AU01_r …"
     return [name for name in table if name.startswith("AU") and name.endswith("_r")]
 
 
@@ -286,7 +285,7 @@ def _when(row: pd.Series):
 
 def _summary(table: pd.DataFrame) -> pd.DataFrame:
     "See `Predictions.summary`."
-    there, names = table[table.success == 1], _intensities(table)
+    there, names = table[table.success == 1], estimate_columns(table)
     levels = there[names].to_numpy(float)
     peaks = [there.iloc[k] for k in levels.argmax(0)] if len(there) else []
     return pd.DataFrame({
@@ -320,7 +319,7 @@ class _Plot(PlotAccessor):
         self.table = table
         super().__init__(table)
     def __call__(self, *words, **options):
-        if words or options or not _intensities(self.table):
+        if words or options or not estimate_columns(self.table):
             return super().__call__(*words, **options)
         return import_module("aufacs_nb.apps.overlay").plot_intensities(self.table)
 
