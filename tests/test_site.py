@@ -199,6 +199,18 @@ def test_pages_fit_the_screen_and_can_be_used_by_everyone(browser, address, widt
 
 
 @built
+def test_no_page_is_wider_than_a_phone(browser, address):
+    page, wide = browser.new_page(viewport={"width": 390, "height": 900}), {}
+    for path in sorted(SITE.rglob("*.html")):
+        name = path.relative_to(SITE).as_posix()
+        if not name.startswith(("_static/", "api/")):
+            page.goto(address + name, wait_until="domcontentloaded")
+            wide[name] = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+    page.close()
+    assert len(wide) > 80 and {name: over for name, over in wide.items() if over > 0} == {}
+
+
+@built
 def test_search_finds_a_word_and_its_page(browser, address):
     page = browser.new_page()
     page.goto(f"{address}search.html?q=personalisation")
