@@ -5,22 +5,26 @@ import subprocess
 import sys
 import warnings
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from aufacs_nb.estimation.storage import AUClassifiers
 from aufacs_nb.evaluation.intervals import Interval
-from aufacs_nb.experiments import protocol
+from aufacs_nb.experiments import conditions, protocol, variants
 from aufacs_nb.experiments.graph import GraphError, ordered, run
 from aufacs_nb.experiments.claims import Claim, _over_people, judge, verdict
 from aufacs_nb.experiments.protocol import PROTOCOLS
 from aufacs_nb.experiments.reproduce import estimated_seconds, reproduce, reproduce_all
+from aufacs_nb.experiments.stages import partition_frames
 from aufacs_nb.experiments.tables import EXPERIMENTS, LAMBDAS, tidy
 from aufacs_nb.experiments.variants import PaperChains
 from aufacs_nb.facs import au_columns
 from aufacs_nb.presets import SMALL, ClassifierValues, GeneratorValues
+from aufacs_nb.registration.collections import sample_registered
 
 MICRO = replace(PROTOCOLS["tiny"], name="micro", people=(2, 1, 2), clips=(1, 6), per_intensity=1,
                 others={"disfa": dict(subjects=2, frames=5, size=[160, 120])})
@@ -58,7 +62,8 @@ def test_experiments_share_their_stages(one, other, expected):
 
 def test_keys_are_the_same_in_another_process():
     code = ("from aufacs_nb.experiments.graph import ordered\n"
-            "from aufacs_nb.experiments.tables import EXPERIMENTS\n"
+            "from aufacs_nb.experiments.stages import partition_frames
+from aufacs_nb.experiments.tables import EXPERIMENTS\n"
             "from aufacs_nb.experiments.variants import PaperChains\n"
             "print(*[s.key for n in ('table-2', 'figure-7', 'table-6')\n"
             "        for s in ordered(EXPERIMENTS[n].stages(PaperChains('small')))])")
@@ -277,3 +282,22 @@ def test_the_tool_keeps_the_median_of_each_kind(tmp_path, root, monkeypatch, cap
     monkeypatch.setattr(sys, "argv", [*call[:2], str(tmp_path / "none")])
     with pytest.raises(SystemExit, match="no such folder"):
         tool.main()
+
+
+@pytest.mark.parametrize("work", [
+    lambda part, small: protocol._estimates(None, "x", None, Path("frames"), au01=None),
+    lambda part, small: protocol._personal(None, "x", None, 0, Path("frames"), "small", au01=None),
+    lambda part, small: variants._subtracted(None, "x", None, Path("frames"), au01=None),
+    lambda part, small: conditions.personal_estimates(small, None, part),
+    lambda part, small: conditions.fit_a_person(part, small, {}, None),
+    lambda part, small: conditions.across_folds(part, lambda rest, k: small, 2)])
+def test_networks_read_only_frames_registered_as_those_they_learned_from(work, monkeypatch):
+    small, sample = AUClassifiers.from_pretrained("small"), sample_registered()
+    flat = sample._replace(manifest=sample.manifest.assign(registration="procrustes"))
+    for module in (protocol, variants):
+        monkeypatch.setattr(module, "open_registered", lambda folder: flat)
+        monkeypatch.setattr(module, "joined_networks", lambda folders: small)
+    part = partition_frames(flat, None, 64)
+    with pytest.raises(ValueError, match="small learned from frames registered by 'mesh', not 'procrustes'"):
+        work(part, small)
+    assert conditions.check_registered(AUClassifiers(small.models, small.preset), part) is None, "older cards say nothing"

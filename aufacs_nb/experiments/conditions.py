@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike
 from ..estimation.classifiers import train_classifiers
 from ..estimation.personalization import calibrated, personalize, subtract_neutral
 from ..estimation.resampling import ResampledSet
-from ..estimation.storage import AUClassifiers
+from ..estimation.storage import AUClassifiers, check_registered, predict_registered
 from ..estimation.trunk import single_head, train_classifier
 from ..evaluation.intervals import Interval, icc_table
 from .stages import partition_frames, training_set
@@ -74,6 +74,7 @@ def _one_person(classifiers, generator, frames, photo) -> np.ndarray:
 def personal_estimates(classifiers: AUClassifiers, generator: FaceGenerator, part: RegisteredFrames,
                        n_jobs: int = 1) -> np.ndarray:
     "Estimates (N, n_aus) of each frame by the classifiers of its person."
+    check_registered(classifiers, part)
     subject, shots = part.manifest.subject.to_numpy(), photographs(part.manifest)
     rows = {name: np.flatnonzero(subject == name) for name in shots}
     made = Parallel(n_jobs)(delayed(_one_person)(classifiers, generator, part.frames[rows[name]], part.frames[shot])
@@ -106,7 +107,7 @@ def resampled_estimates(registered: RegisteredFrames, generator: FaceGenerator, 
     size = generator.preset.size if resampling == "semantic" else preset.cls_size
     train = partition_frames(registered, "Train", size)
     chosen = training_set(train, generator, preset, seed, resampling, progress=False)
-    return trained(chosen, preset, out, seed).predict(partition_frames(registered, "Test", preset.cls_size).frames)
+    return predict_registered(trained(chosen, preset, out, seed), partition_frames(registered, "Test", preset.cls_size))
 
 # %% ../../nbs/experiments/02_conditions.ipynb #cd306b2c
 def differences(part: RegisteredFrames, method: str) -> RegisteredFrames:
@@ -131,7 +132,7 @@ def across_folds(part: RegisteredFrames, train: Callable[[RegisteredFrames, int]
     "Estimates (N, 7) of each frame by what `train(frames of the other folds, number of the fold)` returns (§4.10)."
     fold, estimates = folds(part.manifest.subject, n, seed), np.zeros((len(part.frames), len(AUS)), np.float32)
     for k in range(n):
-        estimates[fold == k] = train(part.select(fold != k), k).predict(part.frames[fold == k])
+        estimates[fold == k] = predict_registered(train(part.select(fold != k), k), part.select(fold == k))
     return estimates
 
 # %% ../../nbs/experiments/02_conditions.ipynb #75127f49
@@ -211,7 +212,7 @@ ABLATION: dict[str, dict] = {
 def fit_a_person(part: RegisteredFrames, classifiers: AUClassifiers, generators: dict, frames: np.ndarray,
                  n_jobs: int = 1) -> pd.DataFrame:
     "Estimates of every way of `ABLATION`; generators: name → generator, frames: people to calibrate the others on."
-    plain = classifiers.predict(part.frames)
+    plain = predict_registered(classifiers, part)
     ways = {"generic": plain, "less neutral": less_neutral(part, plain)}
     first = next(iter(generators.values()))
     for name, values in ABLATION.items():
@@ -230,7 +231,7 @@ def normalised(registered: RegisteredFrames, databases: dict, out: Path | str, p
     for method in ("none", "au0", "mean"):
         change = (lambda part: part) if method == "none" else (lambda part, how=method: differences(part, how))
         classifiers = trained(change(train), preset, Path(out) / f"normalised_{method}", seed)
-        found += [estimate_rows(f"lean, {method}", part, classifiers.predict(change(part).frames))
+        found += [estimate_rows(f"lean, {method}", part, predict_registered(classifiers, change(part)))
                   for part in databases.values()]
     return pd.concat(found, ignore_index=True)
 
@@ -245,7 +246,7 @@ def heads(registered: RegisteredFrames, out: Path | str, preset: ClassifierValue
     alone = replace(preset, cls_epochs=2, cls_lr=5e-5)
     separate = trained(balanced, alone, Path(out) / "separate", seed)
     ways = {"trunk and heads": trunk, "ordinal heads": ordinal, "one network per AU": separate}
-    return pd.concat([estimate_rows(name, test, made.predict(test.frames)) for name, made in ways.items()],
+    return pd.concat([estimate_rows(name, test, predict_registered(made, test)) for name, made in ways.items()],
                      ignore_index=True)
 
 # %% ../../nbs/experiments/02_conditions.ipynb #tr872105
@@ -280,7 +281,7 @@ def transfer(trains: dict, tests: dict, out: Path | str, conditions: Iterable[st
     for seed, condition in product(seeds, conditions):
         network = transfer_network(condition, trains, out, preset, seed)
         parts = {name: part for (name, method), part in tests.items() if method == network.card["registration"]}
-        found = {name: scores_by_condition(estimate_rows(condition, part, network.predict(part.frames)), n=1)["mean"]
-                 for name, part in parts.items()}
+        rows_of = lambda part: estimate_rows(condition, part, predict_registered(network, part))
+        found = {name: scores_by_condition(rows_of(part), n=1)["mean"] for name, part in parts.items()}
         rows.append({"condition": condition, "seed": seed} | {name: mean.iloc[0].value for name, mean in found.items()})
     return pd.DataFrame(rows)

@@ -24,7 +24,7 @@ from torch import nn
 from ..databases import manifest
 from ..estimation.personalization import personalize
 from ..estimation.resampling import ResampledSet, real_set, semantic_pairs, semantic_resample
-from ..estimation.storage import AUClassifiers
+from ..estimation.storage import AUClassifiers, check_registered, predict_registered
 from ..estimation.trunk import SlimVGG, build_classifier, seeded, train_classifier
 from .conditions import photographs
 from .graph import Stage
@@ -336,7 +336,8 @@ def _classifier(out, au, values, seed, balanced, frames, start=None, init=None):
                                       network, progress=False, start_counts=False,
                                       precision="no" if preset.classifier == "slim" else None)
     history.to_csv(out / "history.csv", index_label="epoch")
-    AUClassifiers({au: model}, preset, {"seed": seed}).save(out / "classifiers", half=False)
+    card = {"seed": seed, "registration": valid.manifest.registration.iloc[0]}
+    AUClassifiers({au: model}, preset, card).save(out / "classifiers", half=False)
 
 # %% ../../nbs/experiments/04_protocol.ipynb #8b3ae280
 def joined_networks(folders: dict) -> AUClassifiers:
@@ -366,7 +367,7 @@ def _estimates(out, condition, partition, frames, **networks):
     "Stage: estimates of one partition (None: of a whole database) by the networks au01 … of their stages."
     classifiers = joined_networks(networks)
     part = partition_frames(open_registered(frames / "frames"), partition, classifiers.preset.cls_size)
-    rows = tidy_rows(part, classifiers.predict(part.frames), condition, classifiers.aus)
+    rows = tidy_rows(part, predict_registered(classifiers, part), condition, classifiers.aus)
     rows.to_parquet(out / "estimates.parquet", index=False)
 
 # %% ../../nbs/experiments/04_protocol.ipynb #bbfec39a
@@ -376,6 +377,7 @@ def _personal(out, condition, partition, seed, frames, generator, **networks):
     classifiers, network = joined_networks(networks), load_generator(generator).to(pick_device())
     part = partition_frames(open_registered(frames / "frames"), partition, classifiers.preset.cls_size)
     whole = partition_frames(open_registered(frames / "frames"), partition, network.preset.size)
+    check_registered(classifiers, part)
     estimates = np.zeros((len(part.frames), len(classifiers.aus)), np.float32)
     subjects = part.manifest.subject.to_numpy()
     for name, shot in photographs(part.manifest).items():

@@ -21,6 +21,7 @@ from sklearn.metrics import silhouette_samples
 from ..databases import neutral_rows
 from ..estimation.personalization import personalize
 from ..estimation.resampling import ResampledSet
+from ..estimation.storage import predict_registered
 from ..estimation.trunk import SlimVGG
 from ..evaluation.features import embed, silhouette
 from ..evaluation.image_quality import face_ssim
@@ -138,7 +139,7 @@ def _fold(out, number, seed, frames, **networks):
     if networks:
         classifiers, valid = joined_networks(networks), table.valid.to_numpy()
         part = partition_frames(open_registered(source), None, classifiers.preset.cls_size)
-        other.loc[valid, au_columns(classifiers.aus)] = classifiers.predict(part.frames).round()
+        other.loc[valid, au_columns(classifiers.aus)] = predict_registered(classifiers, part).round()
     train = table.partition == "Train"
     table[au_columns()] = labels.where(labels.notna() | ~np.asarray(train)[:, None], other)
     for path in source.iterdir():
@@ -161,7 +162,7 @@ def _subtracted(out, condition, partition, frames, **networks):
     "Stage: estimates less those of the person's calmest frame."
     classifiers = joined_networks(networks)
     part = partition_frames(open_registered(frames / "frames"), partition, classifiers.preset.cls_size)
-    rows = tidy_rows(part, less_neutral(part, classifiers.predict(part.frames)), condition, classifiers.aus)
+    rows = tidy_rows(part, less_neutral(part, predict_registered(classifiers, part)), condition, classifiers.aus)
     rows.to_parquet(out / "estimates.parquet", index=False)
 
 # %% ../../nbs/experiments/05_variants.ipynb #cb627e6c
