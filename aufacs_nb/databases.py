@@ -1256,7 +1256,7 @@ def _without_codes(root):
 # %% ../nbs/0_start/02_databases.ipynb #58cbdb8b
 def _folder_rows(root, skipped, on_error):
     "Iterate over the `_file_rows` of a folder, file by file; what cannot be read is raised, or noted in `skipped`."
-    seen: dict = {}
+    seen = {}
     for path in media_files(root):
         with _or_skip(skipped, on_error):
             yield _file_rows(root, path, seen)

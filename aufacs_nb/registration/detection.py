@@ -7,7 +7,8 @@ __all__ = ['TURNS', 'SMALLEST_TILE', 'LARGEST_SEARCH', 'WEAK', 'SURE', 'STILL_BE
            'CLEAR', 'REFUSED', 'CERTAIN', 'HOPELESS', 'SameConv', 'BlazeBlock', 'BlazeFace', 'MeshBlock', 'FaceMesh',
            'load_networks', 'Square', 'cut_all', 'cut', 'anchors', 'decode_boxes', 'overlap', 'blend_overlapping',
            'square_from_detection', 'square_from_landmarks', 'search_windows', 'NoFaceError', 'PictureError', 'Face',
-           'check_picture', 'distinct', 'detect_all', 'fit_meshes', 'as_faces', 'fit_faces', 'doubts', 'FaceLandmarker']
+           'check_picture', 'distinct', 'Views', 'detect_all', 'fit_meshes', 'as_faces', 'fit_faces', 'fit_all',
+           'doubts', 'FaceLandmarker']
 
 # %% ../../nbs/1_registration/01_detection.ipynb #6378089c
 import math
@@ -450,15 +451,16 @@ def _search_copy(image):
     return (np.asarray(Image.fromarray(image).reduce(factor)), factor) if factor > 1 else (image, 1)
 
 
-class _Views:
-    """Pictures in the size in which they are searched, and the windows of their looks."""
+class Views:
+    """Pictures, (H, W, 3) uint8 each, in the size in which they are searched, and the windows of their looks."""
 
-    def __init__(self, images):
+    def __init__(self, images: Sequence[np.ndarray]):
         self.copies, self.factors = zip(*map(_search_copy, images)) if len(images) else ((), ())
         self.windows = [search_windows(*copy.shape[:2]) for copy in self.copies]
 
-    def look(self, detector, which, looks, threshold=.5):
-        """Return for each picture of `which` (numbers) what some of its looks (numbers) show: points and scores."""
+    def look(self, detector: nn.Module | FastFace, which: Sequence[int], looks: Sequence[int],
+             threshold: float = .5) -> list[tuple]:
+        """Return for each picture of `which` what some of its looks show: points (n, 8, 2) in pixels, scores (n,)."""
         windows = [sum((self.windows[k][number] for number in looks), []) for k in which]
         found = _candidates(detector, [self.copies[k] for k in which], windows, threshold)
         return [blend_overlapping(points * self.factors[k], scores) for k, (points, scores) in zip(which, found)]
@@ -469,7 +471,7 @@ def detect_all(detector: nn.Module | FastFace, images: Sequence[np.ndarray], loo
 
     points: (n, 8, 2) in pixels: two corners, eyes, nose, mouth, ears; scores: (n,); look: its number, or `looks`.
     """
-    views, results = _Views(images), [(np.zeros((0, 8, 2)), np.zeros(0), looks)] * len(images)
+    views, results = Views(images), [(np.zeros((0, 8, 2)), np.zeros(0), looks)] * len(images)
     for number in range(looks):
         open_ = [k for k, (points, *_) in enumerate(results) if not len(points)]
         for k, found in zip(open_, views.look(detector, open_, [number])):
@@ -524,7 +526,7 @@ def fit_faces(mesh: nn.Module | FastMesh, images: list[np.ndarray], squares: Seq
     return as_faces(landmarks, scores)
 
 # %% ../../nbs/1_registration/01_detection.ipynb #e7be1204
-def _fit_all(mesh, images, found):
+def fit_all(mesh: nn.Module | FastMesh, images: Sequence[np.ndarray], found: Sequence[tuple]) -> list[list[Face]]:
     """Return for each image its distinct `Face`s, largest first; found: points and scores, see `detect_all`."""
     owners = [number for number, (points, *_) in enumerate(found) for _ in points]
     squares = [square_from_detection(each) for points, *_ in found for each in points]
@@ -560,9 +562,9 @@ def _add_faces(detector, mesh, images, kept, reached, small_faces):
     for number in (3, 4, 1, 2) if small_faces is True else (3, 4):
         more = [k for k, faces in enumerate(kept)
                 if faces and first[k] < number and _go_on(images[k], faces, reached[k], small_faces)]
-        views = views or (_Views(images) if more else None)
+        views = views or (Views(images) if more else None)
         found = views.look(detector, more, [number]) if more else []
-        fresh = _fit_all(mesh, [images[k] for k in more], [_unknown(*each, kept[k]) for k, each in zip(more, found)])
+        fresh = fit_all(mesh, [images[k] for k in more], [_unknown(*each, kept[k]) for k, each in zip(more, found)])
         for k, faces in zip(more, fresh):
             kept[k], reached[k] = distinct(faces, known=kept[k]), number
 
@@ -570,12 +572,12 @@ def _add_faces(detector, mesh, images, kept, reached, small_faces):
 def _find_in_view(detector, mesh, images, small_faces):
     """Return for each image (H, W, 3) uint8 its list of `Face`s; small_faces: see `FaceLandmarker.find_all`."""
     found = detect_all(detector, images, 2 if small_faces is False else len(SIDES))
-    kept, reached = _fit_all(mesh, images, found), [look for *_, look in found]
+    kept, reached = fit_all(mesh, images, found), [look for *_, look in found]
     if small_faces is False:
         return kept
     misled = [k for k, (points, *_) in enumerate(found) if len(points) and not kept[k]]
-    again = _Views([images[k] for k in misled]).look(detector, range(len(misled)), range(len(SIDES)))
-    for k, faces in zip(misled, _fit_all(mesh, [images[k] for k in misled], again)):
+    again = Views([images[k] for k in misled]).look(detector, range(len(misled)), range(len(SIDES)))
+    for k, faces in zip(misled, fit_all(mesh, [images[k] for k in misled], again)):
         kept[k], reached[k] = faces, len(SIDES)
     _add_faces(detector, mesh, images, kept, reached, small_faces)
     return kept
@@ -627,8 +629,8 @@ def _turned_over(image, face):
 def _find_upside_down(detector, mesh, images, small_faces):
     """Return for each image its `Face`s that stand on their head, beyond doubt."""
     views, found = [np.ascontiguousarray(image[::-1, ::-1]) for image in images], []
-    points = _Views(views).look(detector, range(len(views)), _looks_upside_down(small_faces), WEAK)
-    for image, view, faces in zip(images, views, _fit_all(mesh, views, points)):
+    points = Views(views).look(detector, range(len(views)), _looks_upside_down(small_faces), WEAK)
+    for image, view, faces in zip(images, views, fit_all(mesh, views, points)):
         doubt = doubts(detector, [view] * len(faces), faces)
         sure = [face for face, one in zip(faces, doubt) if face.score > SURE and one < CLEAR]
         found.append([_turned_over(image, face) for face in sure])

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from .detection import (REFUSED, SURE, Face, FaceLandmarker, Square, _Views, _fit_all, as_faces,
+from .detection import (REFUSED, SURE, Face, FaceLandmarker, Square, Views, fit_all, as_faces,
                                               check_picture, cut, detect_all, doubts, fit_faces, fit_meshes, overlap,
                                               square_from_landmarks)
 from .fast_facemesh import FastMesh
@@ -83,9 +83,9 @@ def _new_faces(landmarker, images, known, closely):
     "`Face`s of each image beside the `known`, lists of lists; closely: small ones, too."
     found = [each[:2] for each in detect_all(landmarker.detector, images, 2)]
     if closely:
-        tiles = _Views(images).look(landmarker.detector, range(len(images)), [3])
+        tiles = Views(images).look(landmarker.detector, range(len(images)), [3])
         found = [tuple(map(np.concatenate, zip(*both))) for both in zip(found, tiles)]
-    fresh = _fit_all(landmarker.mesh, images, [_news(*each, faces) for each, faces in zip(found, known)])
+    fresh = fit_all(landmarker.mesh, images, [_news(*each, faces) for each, faces in zip(found, known)])
     doubt = [doubts(landmarker.detector, [image] * len(faces), faces) for image, faces in zip(images, fresh)]
     return [[face for face, one in zip(*both) if one <= REFUSED] for both in zip(fresh, doubt)]
 
