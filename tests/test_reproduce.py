@@ -62,8 +62,7 @@ def test_experiments_share_their_stages(one, other, expected):
 
 def test_keys_are_the_same_in_another_process():
     code = ("from aufacs_nb.experiments.graph import ordered\n"
-            "from aufacs_nb.experiments.stages import partition_frames
-from aufacs_nb.experiments.tables import EXPERIMENTS\n"
+            "from aufacs_nb.experiments.tables import EXPERIMENTS\n"
             "from aufacs_nb.experiments.variants import PaperChains\n"
             "print(*[s.key for n in ('table-2', 'figure-7', 'table-6')\n"
             "        for s in ordered(EXPERIMENTS[n].stages(PaperChains('small')))])")
