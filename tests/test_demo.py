@@ -4,8 +4,10 @@ import re
 import resource
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from aufacs_nb.facs import au_columns
 from aufacs_nb.pictures import synthetic_info
@@ -52,8 +54,6 @@ def test_the_report_says_first_what_was_found_and_names_what_it_shows(out):
 
 
 def test_synthetic_faces_of_the_report_carry_the_word_in_their_pixels():
-    import numpy as np
-
     from aufacs_nb.apps.demo import _tile
 
     frame = np.full((96, 96, 3), 120, np.uint8)
@@ -72,6 +72,16 @@ def test_the_photograph_has_a_row_of_openface_columns(out):
     assert list(table.columns[:5]) == ["frame", "face_id", "timestamp", "confidence", "success"]
     assert table.success.tolist() == [1] and {f"{au}_r" for au in au_columns()} <= set(table.columns)
     assert table.AU12_r[0] > 2, "the astronaut smiles"
+
+
+def test_a_photograph_without_a_face_is_refused_before_anything_takes_long(tmp_path):
+    from aufacs_nb.apps.demo import run_demo
+    from aufacs_nb.registration.detection import NoFaceError
+
+    Image.fromarray(np.full((80, 80, 3), 120, np.uint8)).save(tmp_path / "wall.png")
+    with pytest.raises(NoFaceError, match="wall.png"):
+        run_demo(tmp_path / "out", tmp_path / "wall.png", progress=False)
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_it_stays_under_four_gigabytes(out):

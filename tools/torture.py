@@ -45,7 +45,8 @@ def commands(home: Path) -> dict:
                               "OUT", "--preset", "tiny", "--device", "cpu", "--quiet"],
         "personalize": ["personalize", str(home / "photo.png"), "--out", "OUT", "--device", "cpu", "--quiet"],
         "predict": ["predict", str(home / "film.avi"), "--out", "OUT.csv", "--device", "cpu", "--quiet"],
-        "train-prnet": ["train-prnet", "--out", "OUT", "--preset", "tiny", "--jobs", "1", "--quiet"]}
+        "train-prnet": ["train-prnet", "--out", "OUT", "--preset", "tiny", "--jobs", "1", "--quiet"],
+        "train": ["train", "tiny", "--out", "OUT", "--jobs", "1", "--quiet"]}
 
 
 def load() -> None:

@@ -326,6 +326,7 @@ class _Demo(_Found):
         self.out.mkdir(parents=True, exist_ok=True)
         self.photo = astronaut() if photo is None else read_image(photo)
         self.photo_name = "astronaut" if photo is None else shown(Path(photo).name)
+        FaceLandmarker.from_pretrained().find_one(self.photo, source=self.photo_name)  # before anything takes long
         self.estimator = AUEstimator.from_pretrained(weights)
         self.generator, self.weights = load_generator(weights), weights
         self.for_photos = personal_generator(weights, self.estimator.classifiers.preset)
