@@ -155,7 +155,6 @@ def _layout(parts) -> widgets.VBox:
                              titled("Frames per intensity", parts.per_intensity), titled("Draw (seed)", parts.seed)])
     controls.add_class("aufacs-controls")
     charts = row(titled("Frames of each intensity, before", parts.before), titled("After", parts.counts))
-    charts.add_class("aufacs-pictures")
     top = row(controls, charts)
     sheet = widgets.VBox([row(parts.sheet, kind="aufacs-wide"), parts.drawn])
     return program(parts, top, parts.message, titled("The drawn frames", sheet))

@@ -260,6 +260,7 @@ def _layout(parts) -> widgets.VBox:
     framed, whole = parts.truth_boxes
     photographs = row(titled("photograph", parts.photo), titled("moved alone (geometric)", parts.moved),
                       titled("ratio (ours)", parts.whole), whole)
+    photographs.add_class("aufacs-pictures")
     frames = row(titled("registered", parts.source), *parts.boxes.values(), framed)
     about = caption("All pictures but the photograph and the registered one are synthetic. "
                     "Nothing leaves this machine.")
