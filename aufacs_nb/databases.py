@@ -628,7 +628,7 @@ ON_ERROR = ('raise', 'skip')
 
 @contextmanager
 def _or_skip(skipped, on_error):
-    "A block whose `DatabaseError` or `LabelError` is raised, or with 'skip' noted in the list `skipped`."
+    "A block whose `DatabaseError` or `LabelError` is raised, or with 'skip' noted once in the dictionary `skipped`."
     if on_error not in ON_ERROR:
         raise ValueError(f'on_error {on_error!r}; choose one of {", ".join(ON_ERROR)}')
     try:
@@ -636,8 +636,7 @@ def _or_skip(skipped, on_error):
     except (DatabaseError, LabelError) as error:
         if on_error == 'raise':
             raise
-        if str(error) not in skipped:
-            skipped.append(str(error))
+        skipped.setdefault(str(error))
 
 # %% ../nbs/0_start/02_databases.ipynb #a1e5dc60
 FROM_0 = 'label files count frames from 0 (the table from 1)'
@@ -651,14 +650,14 @@ def _notes(recordings):
 
 def _gather(root, keys, read, on_error, skipped=(), notes=()):
     "Manifest of the recordings `read(key)`; `skipped` and `notes` from before it go with its own in `attrs`."
-    recordings, skipped = [], list(skipped)
+    recordings, skipped = [], dict.fromkeys(skipped)
     for key in keys:
         with _or_skip(skipped, on_error):
             recordings.append(read(key))
     if not recordings:
-        raise DatabaseError(f'{root}: nothing in it could be read; {"; ".join(skipped[:1])}')
+        raise DatabaseError(f'{root}: nothing in it could be read; {"; ".join([*skipped][:1])}')
     table = _table(recordings, str(root))
-    table.attrs.update(skipped=skipped, notes=[*notes, *_notes(recordings)])
+    table.attrs.update(skipped=list(skipped), notes=[*notes, *_notes(recordings)])
     return table
 
 # %% ../nbs/0_start/02_databases.ipynb #3ab02c27
@@ -775,13 +774,13 @@ def _check_found(root, clips, chosen):
 
 def _check_filmed(clips, files, chosen, on_error):
     "Messages on recordings with labels whose film is gone, in the partitions of the `chosen` clips."
-    skipped, filmed, codes = [], {key[:3] for key in clips}, {key[0] for key in chosen}
+    skipped, filmed, codes = {}, {key[:3] for key in clips}, {key[0] for key in chosen}
     for key, paths in files.items():
         if key[0] in codes and key not in filmed:
             with _or_skip(skipped, on_error):
                 raise DatabaseError(f'{next(iter(paths.values()))}: labels, but no clip FERA17_{"_".join(key)}_1 … _9 '
                                     'in any pose; copy the clip or remove the labels')
-    return skipped
+    return list(skipped)
 
 # %% ../nbs/0_start/02_databases.ipynb #8dee383c
 def _by_recording(labels):
@@ -816,7 +815,7 @@ def _chosen_poses(poses):
 
 def _left_out(clips, chosen, partitions):
     "Sentences on clips of these partitions that are not `chosen`: none, or one."
-    others = [key for key in clips if FERA_PARTITIONS[key[0]] in partitions and key not in set(chosen)]
+    others = [key for key in set(clips) - set(chosen) if FERA_PARTITIONS[key[0]] in partitions]
     poses = ', '.join(map(str, sorted({key[3] for key in others})))
     return others and [f'only frontal frames (pose 6) were taken; recordings left out: {len(others)}, of poses '
                        f"{poses}; take them with --poses all, in Python poses='all'"]
@@ -1084,15 +1083,16 @@ def _unbc_recording(key, files, skipped, on_error):
 # %% ../nbs/0_start/02_databases.ipynb #8f3b7ed0
 def unbc_manifest(root: Path | str, on_error: str = 'raise') -> pd.DataFrame:
     "Frame manifest of the UNBC-McMaster shoulder pain archive (Lucey et al. 2011), with a column `pspi`."
-    root, skipped = Path(root).absolute(), []
-    files = find_unbc(root, skipped if on_error == 'skip' else None)
+    root, doubled = Path(root).absolute(), []
+    files = find_unbc(root, doubled if on_error == 'skip' else None)
     if not files['FACS']:
         raise DatabaseError(f'{root}: no UNBC label in it; expected Frame_Labels/FACS/<subject>/<sequence>/…_facs.txt')
+    skipped = dict.fromkeys(doubled)
     sequences = set(files['FACS']) | {key for key, paths in files['pictures'].items()
                                       if Path(next(iter(paths.values()))).parts[-4].lower() == 'images'}
     table = _gather(root, sorted(sequences, key=_natural), lambda key: _unbc_recording(key, files, skipped, on_error),
                     on_error)
-    table.attrs['skipped'] = skipped + [fault for fault in table.attrs['skipped'] if fault not in skipped]
+    table.attrs['skipped'] = list(skipped | dict.fromkeys(table.attrs['skipped']))
     return table
 
 # %% ../nbs/0_start/02_databases.ipynb #77e2ca49
@@ -1132,7 +1132,7 @@ def multipie_manifest(root: Path | str, cameras: Sequence[str] = ('05_1', 'highr
     `cameras` such as 05_1, and highres; `illuminations` such as ('07',), None = all. `frame` is the flash + 1.
     Without any name in MultiPIE's form, all pictures of the folder are taken as high-resolution frontal ones.
     """
-    root, chosen, there, skipped = Path(root).absolute(), [], set(), []
+    root, chosen, there, skipped = Path(root).absolute(), [], set(), {}
     if not any(_pie_names(root)):
         frontal = dict(pose_yaw=0., pose_pitch=0., camera='highres', illumination='', expression='')
         return folder_manifest(root, on_error).assign(database='multipie', **frontal)
@@ -1153,7 +1153,7 @@ def _unlabelled(table, root, skipped):
     labels = pd.DataFrame(_columns({}, len(table)), columns=au_columns(AU_NAMES))
     extra = [column for column in table if column not in MANIFEST_COLUMNS]
     table = check_manifest(pd.concat([table[list(MANIFEST_COLUMNS)], labels, table[extra]], axis=1), str(root))
-    table.attrs.update(skipped=skipped, notes=[])
+    table.attrs.update(skipped=list(skipped), notes=[])
     return table
 
 # %% ../nbs/0_start/02_databases.ipynb #66e3560a
@@ -1264,12 +1264,12 @@ def _folder_rows(root, skipped, on_error):
 
 def folder_manifest(root: str | os.PathLike, on_error: str = 'raise') -> pd.DataFrame:
     "Frame manifest of a folder of pictures and videos: `frame` counts within a session, AU columns are NaN."
-    root, skipped = Path(root).absolute(), []
+    root, skipped = Path(root).absolute(), {}
     files = _folder_rows(root, skipped, on_error)
     parts = [_table_of_files(some) for some in iter(lambda: list(islice(files, _ROWS)), [])]
     if not any(map(len, parts)):
-        raise DatabaseError(f'{root}: no picture and no video in it; looked for '
-                            f'{", ".join(PICTURE_SUFFIXES + VIDEO_SUFFIXES)}' + ''.join(f'; {s}' for s in skipped[:1]))
+        known, first = ', '.join(PICTURE_SUFFIXES + VIDEO_SUFFIXES), ''.join(f'; {said}' for said in [*skipped][:1])
+        raise DatabaseError(f'{root}: no picture and no video in it; looked for {known}{first}')
     table = _unlabelled(pd.concat(parts, ignore_index=True), root, skipped)
     table.attrs['notes'] = [sentence for sentence in (left_unread(root), _without_codes(root)) if sentence]
     return table

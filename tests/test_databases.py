@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from aufacs_nb.databases import (READERS, DatabaseError, _doubled, _natural, _table_of_files, bp4d_manifest,
-                                 count_frames, detect_database, disfa_manifest, fera17_manifest, folder_manifest,
+from aufacs_nb.databases import (MANIFEST_COLUMNS, READERS, DatabaseError, Recording, _columns, _doubled, _gather,
+                                 _left_out, _natural, _table_of_files, bp4d_manifest, count_frames,
+                                 detect_database, disfa_manifest, fera17_manifest, folder_manifest,
                                  manifest, multipie_manifest, pspi, read_frames, read_intensity_file, sample_database,
                                  unbc_manifest)
 from aufacs_nb.facs import AU_NAMES, AU_SETS, AUS, FERA_POSES, au_columns
@@ -558,3 +559,14 @@ def test_a_folder_read_in_parts_is_the_folder(tmp_path, monkeypatch):
     assert held == [2, 2, 2]
     assert whole.frame.tolist() == [1, 2, 3, 1, 2, 3, 4, 1, 1]
     assert whole.session.tolist() == ["Ann"] * 3 + ["Ann/film"] * 4 + ["Ben/x", "."]
+
+
+def test_many_faults_and_many_clips_are_gathered_in_one_go():
+    "Where each were compared with all the others, these would take minutes."
+    def read(key):
+        if key:
+            raise DatabaseError(f"recording {key % 150_000}: broken")
+        return Recording(dict.fromkeys(MANIFEST_COLUMNS, "x"), np.array([1]), ["a.png"], _columns({}, 1))
+    assert len(_gather("x", range(200_000), read, "skip").attrs["skipped"]) == 150_000
+    clips = {("TR", f"F{k}", "T1", pose): None for k in range(20_000) for pose in (5, 6)}
+    assert "20000, of poses 5;" in _left_out(clips, [key for key in clips if key[3] == 6], ["Train"])[0]

@@ -1,7 +1,9 @@
 """Pictures and films as cameras, scanners and broken copies leave them: each is read right, or refused with a word."""
 import re
 import socket
+import struct
 import warnings
+import zlib
 from fractions import Fraction
 
 import av
@@ -10,7 +12,7 @@ import pytest
 from PIL import Image
 
 from aufacs_nb.databases import (DatabaseError, bp4d_manifest, check_manifest, count_frames, file_manifest, folder_manifest,
-                                 manifest, read_image, read_frames, timed_frames)
+                                 manifest, read_image, read_frames, rgb_pixels, timed_frames)
 from aufacs_nb.estimation.sources import frame_stream
 
 y, x = np.mgrid[:48, :64]
@@ -268,3 +270,20 @@ def test_another_resolution_on_the_way_stays_in_the_frame(tmp_path):
     images = [image for _, image in timed_frames(tmp_path / "both.mts")]
     assert {image.shape for image in images} == {(96, 128, 3)} and len(images) >= 19
     assert close(images[-1][4:44, 4:60], images[0][4:44, 4:60], 30)  # the white quarter
+
+
+def test_a_large_picture_is_not_copied_before_it_is_made_smaller(monkeypatch):
+    "Each copy of a picture of 170 megapixels takes 680 MB."
+    monkeypatch.setattr("aufacs_nb.databases.LARGEST_PICTURE", 1000)
+    monkeypatch.setattr(Image.Image, "copy", lambda picture: pytest.fail("copied"))
+    assert rgb_pixels(Image.fromarray(RAMP)).shape == (24, 32, 3)
+
+
+@pytest.mark.parametrize("side, seen", [(8000, None), (20_000, "more pixels than 178,956,970")])
+def test_a_picture_that_would_fill_the_memory_is_refused_by_its_header(tmp_path, side, seen):
+    chunk = lambda name, data: struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
+    with pytest.raises(DatabaseError, match=seen or "not a readable picture") as told:
+        read_image(tmp_path / "a.png")
+    assert "a.png" in str(told.value) and "\n" not in str(told.value)
