@@ -42,3 +42,12 @@ def test_a_sheet_and_a_row_for_each_photograph_and_unit(tool, tmp_path, capsys):
     assert sheet.shape[1] > 4 * tool.SIDE and sheet.shape[0] > tool.SIDE
     said = capsys.readouterr().out
     assert "grey" in said and "AU26" in said
+
+
+def test_virtual_people_are_read_beside_their_true_pictures(tool, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        tool.main(["--out", str(tmp_path)])
+    tool.main(["--people", "1", "--out", str(tmp_path), "--aus", "26"])
+    jaw = pd.read_csv(tmp_path / "readings.csv").iloc[0]
+    assert jaw.true_rises and jaw.rises and 0.5 < jaw.true_slope / jaw.slope < 2
+    assert "true_slope" in capsys.readouterr().out
