@@ -27,7 +27,7 @@ from .widgets import (Upload, au_sliders, caption, offer, on_change, on_upload, 
                                     reporting, row, say, slider_intensities, titled)
 from ..evaluation.image_quality import (face_regions, preference_plan, preference_share, record_preference,
                                                 true_pairs)
-from ..facs import AU_NAMES, AUS
+from ..facs import AU_NAMES, AUS, LEVELS
 from ..files import safe_cell
 from ..generation.geometric import geometric_synthesis
 from ..generation.ratio import edit_frames
@@ -296,7 +296,8 @@ def _ask(parts) -> None:
         parts.left_button.disabled = parts.right_button.disabled = True
         return
     pair = parts.plan.iloc[parts.asked]
-    wanted = ", ".join(f"AU{au} {5 * v:.0f}" for au, v in zip(AUS, parts.pairs.labels[pair.pair]) if v)
+    wanted = ", ".join(f"AU{au} {AU_NAMES[au]} at level {LEVELS[round(5 * v)]}"
+                       for au, v in zip(AUS, parts.pairs.labels[pair.pair]) if v)
     parts.question.value = f"{parts.asked + 1} of {len(parts.plan)}: which face shows <b>{wanted}</b> better?"
     redraw(parts.person, parts.pairs.source[pair.pair])
     shown = [values[pair.pair] for values in (parts.pairs.source, parts.pairs.vertices, parts.pairs.labels)]

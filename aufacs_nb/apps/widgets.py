@@ -146,7 +146,7 @@ UPLOADS = Path(gettempdir(), "aufacs_upload")  # `temporary_name(UPLOADS)`: the 
 
 
 def _file_name(name: str) -> str:
-    "What follows the last slash of either kind in a name that a browser sent, escaped as `shown`; the end of a long one."
+    "What follows the last slash of either kind in a name that a browser sent, as `shown`; the end of a long one."
     return shown(re.split(r"[\\/]", name)[-1].strip())[-120:] or "file"
 
 
