@@ -211,7 +211,8 @@ def check_ranges(**options: Any) -> None:
         number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
         whole = "a number" if isinstance(low, float) else "a whole number"
         if not number or not low <= value <= high or whole != "a number" and value != int(value):
-            raise FolderError(f"{name} is {value!r}: give {whole} from {low:,} to {high:,} ({unit}).")
+            said = value.item() if isinstance(value, np.generic) else value  # 20000, not np.int64(20000)
+            raise FolderError(f"{name} is {said!r}: give {whole} from {low:,} to {high:,} ({unit}).")
 
 # %% ../nbs/0_start/10_runs.ipynb #d3f76d16
 _KINDS = (

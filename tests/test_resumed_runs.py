@@ -283,3 +283,9 @@ def test_workers_end_when_their_parent_is_terminated(tmp_path):
     while any(map(alive, workers)) and time.monotonic() < end:
         time.sleep(.05)
     assert not any(map(alive, workers))
+
+
+def test_a_number_of_numpy_is_named_as_a_number():
+    for wrong, said in (({"size": np.int64(20_000)}, "size is 20000:"), ({"activity": np.float32(0)}, "activity is 0.0:")):
+        with pytest.raises(FolderError, match=said):
+            folders.check_ranges(**wrong)
