@@ -106,6 +106,7 @@ def run(words: list, folder: Path, moments=()) -> tuple:
     "(exit status, seconds) of a command that writes to `folder`/out, killed at each of `moments` before its last run."
     folder.mkdir(parents=True, exist_ok=True)
     log = folder.with_suffix(".log")
+    log.unlink(missing_ok=True)
     words = [word.replace("OUT", str(folder / "out")) for word in words]
     for moment in moments:
         finish(start(words, log), moment)
@@ -120,16 +121,16 @@ def differences(there: dict, whole: dict, unstable: set) -> list:
 
 def torture(name: str, words: list, home: Path, kills: int, seed: int = 0) -> dict:
     "Counts of one command: kills, equal, different, errors; what differed, and the seconds of a whole run."
-    random, places = np.random.default_rng([seed, len(name)]), [home / f"{name}-whole{k}" for k in (0, 1)]
-    whole = [run(words, place) for place in places]
-    if whole[0][0] or whole[1][0]:
-        log = places[0].with_suffix(".log").read_text()
-        raise SystemExit(f"{name}: the whole run ended with {whole[0][0]}:\n{log}")
-    found = [contents(place) for place in places]
-    unstable, seconds, said = set(differences(*found, set())), whole[1][1], []
+    random, place, found = np.random.default_rng([seed, len(name)]), home / name, []
+    for _ in range(2):  # all runs write to one path: some files hold it
+        status, seconds = run(words, place)
+        if status:
+            raise SystemExit(f"{name}: the whole run ended with {status}:\n{place.with_suffix('.log').read_text()}")
+        found.append(contents(place))
+        shutil.rmtree(place)
+    unstable, said = set(differences(*found, set())), []
     counts = {"command": name, "kills": 0, "equal": 0, "different": 0, "errors": 0}
     for number in range(kills):
-        place = home / f"{name}-{number}"
         share = (number + random.random()) / kills
         moments = [seconds * share, *[seconds * random.random()] * (number % 3 == 2)]
         status, _ = run(words, place, moments)
@@ -140,8 +141,7 @@ def torture(name: str, words: list, home: Path, kills: int, seed: int = 0) -> di
             said.append(f"killed at {', '.join(f'{moment:.2f}' for moment in moments)} s: {', '.join(wrong[:4])}")
             log = place.with_suffix(".log").read_text(errors="replace").strip().splitlines()
             said += [f"  {line}" for line in log[-3:]] if status else []
-        else:
-            shutil.rmtree(place)
+        shutil.rmtree(place)
     return counts | {"seconds": round(seconds, 2), "never the same twice": ", ".join(sorted(unstable)), "said": said}
 
 
