@@ -279,7 +279,7 @@ def test_resampling_explorer(demo):
     demo.push("Frames per intensity", keys=1)
     seconds = demo.wait_for_change("counts", counts)
     demo.wait_for_change("sheet", sheet)
-    print(f"the page answered after {seconds:.2f} s")  # on a busy machine longer: the notebook bounds the processor's time
+    print(f"the page answered after {seconds:.2f} s")  # the notebook bounds the processor's time
     demo.check()
     sheet = demo.picture("sheet")
     demo.page.get_by_role("button", name="Real").click()

@@ -27,7 +27,8 @@ def browser():
     if BROWSER is None:
         pytest.skip("no chromium on PATH: see CONTRIBUTING.md, browser tests")
     with playwright.sync_playwright() as p:
-        flags = ["--no-sandbox", "--disable-gpu", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+        flags = ["--no-sandbox", "--disable-gpu", "--use-fake-device-for-media-stream",
+                 "--use-fake-ui-for-media-stream"]
         opened = p.chromium.launch(executable_path=BROWSER, headless=True, args=flags)
         yield opened
         opened.close()

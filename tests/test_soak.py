@@ -21,7 +21,8 @@ SERVED = [SimpleNamespace(wrong=[])]
 @pytest.mark.parametrize("last, people, log, words", [
     (GONE, SERVED, "", []),
     (GONE | {"kernels": 2}, SERVED, "", ["2 kernels stay"]),
-    (GONE | {"temporary files": 1, "connection files": 3}, SERVED, "", ["1 temporary files stay", "3 connection files"]),
+    (GONE | {"temporary files": 1, "connection files": 3}, SERVED, "",
+     ["1 temporary files stay", "3 connection files"]),
     (GONE | {"server MB": 450 + soak.LEAK + 1}, SERVED, "", ["grew from 450"]),
     (GONE | {"open files": 60}, SERVED, "", ["open files grew from 14 to 60"]),
     (GONE, SERVED, "fine\nKeyError: 'x'\n", ["in the log: KeyError"]),

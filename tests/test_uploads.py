@@ -1,4 +1,4 @@
-"""What a stranger may send to a demo: names that lie, files that are something else, programs that end while they read."""
+"""What a stranger may send to a demo: names that lie, what is no picture, programs that end while they read."""
 from types import SimpleNamespace
 
 import ipywidgets as widgets
@@ -23,7 +23,8 @@ def page():
 
 
 @pytest.mark.parametrize("sent, name", [
-    ("../../../etc/cron.d/me.jpg", "me.jpg"), (r"C:\Users\me\..\me.jpg", "me.jpg"), ("\x1b[2Jme\x07.jpg", r"\x1b[2Jme\x07.jpg"),
+    ("../../../etc/cron.d/me.jpg", "me.jpg"), (r"C:\Users\me\..\me.jpg", "me.jpg"),
+    ("\x1b[2Jme\x07.jpg", r"\x1b[2Jme\x07.jpg"),
     ("me\u202egpj.exe", r"me\u202egpj.exe"), ("", "file"), ("..", ".."), ("a\0b.j\0pg", r"a\x00b.j\x00pg"),
     ("=HYPERLINK(1).jpg", "=HYPERLINK(1).jpg"), ("n" * 5000 + ".jpg", "n" * 116 + ".jpg")])
 def test_a_name_is_one_part_without_invisible_characters(page, sent, name):
