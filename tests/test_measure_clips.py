@@ -140,3 +140,22 @@ def test_the_table_of_weights_finds_the_weight_that_judges_like(monkeypatch):
     assert rows[0]["r"] == pytest.approx(-1) and rows[-1]["r"] == pytest.approx(1)
     table = clips.by_weight([row | {"film": "film 1", "person": "A"} for row in rows], reader)
     assert table[table.shipped].weight.tolist() == [.2] and table.icc.tolist() == list(clips.WEIGHTS)
+
+
+def test_what_was_seen_of_a_film_is_kept_but_for_the_pictures_of_classifiers(tmp_path):
+    seen = {"points": np.arange(6.).reshape(2, 3), "faces": np.zeros((2, 4, 4, 3), np.uint8)}
+    first = clips.kept_film(tmp_path / "new" / "a.npz", lambda: seen)
+    again = clips.kept_film(tmp_path / "new" / "a.npz", lambda: pytest.fail("looked twice"))
+    assert first is seen and set(again) == {"points"}
+    np.testing.assert_array_equal(again["points"], seen["points"])
+    assert clips.kept_film(None, lambda: seen) is seen
+
+
+def test_rows_of_other_readers_stay_in_a_table_on_request(tmp_path):
+    path = tmp_path / "table.csv"
+    old = pd.DataFrame({"reader": ["small", "face18", "face18 clip"], "r": [.1, .2, .3]})
+    new = pd.DataFrame({"reader": ["face18", "face18 photo"], "r": [.4, .5]})
+    clips.write_table(old, path, add=True)
+    both = clips.write_table(new, path, add=True)
+    assert dict(zip(both.reader, both.r)) == {"small": .1, "face18": .4, "face18 photo": .5}
+    assert clips.write_table(new, path, add=False).reader.tolist() == ["face18", "face18 photo"]

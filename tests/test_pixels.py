@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from aufacs_nb.databases import write_video
+from aufacs_nb.estimation import pixels
 from aufacs_nb.estimation.estimator import AUEstimator, meshes_of, pictures_of
-from aufacs_nb.estimation.mesh import MeshReader, mesh_features
-from aufacs_nb.estimation.pixels import FaceReader, PixelNetwork, changed, degraded, found_in, least_weight, seen_by
+from aufacs_nb.estimation.mesh import MeshReader, as_intensity, calibrate, mesh_features
+from aufacs_nb.estimation.pixels import (FaceReader, PixelNetwork, changed, degraded, found_in, least_weight,
+                                         rescaled, seen_by)
 from aufacs_nb.estimation.zero import calm_zero, for_aus, photo_zero
 from aufacs_nb.presets import WeightsError
 from aufacs_nb.simulation.appearance import sample_person
@@ -143,3 +145,30 @@ def test_the_least_weight_that_is_enough():
     assert least_weight({0.: .5, .5: .69, 1.: .7}) == .5
     assert least_weight({0.: .5, .5: .67, 1.: .7}) == 1.
     assert least_weight({0.: .5, 1.: .4}) == 0.
+
+
+
+def test_a_scale_set_by_people_who_show_it_is_kinder_to_faces_at_rest(reader, monkeypatch):
+    rng, n = np.random.default_rng(1), 240
+    monkeypatch.setattr(pixels, "found_in", lambda network, pictures: np.asarray(pictures))
+    monkeypatch.setattr(pixels, "seen_by", lambda network, found, rest=None: found)
+    monkeypatch.setattr(pixels, "changed", lambda network, found, rest: found - rest)
+    labels = rng.integers(1, 6, (n, 18)) * (rng.random((n, 18)) < .4)
+    labels[0] = 0
+    seen = .6 * labels + .5 * rng.normal(size=(n, 18))
+    meshes = np.repeat(rng.normal(size=(1, 468, 3)), n, 0)
+    scaled = rescaled(reader, {"vertices": meshes, "pictures": seen, "labels": labels, "neutral": np.zeros(n, int)})
+    assert scaled.plain.weights is not reader.plain.weights and scaled.network is reader.network
+    np.testing.assert_array_equal(scaled.plain.weights, np.float32(reader.plain.weights))
+    by_mesh = (1 - reader.weight) * mesh_features(meshes) @ reader.plain.weights
+    read = rounded(by_mesh + reader.weight * seen, scaled.plain)
+    assert np.quantile(read[labels == 0], .9) < .6 and np.abs(read[labels == 3].mean() - 3) < .8
+
+
+def test_calm_frames_without_a_unit_count_for_a_scale_on_request():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 6, (600, 3)) * (rng.random((600, 3)) < .5)
+    said = .4 * labels + .7 * rng.normal(size=labels.shape)
+    restless = [(as_intensity(said, *calibrate(said, labels, calm_share=share))[labels == 0] >= .5).mean()
+                for share in (0., .9)]
+    assert restless[1] < .8 * restless[0] and restless[1] < .15

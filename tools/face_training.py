@@ -3,10 +3,12 @@
     python tools/face_training.py --out aufacs_nb/assets/face18 --work runs/face18 [--people 800] [--epochs 10]
 
 photographs rich virtual people (`tools/rich_people.py`, RICH/<seed>_<number>.npz), trains `estimation.pixels.PixelNetwork` on
-eight tenths of them, lets a tenth choose the weight, rest, gain and the AUs that gain by the zero of a clip, and judges
-by the last tenth, of which nobody knew anything. The neutral frame of one light is the zero of the other. A run that was
-stopped goes on: people that are there are not photographed again, epochs that were done are not done again. `--weight`
-takes a weight of pixels as given.
+eight tenths of them, lets a tenth choose the weight and the AUs that gain by the zero of a clip, and judges by the last
+tenth, of which nobody knew anything. The neutral frame of one light is the zero of the other. Other people (SHOWN) show
+every AU alone, some in company, and nothing, as those of `tools/measure_levels.py` do, in clear view: they set rest and
+gain of every AU. Without them (`--shown 0`) the people who choose do so. A run that was stopped goes on: people that
+are there are not photographed again, epochs that were done are not done again. `--weight` takes a weight of pixels as
+given. `--rescale face18` trains nothing: it sets rest and gain of a reader anew, and what clips gain.
 
 The end prints a table: ICC with interval three ways (no zero, a neutral photograph, the calm frames of the person), with
 a photograph also the ICC of frames without hands, mugs, microphones and smear, the mean estimate at each true level,
@@ -24,15 +26,48 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from rich_people import LIGHTS, MESH, render
+from measure_levels import Shot, level_shots, photograph, registered, shown, turned, write_shard
+from rich_people import LIGHTS, MESH, landmarker, render
 
 from aufacs_nb.estimation.mesh import ALL_AUS
-from aufacs_nb.estimation.pixels import SIDE, FaceReader, fit_face_reader, train_pixels
+from aufacs_nb.estimation.pixels import SIDE, FaceReader, fit_face_reader, rescaled, train_pixels
 from aufacs_nb.estimation.zero import calm_zero, gaining_aus
 from aufacs_nb.evaluation.intervals import icc_table
+from aufacs_nb.simulation.appearance import sample_person
 from aufacs_nb.tensors import resize_frames
 
 PART = {"test": 0, "choosing": 5}   # number of a person modulo 10; the others are known to the network
+SHOWN = 16                          # people who set the scale
+FIRST_SHOWN = 600_000               # added to the seed of a person who sets the scale: nobody else has it
+
+
+def make_shown(path: Path, seed: int, number: int) -> None:
+    "Write the shard of a person who sets the scale: two neutral photographs, then `level_shots` in two other lights."
+    rng = np.random.default_rng([seed, FIRST_SHOWN, number])
+    person = sample_person(seed * 1_000_003 + FIRST_SHOWN + number)
+    scenes = rng.integers(1 << 30, size=4).tolist()
+    shots = [Shot("neutral", levels=shown({}), scene=scene, **turned(rng)) for scene in scenes[:2]]
+    shots += level_shots(rng, number, scenes[2:])
+    pictures = [photograph(person, shot, k) for k, shot in enumerate(shots)]
+    part = registered(pictures, landmarker().find_batch(pictures))
+    kept = [shots[k] for k in part.pop("found")]
+    write_shard(path, vertices=part["vertices"], picture=part["pictures"],
+                labels=np.array([list(shot.levels.values()) for shot in kept]),
+                neutral=np.array([shot.kind == "neutral" for shot in kept]))
+
+
+def gather_shown(paths) -> dict | None:
+    "Frames of the people who set the scale, as `rescaled` takes them; None of nobody."
+    parts, start = [], 0
+    for path in paths:
+        shard = dict(np.load(path))
+        assert shard["neutral"][0], f"{path}: no face in the first neutral photograph"
+        moving = np.flatnonzero(~shard["neutral"])
+        rows = np.append(0, moving)   # the first neutral photograph is everybody's zero
+        parts.append({"vertices": shard["vertices"][rows], "pictures": shard["picture"][rows],
+                      "labels": shard["labels"][rows], "neutral": np.full(len(rows), start)})
+        start += len(rows)
+    return {name: np.concatenate([each[name] for each in parts]) for name in parts[0]} if parts else None
 
 
 def gather(paths, part: str) -> dict:
@@ -87,22 +122,28 @@ def report(reader: FaceReader, data: dict, ways: dict) -> pd.DataFrame:
     return table
 
 
-def make(paths, work: Path, epochs: int, seed: int, weight, card: dict) -> tuple:
-    "The reader, and its table on people of whom it knew nothing."
+def trained(paths, choosing: dict, work: Path, epochs: int, seed: int, weight, card: dict) -> FaceReader:
+    "A reader from nothing but frames; its scale is set by the people who choose."
     start = time.time()
 
     def tell(network, epoch):
         print(f"epoch {epoch} of {epochs} after {time.time() - start:.0f} s", flush=True)
 
-    known, choosing, test = (gather(paths, part) for part in ("known", "choosing", "test"))
+    known = gather(paths, "known")
     network = train_pixels(known["pictures"], known["labels"], known["neutral"], epochs, seed, work, after_epoch=tell)
     card["trained_on"] = {"people": len(np.unique(known["person"])), "frames": len(known["labels"])}
     card["calibrated_on"] = {"people": len(np.unique(choosing["person"])), "frames": len(choosing["labels"])}
-    reader = fit_face_reader(network, known, choosing, size=MESH, weight=weight, card=card)
+    return fit_face_reader(network, known, choosing, size=MESH, weight=weight, card=card)
+
+
+def finished(reader: FaceReader, showing: dict | None, choosing: dict, card: dict) -> FaceReader:
+    "The reader with the scale of those who show it, if there are any, and the AUs that gain by the zero of a clip."
+    if showing:
+        reader = rescaled(reader, showing, MESH)
+        card["calibrated_on"] = {"people": len(np.unique(showing["neutral"])), "frames": len(showing["labels"])}
     ways = read_three_ways(reader, choosing)
     gain = gaining_aus(choosing["labels"], ways["none"], ways["clip"], choosing["person"], ALL_AUS)
-    reader = replace(reader, clip_aus=gain)
-    return reader, report(reader, test, read_three_ways(reader, test)), test
+    return replace(reader, clip_aus=gain, card={**reader.card, **card})
 
 
 def main():
@@ -110,9 +151,12 @@ def main():
     parser.add_argument("--out", type=Path, required=True, help="Folder of the weights; the part is named `face`.")
     parser.add_argument("--work", type=Path, default=Path("runs/face18"), help="Where finished epochs are kept.")
     parser.add_argument("--rich", type=Path, default=Path("runs/rich"), help="Where photographed people are kept.")
+    parser.add_argument("--shown-shards", type=Path, default=Path("runs/shown"), help="Of those who set the scale.")
     parser.add_argument("--people", type=int, default=800)
+    parser.add_argument("--shown", type=int, default=SHOWN, help="People who set the scale.")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--weight", type=float, help="Of pixels; without it the least that is enough.")
+    parser.add_argument("--rescale", metavar="READER", help="A reader whose scale is set anew, by name or folder.")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2, help="Processes that photograph.")
     a = parser.parse_args()
@@ -120,9 +164,14 @@ def main():
     a.work.mkdir(parents=True, exist_ok=True)
     start = time.time()
     paths = render(a.rich, a.seed, a.people, a.workers)
-    command = f"python tools/face_training.py --people {a.people} --epochs {a.epochs} --seed {a.seed}"
+    showing = gather_shown(render(a.shown_shards, a.seed, a.shown, a.workers, make_shown)) if a.shown else None
+    command = f"python tools/face_training.py --people {a.people} --shown {a.shown} --epochs {a.epochs} --seed {a.seed}"
     command += "" if a.weight is None else f" --weight {a.weight:g}"
-    reader, table, test = make(paths, a.work, a.epochs, a.seed, a.weight, {"command": command, "seed": a.seed})
+    card, choosing, test = {"command": command, "seed": a.seed}, gather(paths, "choosing"), gather(paths, "test")
+    reader = (FaceReader.from_pretrained(a.rescale) if a.rescale else
+              trained(paths, choosing, a.work, a.epochs, a.seed, a.weight, card))
+    reader = finished(reader, showing, choosing, card)
+    table = report(reader, test, read_three_ways(reader, test))
     shown = table.map(lambda value: f"{value:.2f}" if isinstance(value, (float, np.floating)) else str(value))
     print(shown.to_string(), f"AUs that gain by the zero of a clip: {reader.clip_aus}", sep="\n")
     print(f"weight of pixels {reader.weight}, from {reader.card['icc_by_weight']}")

@@ -23,7 +23,9 @@ of calm frames (`calm`: mean over the tenth with the smallest sum of actions) an
 5th and 95th percentile) and how the two judges correlate (`agree`). Faces that are too small or turned too far do not
 count; of several people the one who is there most does. `--people` names the person and package of each file, and means
 are over people. `--weights` asks the last reader with other weights of its pixels, before gains and floor. `--posed`
-asks all of them about photographs.
+asks all of them about photographs. `--keep` is a folder for what was seen of each film, so that another reader is asked
+about the same frames in seconds; classifiers want larger pictures, which are not kept. `--add` leaves the rows of other
+readers in the tables as they are.
 """
 import argparse
 import sys
@@ -256,11 +258,22 @@ def by_weight(rows: list, reader: FaceReader) -> pd.DataFrame:
     return table.assign(icc=icc, shipped=np.isclose(table.weight, reader.weight))
 
 
-def films_of(clips, second, step, most, people: dict):
+def kept_film(path: Path | None, look) -> dict:
+    "Arrays of a film from a file, if it is there; else what `look()` sees, which is kept there but for the `faces`."
+    if path and path.is_file():
+        return dict(np.load(path))
+    film = look()
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(path, **{name: values for name, values in film.items() if name != "faces"})
+    return film
+
+
+def films_of(clips, second, step, most, people: dict, keep: Path | None = None):
     "(columns film, person and package, what was seen) of each film with enough frames that count."
     landmarker, number = FaceLandmarker.from_pretrained(), 0
     for clip in clips:
-        film = seen_by_both(clip, landmarker, second, step, most)
+        film = kept_film(keep and keep / f"{clip.stem}.npz", lambda: seen_by_both(clip, landmarker, second, step, most))
         frames = len(film.get("points", ()))
         by_dlib = int(np.isfinite(film["dlib"]).all((1, 2)).sum()) if film else 0
         if frames < FEW or second and by_dlib < FEW:
@@ -331,19 +344,30 @@ def check(a) -> None:
     print(table.round(2).to_string(index=False))
 
 
+def write_table(table: pd.DataFrame, path: Path, add: bool) -> pd.DataFrame:
+    "Write a table with a column `reader`, and return it; with `add` beside the rows that it has of other readers."
+    if add and path.is_file():
+        old = pd.read_csv(path)
+        names = table.reader.str.split().str[0].unique()
+        table = pd.concat([old[~old.reader.str.split().str[0].isin(names)], table], ignore_index=True)
+    table.round(3).to_csv(path, index=False)
+    return table
+
+
 def ask_readers(a, clips, photos) -> None:
     "`--readers`: films, and photographs if `--posed` is given."
     readers, people = {Path(name).name: load_reader(name) for name in a.readers}, said_about(a.people)
+    if a.keep and (other := [name for name, reader in readers.items() if not isinstance(reader, MeshReader)]):
+        sys.exit(f"{', '.join(other)}: classifiers of pixels want pictures that --keep does not hold; leave it out.")
     if clips:
         weighed = list(readers.values())[-1] if a.weights else None
         table, weights = measure_readers(clips, readers, a.dlib, known_validity(a.judges), weighed, step=a.step,
-                                         most=a.most, people=people)
-        table.round(3).to_csv(a.out, index=False)
-        print(summary(table).round(2).to_string())
+                                         most=a.most, people=people, keep=a.keep)
+        print(summary(write_table(table, a.out, a.add)).round(2).to_string())
         if a.weights:
             weights.round(3).to_csv(a.weights, index=False)
     if a.posed:
-        measure_posed(photos, readers, people).round(3).to_csv(a.posed, index=False)
+        write_table(measure_posed(photos, readers, people), a.posed, a.add)
 
 
 def main():
@@ -358,6 +382,8 @@ def main():
     parser.add_argument("--people", type=Path, help="CSV with columns file, person, package and emotion.")
     parser.add_argument("--weights", type=Path, help="CSV; ask the last of --readers with other weights of pixels.")
     parser.add_argument("--posed", type=Path, help="CSV; what --readers say of the photographs among the sources.")
+    parser.add_argument("--keep", type=Path, help="Folder for what readers and judges need of each film.")
+    parser.add_argument("--add", action="store_true", help="Keep the rows that the tables have of other readers.")
     parser.add_argument("--check-judges", type=int, metavar="PEOPLE", help="Ask virtual people what judges know.")
     parser.add_argument("--judges", type=Path, default=RESULTS / "real_judges.csv", help="Table of --check-judges.")
     parser.add_argument("--out", type=Path, default=RESULTS / "real_clips.csv")

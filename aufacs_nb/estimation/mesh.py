@@ -82,27 +82,32 @@ LEVEL_WEIGHT = .1                              # what a mean squared error of on
 REST_MOST = .5                                 # levels that frames without an AU may read on average
 
 
-def _worth(read, truth, level_weight: float) -> float:
-    "How good readings (N,) of one AU are: ICC, less what levels cost whose mean is off."
+def _worth(read, truth, level_weight: float, calm_share: float = 0.) -> float:
+    "How good readings (N,) of one AU are: ICC, less what levels cost whose mean is off, and faces that are not calm."
     levels = np.unique(np.rint(truth))
     off = np.array([read[np.rint(truth) == level].mean() for level in levels]) - levels
-    return icc_3_1(truth, read) - level_weight * (off**2).mean() - 100 * max(0, off[0] - REST_MOST)
+    restless = max(0, np.quantile(read[truth == 0], calm_share) - REST_MOST) if calm_share else 0
+    return icc_3_1(truth, read) - level_weight * (off**2).mean() - 100 * max(0, off[0] - REST_MOST) - restless
 
 # %% ../../nbs/3_estimation/08_mesh.ipynb #cf1ba1a4
-def _calibrate_one(said, truth, level_weight: float, soft: float) -> tuple:
+def _calibrate_one(said, truth, level_weight: float, soft: float, calm_share: float) -> tuple:
     "(rest, gain) of one AU: said and truth (N,)."
     slope = max(np.polyfit(truth, said, 1)[0], 1e-3)
     tried = [(rest, step / slope) for rest in np.quantile(said[truth == 0], REST_SHARES) for step in GAIN_STEPS]
-    return max(tried, key=lambda pair: _worth(as_intensity(said, pair[0], pair[1], soft), truth, level_weight))
+    return max(tried, key=lambda pair: _worth(as_intensity(said, *pair, soft), truth, level_weight, calm_share))
 
 
-def calibrate(said: np.ndarray, labels: np.ndarray, level_weight: float = LEVEL_WEIGHT,
-              soft: float = 0.) -> tuple[np.ndarray, np.ndarray]:
-    "Rest and gain (n_aus,) of each AU, the best of a grid; said: what regressions say of people left out."
+def calibrate(said: np.ndarray, labels: np.ndarray, level_weight: float = LEVEL_WEIGHT, soft: float = 0.,
+              calm_share: float = 0.) -> tuple[np.ndarray, np.ndarray]:
+    """Rest and gain (n_aus,) of each AU, the best of a grid; said: what regressions say of people left out.
+
+    level_weight: what a mean squared error of a level costs, in ICC; soft: of `as_intensity`; calm_share: of the frames
+    without an AU that should read below `REST_MOST`, 0: none is asked for.
+    """
     absent = [k for k, truth in enumerate(labels.T) if not (truth == 0).any() or not (truth > 0).any()]
     if absent:
         raise ValueError(f"column {absent[0]} of the labels: an AU must be absent in some frames and there in others.")
-    pairs = [_calibrate_one(*each, level_weight, soft) for each in zip(said.T, labels.T)]
+    pairs = [_calibrate_one(*each, level_weight, soft, calm_share) for each in zip(said.T, labels.T)]
     rest, gain = (np.array(each) for each in zip(*pairs))
     return rest, gain
 
