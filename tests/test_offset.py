@@ -103,7 +103,7 @@ def test_what_is_stored_is_figure_6_of_everybody(table, database, people):
         assert found[way] == pytest.approx(means[condition], abs=1e-3)
     for name in ("sd", "r"):  # a shift moves neither
         np.testing.assert_allclose(part["shift alone"][name], part["generic"][name], atol=2e-4)
-    assert STORED.stat().st_size < 160_000
+    assert STORED.stat().st_size < 180_000   # two readers with three zeros each are in it
 
 
 def test_calm_frames_are_those_of_each_film():

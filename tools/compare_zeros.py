@@ -11,7 +11,8 @@ the generic and of the fine-tuned networks are those stages' own. The other ways
     less photograph             less what the generic networks say of the picture that fine-tuning got, kept in 0-5
     less calm frames            less what they say of the fifth of the film with the smallest sum, kept in 0-5
     fine-tuned, less calm       the same of what fine-tuned networks say
-    mesh18, without a zero, with that picture and with the calm frames; from the meshes that the stages hold
+    mesh18, face18              without a zero (`none`), with that picture (`photo`) and with the calm frames (`clip`); from
+                                the meshes and frames that the stages hold
 
 The table has one row for each database, run (the generator's name), AU and person, and no frames: `person_moments` and
 `change_moments` of `nbs/experiments/offset.ipynb`, which reads it. Films of real people have no labels. Of each of
@@ -36,6 +37,7 @@ if str(ROOT) not in sys.path:
 
 from aufacs_nb.estimation.mesh import MeshReader
 from aufacs_nb.estimation.personalization import personalize, subtract_neutral
+from aufacs_nb.estimation.pixels import FaceReader
 from aufacs_nb.estimation.zero import calm_zero, for_aus, said_by
 from aufacs_nb.experiments.conditions import ESTIMATES, less_neutral, photographs, scored_aus
 from aufacs_nb.experiments.offset import change_moments, line_alone, person_moments, shift_alone
@@ -47,7 +49,7 @@ from aufacs_nb.generation.runs import load_generator
 from aufacs_nb.registration.blendshapes import actions, load_actions
 from aufacs_nb.registration.collections import open_registered
 from aufacs_nb.registration.detection import FaceLandmarker
-from aufacs_nb.tensors import frames_to_tensor, tensor_to_frames
+from aufacs_nb.tensors import frames_to_tensor, resize_frames, tensor_to_frames
 from tools.measure_clips import FACIAL, seen
 
 RUNS = {"ganimation": None, "ratio": "ratio"}  # run → shipped generator; None: the paper's, trained by the protocol
@@ -99,21 +101,28 @@ def less_photograph(chains, root: Path, database: str, generic, rows: pd.DataFra
     return tidy_rows(part, less_neutral(part, said), "less")[ESTIMATES].to_numpy(float)
 
 
-def mesh_ways(frames: Path, aus) -> dict:
-    "Estimates of `mesh18` of all frames but the photographs, (N, n_aus), with its three zeros."
-    registered, reader = open_registered(frames / "frames"), MeshReader.from_pretrained("mesh18")
+def kept_frames(frames: Path) -> tuple:
+    "Manifest, meshes (N, 468, 3) and registered frames (N, s, s, 3) of the valid frames of a stage."
+    registered = open_registered(frames / "frames")
     kept = registered.manifest.valid.to_numpy(bool)
-    table, meshes = registered.manifest[kept].reset_index(drop=True), np.asarray(registered.vertices[kept])
-    said, plain, shots = said_by(reader, meshes), reader.predict(meshes), photographs(table)
-    film, calm = films_of(table), np.zeros((len(table), len(reader.aus)))
-    for name in np.unique(film):
-        own = film == name
+    table = registered.manifest[kept].reset_index(drop=True)
+    return table, np.asarray(registered.vertices[kept]), np.asarray(registered.frames[kept])
+
+
+def reader_ways(name: str, reader: MeshReader, seen: tuple, aus) -> dict:
+    "Estimates of a reader of meshes or faces of all `seen` but the photographs, (N, n_aus), with its three zeros."
+    table, meshes, frames = seen
+    size = {"pictures": np.asarray(resize_frames(frames, reader.picture_size))} if reader.picture_size else {}
+    said, plain, shots = said_by(reader, meshes, **size), reader.predict(meshes, **size), photographs(table)
+    film, calm = films_of(table), np.zeros_like(said, dtype=float)
+    for one in np.unique(film):
+        own = film == one
         calm[own] = for_aus(calm_zero(plain[own], said[own]), reader.aus, reader.clip_aus)
-    photo = np.stack([said[shots[name]] for name in table.subject])
-    ways = {"mesh18": plain, "mesh18, photograph": reader.predict(meshes, zero=photo),
-            "mesh18, calm frames": reader.predict(meshes, zero=calm)}
+    photo = np.stack([said[shots[who]] for who in table.subject])
+    ways = {name: plain, f"{name}, photograph": reader.predict(meshes, zero=photo, **size),
+            f"{name}, calm frames": reader.predict(meshes, zero=calm, **size)}
     columns, rest = [reader.aus.index(au) for au in aus], np.setdiff1d(np.arange(len(table)), list(shots.values()))
-    return {name: values[rest][:, columns] for name, values in ways.items()}
+    return {way: values[rest][:, columns] for way, values in ways.items()}
 
 
 def compare(chains, root: Path, database: str, mesh: bool) -> pd.DataFrame:
@@ -131,7 +140,9 @@ def compare(chains, root: Path, database: str, mesh: bool) -> pd.DataFrame:
             "less photograph": less_photograph(chains, root, database, generic, first)[:, columns],
             "less calm frames": less_calm(first)[:, columns], "fine-tuned, less calm": less_calm(second)[:, columns]}
     if mesh:
-        ways |= mesh_ways(stage_folder(generic.needs["frames"], root), aus)
+        seen_frames = kept_frames(stage_folder(generic.needs["frames"], root))
+        for name, reader in (("mesh18", MeshReader), ("face18", FaceReader)):
+            ways |= reader_ways(name, reader.from_pretrained(name), seen_frames, aus)
     return person_moments(labels, ways, who, aus).join(change_moments(a, b, who, aus))
 
 
