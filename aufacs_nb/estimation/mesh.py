@@ -94,7 +94,8 @@ def _calibrate_one(said, truth, level_weight: float, soft: float, calm_share: fl
     "(rest, gain) of one AU: said and truth (N,)."
     slope = max(np.polyfit(truth, said, 1)[0], 1e-3)
     tried = [(rest, step / slope) for rest in np.quantile(said[truth == 0], REST_SHARES) for step in GAIN_STEPS]
-    return max(tried, key=lambda pair: _worth(as_intensity(said, *pair, soft), truth, level_weight, calm_share))
+    read = lambda pair: as_intensity(said, pair[0], pair[1], soft)
+    return max(tried, key=lambda pair: _worth(read(pair), truth, level_weight, calm_share))
 
 
 def calibrate(said: np.ndarray, labels: np.ndarray, level_weight: float = LEVEL_WEIGHT, soft: float = 0.,

@@ -375,9 +375,8 @@ def rescaled(reader: FaceReader, showing: dict, size: int = 224) -> FaceReader:
     """
     meshes, found = mesh_features(showing["vertices"], size), found_in(reader.network, showing["pictures"])
     rest, labels = showing["neutral"], np.asarray(showing["labels"], float)
-    seen = {"plain": seen_by(reader.network, found), "difference": changed(reader.network, found, found[rest])}
-    made = {}
-    for name, rows in (("plain", meshes), ("difference", meshes - meshes[rest])):
-        weights = getattr(reader, name).weights
-        made[name] = _regression(rows @ weights, seen[name], labels, reader.weight, weights, 0., QUIET_SHARE)
-    return replace(reader, **made)
+    both = ((meshes, seen_by(reader.network, found), reader.plain.weights),
+            (meshes - meshes[rest], changed(reader.network, found, found[rest]), reader.difference.weights))
+    plain, difference = (_regression(rows @ weights, seen, labels, reader.weight, weights, 0., QUIET_SHARE)
+                         for rows, seen, weights in both)
+    return replace(reader, plain=plain, difference=difference)
