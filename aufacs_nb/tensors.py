@@ -117,7 +117,8 @@ class Rows:
         return len(self.rows)
 
     def __getitem__(self, index) -> np.ndarray:
-        found = np.array(self.array[self.rows[index]])
+        found = np.asarray(self.array[self.rows[index]])
+        found = found.copy() if np.may_share_memory(found, self.array) else found
         _give_back(self.array)
         return found
 

@@ -347,6 +347,7 @@ def train_classifiers_command(
     from aufacs_nb.estimation.personalization import personal_generator
     from aufacs_nb.estimation.vgg16 import check_init
     from aufacs_nb.experiments.stages import partition_frames
+    from aufacs_nb.folders import only_run
     from aufacs_nb.presets import get_preset
 
     place, chosen, start = device_of(device), get_preset(preset), init or "imagenet"
@@ -356,9 +357,10 @@ def train_classifiers_command(
     balanced, registered = _balanced(data), _registered(valid)
     _check_same(valid, balanced.manifest.get("registration", ["mesh"])[0], data)
     part = partition_frames(registered, "Valid", chosen.cls_size)
-    classifiers = train_classifiers(balanced, part.frames, part.manifest, chosen, seed=seed, out=out,
-                                    progress=not quiet, device=place, init=start, checkpoint=out / "checkpoint")
-    _calibrate(classifiers.to(place), registered, generator, out, not quiet)
+    with only_run(out):
+        classifiers = train_classifiers(balanced, part.frames, part.manifest, chosen, seed=seed, out=out,
+                                        progress=not quiet, device=place, init=start, checkpoint=out / "checkpoint")
+        _calibrate(classifiers.to(place), registered, generator, out, not quiet)
     typer.echo(f"Classifiers → {out}")
 
 # %% ../../nbs/6_apps/11_commands.ipynb #ecad1702

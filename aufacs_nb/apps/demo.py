@@ -33,7 +33,7 @@ from ..geometry.meshes import canonical_face
 from ..evaluation.intervals import icc_table
 from ..estimation.personalization import personal_generator, personalize
 from ..files import shown
-from ..pictures import contact_sheet, figure_pixels, save_synthetic, to_jpeg, upscale
+from ..pictures import contact_sheet, figure_pixels, save_synthetic, stamped, to_jpeg, upscale
 from ..experiments.stages import partition_frames, write_table
 from ..files import write_atomically
 from ..registration.frontal import register_face
@@ -263,12 +263,8 @@ def _named(au: int) -> str:
 
 def _tile(frame: np.ndarray, synthetic: bool = True, side: int = 168) -> Image.Image:
     "A frame for the report, side × side pixels; SYNTHETIC stands in its own pixels if it is."
-    picture = Image.fromarray(upscale(np.asarray(frame), side))
-    if synthetic:
-        draw = ImageDraw.Draw(picture)
-        draw.rectangle([0, side - 20, side, side], fill=(20, 20, 20))
-        draw.text((side / 2, side - 10), "SYNTHETIC", fill=(255, 214, 90), anchor="mm", font_size=18)
-    return picture
+    large = upscale(np.asarray(frame), side)
+    return Image.fromarray(stamped(large) if synthetic else large)
 
 
 def _level(level: int) -> str:

@@ -309,9 +309,8 @@ def _asked(model: str, neutral: str, device: str):
 
 def _unseen(sources: list, seen: set, left: list) -> None:
     "Note sources of several that gave no frame at all, such as an empty film."
-    there = [str(source) for source in sources if len(sources) > 1]
-    left += [f"{name}: no frame in it" for name in there
-             if not any(one == name or one.startswith(f"{name}/") for one in seen)]
+    above = {Path(up) for one in seen for up in (one, *Path(one).parents)}
+    left += [f"{source}: no frame in it" for source in sources if len(sources) > 1 and Path(source) not in above]
 
 # %% ../../nbs/6_apps/09_cli.ipynb #2eb55344
 @contextmanager
@@ -527,7 +526,8 @@ def _frontal_picture(generator, registered, target):
                          [au_column(au) for au in aus])
 
 # %% ../../nbs/6_apps/09_cli.ipynb #417014c7
-def _write_frontal(generator, photo: Path, out: Path, au: list, shows: list, face, named: str) -> str:
+def _write_frontal(generator, photo: Path, out: Path, au: list, shows: list, face, named: str,
+                   stamp: bool) -> str:
     "The frontal view of a photograph, a picture or a film; what was written."
     from aufacs_nb.generation.synthesis import save_animation, smooth_targets, tour
     from aufacs_nb.pictures import save_synthetic
@@ -542,10 +542,10 @@ def _write_frontal(generator, photo: Path, out: Path, au: list, shows: list, fac
     target = [wanted.get(a, 0) / 5 for a in aus] if au else None
     if out.suffix.lower() == ".png":
         picture = _frontal_picture(generator, registered, target)
-        save_synthetic(out, picture, named, photo.name, ", ".join(au) or "AU × intensity grid")
+        save_synthetic(out, picture, named, photo.name, ", ".join(au) or "AU × intensity grid", stamp)
         return "picture"
     stations = tour(aus) if target is None else [[0] * len(aus), target]
-    save_animation(out, _frontal_frames(generator, registered, smooth_targets(stations, 24)), named, photo.name)
+    save_animation(out, _frontal_frames(generator, registered, smooth_targets(stations, 24)), named, photo.name, stamp=stamp)
     return "film"
 
 # %% ../../nbs/6_apps/09_cli.ipynb #995a36f4
@@ -575,7 +575,8 @@ def _wishes(generator, au: list, shows: list) -> tuple[dict, dict]:
     return shown | wanted, shown
 
 # %% ../../nbs/6_apps/09_cli.ipynb #8181afe3
-def _write_photograph(generator, photo: Path, out: Path, au: list, shows: list, face, named: str) -> str:
+def _write_photograph(generator, photo: Path, out: Path, au: list, shows: list, face, named: str,
+                      stamp: bool) -> str:
     "The whole photograph, edited, as a picture or moving; what was written."
     from aufacs_nb.generation.photographs import Editor
     from aufacs_nb.generation.synthesis import save_animation
@@ -586,13 +587,13 @@ def _write_photograph(generator, photo: Path, out: Path, au: list, shows: list, 
     image, chosen = _picture_and_face(photo, face)
     if out.suffix.lower() == ".png":
         edited = Editor(image, generator, shows=shown, face=chosen)(wanted)
-        save_synthetic(out, edited, named, photo.name, ", ".join(au))
+        save_synthetic(out, edited, named, photo.name, ", ".join(au), stamp)
         return f"photograph, {edited.shape[1]} × {edited.shape[0]}"
     if max(image.shape) > FILM_SIDE:
         x, y = chosen.box.reshape(2, 2).mean(0) * FILM_SIDE / max(image.shape)
         image = upscale(image, FILM_SIDE)
         chosen = _pick(FaceLandmarker.from_pretrained().find_all([image])[0], f"{x:.0f},{y:.0f}", str(photo))
-    save_animation(out, _moving(generator, image, chosen, wanted, shown), named, photo.name)
+    save_animation(out, _moving(generator, image, chosen, wanted, shown), named, photo.name, stamp=stamp)
     return "film"
 
 # %% ../../nbs/6_apps/09_cli.ipynb #3baf996b
@@ -634,15 +635,16 @@ def _film_frames(generator, film: Path, wanted: dict, shows: dict, face, progres
         raise NoFaceError(f"{film}: no face found in any frame; nothing was written.")
 
 # %% ../../nbs/6_apps/09_cli.ipynb #fba3315d
-def _write_film(generator, film: Path, out: Path, au: list, shows: list, face, named: str, progress: bool,
-                on_error: str) -> str:
+def _write_film(generator, film: Path, out: Path, au: list, shows: list, face, named: str, stamp: bool,
+                progress: bool, on_error: str) -> str:
     "A film in which every frame of one face is edited; what was written."
     from aufacs_nb.databases import frame_rate
     from aufacs_nb.generation.synthesis import save_animation
 
     wanted, calm = _wishes(generator, au, shows)
     frames = _film_frames(generator, film, wanted, calm, face, progress, on_error)
-    save_animation(out, frames, f"{named}, {', '.join(au)}", film.name, max(1, round(frame_rate(film))))
+    save_animation(out, frames, f"{named}, {', '.join(au)}", film.name, max(1, round(frame_rate(film))),
+                   stamp)
     return "film"
 
 # %% ../../nbs/6_apps/09_cli.ipynb #f0ea5f38
@@ -672,7 +674,7 @@ def _check_synthesis(photo: Path, out: Path, au: list, frontal: bool, film: bool
 
 # %% ../../nbs/6_apps/09_cli.ipynb #55bcc093
 def _synthesized(photo: Path, out: Path, au: list, shows: list, frontal: bool, face, made_by: tuple, device: str,
-                 film_options: tuple) -> str:
+                 stamp: bool, film_options: tuple) -> str:
     "Write what `synthesize` was asked for; its name. made_by: --model, --arch; film_options: bar, --on-error."
     from aufacs_nb.generation.ratio import RatioFlow
     from aufacs_nb.tensors import one_thread
@@ -686,7 +688,7 @@ def _synthesized(photo: Path, out: Path, au: list, shows: list, frontal: bool, f
                          "out.")
     if whole:
         _idle_device(device, "whole photographs and films are edited")
-    what = (generator if whole else generator.to(chosen), photo, out, au, shows, face, named)
+    what = (generator if whole else generator.to(chosen), photo, out, au, shows, face, named, stamp)
     with one_thread():
         return _write_film(*what, *film_options) if film else (_write_photograph if whole else _write_frontal)(*what)
 
@@ -700,11 +702,13 @@ def synthesize_command(
     face: Annotated[str | None, typer.Option(help="1 = leftmost, or a place x,y; the largest by default.")] = None,
     model: AnyModel = None, arch: Arch = None, quiet: Quiet = False,
     device: Annotated[str, typer.Option(help="Of frontal views; whole photographs are edited on the CPU.")] = "auto",
+    stamp: Annotated[bool, typer.Option("--stamp", help="Write SYNTHETIC into the pixels, too.")] = False,
     on_error: OnError = "skip", force: Force = False,
 ) -> None:
     "Give a face in PHOTO other AU intensities: the whole photograph or film (ratio), or a frontal view; marked so."
     out = _check_synthesis(photo, out, au, frontal, _is_film(photo), force)
     parse_targets(au, tuple(AU_NAMES))
     with lock(out):
-        made = _synthesized(photo, out, au, shows, frontal, face, (model, arch), device, (not quiet, on_error))
+        made = _synthesized(photo, out, au, shows, frontal, face, (model, arch), device, stamp,
+                            (not quiet, on_error))
     typer.echo(f"Synthetic {made} → {shown(out)}")

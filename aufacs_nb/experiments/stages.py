@@ -30,6 +30,7 @@ from ..estimation.storage import AUClassifiers
 from ..evaluation.image_quality import fit_identity, paired_error
 from ..evaluation.intervals import icc_table
 from ..facs import AUS, au_columns, intensity_to_unit
+from ..folders import only_run
 from ..generation.ratio import FaceGenerator
 from ..generation.runs import train_generator
 from ..generation.synthesis import synthesize
@@ -58,6 +59,8 @@ def partition_frames(registered: RegisteredFrames, partition: str | None, size: 
 def coded(part: RegisteredFrames, aus: Iterable[int]) -> RegisteredFrames:
     "The frames whose every AU was coded: real databases leave some out (NaN), and a label vector needs all."
     whole = part.manifest[au_columns(aus)].notna().all(axis=1).to_numpy()
+    if whole.all():
+        return part._replace(manifest=part.manifest.reset_index(drop=True))
     if isinstance(part.frames, Rows):
         return RegisteredFrames(Rows(part.frames, whole), part.manifest[whole].reset_index(drop=True))
     return part.select(whole)
@@ -148,16 +151,17 @@ def fit_generator(registered: RegisteredFrames, preset: GeneratorValues, out: Pa
     if not len(part.frames):
         raise ValueError(f"manifest.parquet: no Train frame in which all of {au_columns(preset.aus)} are coded.")
     labels = intensity_to_unit(part.manifest[au_columns(preset.aus)].to_numpy(np.float32))
-    generator = train_generator(part.frames, labels, part.manifest.subject.to_numpy(), preset, out=out, seed=seed,
-                                clips=clip_names(part.manifest), progress=progress, **options)
-    if not PartialState().is_main_process:
+    with only_run(out):
+        generator = train_generator(part.frames, labels, part.manifest.subject.to_numpy(), preset, out=out, seed=seed,
+                                    clips=clip_names(part.manifest), progress=progress, **options)
+        if not PartialState().is_main_process:
+            return generator
+        scores = {}
+        if (registered.manifest.partition == "Test").any():
+            test = coded(partition_frames(registered, "Test", preset.size), preset.aus)
+            scores["paired_error_test"] = round(paired_error(generator, test), 3)
+        _add_to_card(out, **provenance(part), scores=scores)
         return generator
-    scores = {}
-    if (registered.manifest.partition == "Test").any():
-        test = coded(partition_frames(registered, "Test", preset.size), preset.aus)
-        scores["paired_error_test"] = round(paired_error(generator, test), 3)
-    _add_to_card(out, **provenance(part), scores=scores)
-    return generator
 
 # %% ../../nbs/experiments/01_stages.ipynb #d2c7e697
 def train_frames(registered: RegisteredFrames, size: int, more: RegisteredFrames | None = None) -> RegisteredFrames:
@@ -199,14 +203,15 @@ def fit_classifiers(registered: RegisteredFrames, generator: FaceGenerator | Non
     valid, test = (partition_frames(registered, name, preset.cls_size) for name in ("Valid", "Test"))
     train = train_frames(registered, preset.size if resampling == "semantic" else preset.cls_size, more)
     chosen = training_set(train, generator, preset, seed, resampling, progress)
-    classifiers = train_classifiers(chosen, valid.frames, valid.manifest, preset, seed=seed, out=out,
-                                    progress=progress, n_jobs=n_jobs)
-    if preset.per_targets == "calibrated" and generator is not None:
-        calibrated(classifiers, generator, neutral_frames(registered, preset.size, preset.aus)).save(out)
-    table = evaluate(classifiers, test)
-    _add_to_card(out, **provenance(train), resampling=resampling, scores={"icc_test": _scores_of(table)})
-    write_table(table, out / "test_icc.csv")
-    return AUClassifiers.from_pretrained(out)
+    with only_run(out):
+        classifiers = train_classifiers(chosen, valid.frames, valid.manifest, preset, seed=seed, out=out,
+                                        progress=progress, n_jobs=n_jobs)
+        if preset.per_targets == "calibrated" and generator is not None:
+            calibrated(classifiers, generator, neutral_frames(registered, preset.size, preset.aus)).save(out)
+        table = evaluate(classifiers, test)
+        _add_to_card(out, **provenance(train), resampling=resampling, scores={"icc_test": _scores_of(table)})
+        write_table(table, out / "test_icc.csv")
+        return AUClassifiers.from_pretrained(out)
 
 # %% ../../nbs/experiments/01_stages.ipynb #0e7db20d
 def _fit_generators(registered, preset: Preset, out: Path, seed: int, progress: bool) -> tuple:

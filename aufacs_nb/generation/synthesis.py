@@ -22,7 +22,7 @@ from ..facs import AUS, LEVELS, LabelError, check_targets, intensity_to_unit
 from ..files import shown as harmless
 from .ratio import FaceGenerator
 from ..tensors import FrameArray, frames_to_tensor, tensor_to_frames
-from ..pictures import SYNTHETIC_KEY, contact_sheet, save_synthetic
+from ..pictures import SYNTHETIC_KEY, contact_sheet, save_synthetic, stamped
 from ..files import write_atomically
 from ..databases import write_video
 
@@ -115,12 +115,14 @@ def animate(generator: FaceGenerator, frame: np.ndarray, keys: ArrayLike, steps:
     return synthesize(generator, np.broadcast_to(frame, (len(targets), *np.shape(frame))), targets)
 
 
-def save_animation(path: Path | str, frames: np.ndarray, generator: str, source: str, fps: int = 24) -> Path:
-    "Write frames uint8 (N, S, S, 3) as .gif or .mp4, marked as synthetic; ValueError for other endings."
+def save_animation(path: Path | str, frames: np.ndarray, generator: str, source: str, fps: int = 24,
+                   stamp: bool = False) -> Path:
+    "Write frames uint8 (N, S, S, 3) as .gif or .mp4, marked as synthetic, stamped if asked; ValueError for other endings."
     path, source = Path(path), harmless(source)
     comment = f"{SYNTHETIC_KEY}: made by {generator} from {source}; shows no real expression."
     if path.suffix.lower() not in (".gif", ".mp4"):
         raise ValueError(f"{path.name}: an animation ends in .gif or .mp4.")
+    frames = map(stamped, frames) if stamp else frames
     if path.suffix.lower() == ".mp4":
         return write_atomically(path, lambda temporary: write_video(temporary, frames, fps, comment=comment))
     first, *rest = [Image.fromarray(frame).quantize(128) for frame in frames]
