@@ -7,10 +7,10 @@ from pathlib import Path
 from PIL import Image
 from skimage.data import astronaut
 
-from aufacs_nb import AUEstimator, FaceLandmarker, load_generator, register_photo
+from aufacs_nb import AUEstimator, FaceLandmarker
 from aufacs_nb.apps.overlay import draw_estimates
-from aufacs_nb.facs import AUS
-from aufacs_nb.generation.synthesis import intensity_grid
+from aufacs_nb.generation.photographs import Editor
+from aufacs_nb.generation.ratio import load_ratio
 from aufacs_nb.pictures import contact_sheet, save_synthetic
 from aufacs_nb.simulation.appearance import sample_person
 from aufacs_nb.simulation.camera import render_person
@@ -18,6 +18,7 @@ from aufacs_nb.simulation.camera import render_person
 IMAGES = Path(__file__).resolve().parents[1] / "nbs" / "images"
 SHOWN = {90_200: {6: 4, 12: 5, 25: 4}, 90_210: {1: 4, 2: 4}, 90_204: {4: 5}, 90_212: {9: 5}, 90_208: {10: 4, 25: 3},
          90_205: {14: 5}, 90_213: {15: 4, 17: 4}, 90_203: {12: 4, 25: 3}}  # seed of a person: AUs
+SMILE = {6: 1, 12: 3, 25: 3}  # what Eileen Collins shows already, and keeps
 
 
 def real_frame():
@@ -36,11 +37,13 @@ def virtual_people():
 
 
 def synthetic():
-    "The photograph's face at 0, C and E of AU4 and AU12, by the shipped flow generator; marked inside the file."
-    grid = intensity_grid(load_generator("small", arch="flow"), register_photo(astronaut()).image)
-    faces = [grid[AUS.index(au), level] for au in (4, 12) for level in (0, 3, 5)]
-    sheet = contact_sheet(faces, 3, side=170, column_titles=list("0CE"), row_titles=["AU4", "AU12"])
-    save_synthetic(IMAGES / "synthetic.png", sheet, "small flow", "astronaut", "AU4, AU12 at 0, C, E")
+    "The photograph with four expressions that were never photographed, by the shipped ratio generator; marked in the file."
+    photo = astronaut()
+    editor = Editor(photo, load_ratio("medium", aus=None), shows=SMILE)
+    wishes = {"photograph": {}, "AU1, 2, 5": {1: 4, 2: 4, 5: 3}, "AU4, 7": {4: 5, 7: 3}, "AU26": {26: 4}, "AU43": {43: 5}}
+    tiles = [editor(SMILE | wish) for wish in wishes.values()]
+    sheet = contact_sheet([tile[0:200, 125:325] for tile in tiles], len(wishes), side=150, column_titles=list(wishes))
+    save_synthetic(IMAGES / "synthetic.png", sheet, "ratio", "astronaut", ", ".join(wishes))
 
 
 if __name__ == "__main__":

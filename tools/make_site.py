@@ -18,7 +18,7 @@ GUIDES = ("my_film", "from_openface", "my_database", "gpu_and_cluster", "intensi
 GALLERY = {  # notebook: which of its pictures, counted from 0; None, or one that is no longer there: the largest
     "0_start/05_meshes": 2, "1_registration/01_detection": None, "1_registration/06_frontal": None,
     "1_registration/08_prnet": None, "2_generation/01_geometric": None, "2_generation/06_synthesis": None,
-    "2_generation/07_ratio": None, "2_generation/08_photographs": None, "3_estimation/07_personalization": 0,
+    "2_generation/07_ratio": None, "2_generation/09_photographs": None, "3_estimation/07_personalization": 0,
     "3_estimation/10_pixels": 1, "3_estimation/13_estimator": 5, "4_evaluation/04_features": 2,
     "5_simulation/01_face_model": None, "5_simulation/03_appearance": 18, "5_simulation/04_camera": 17,
     "5_simulation/08_rich": None, "5_simulation/10_simulate": None, "6_apps/02_overlay": 4,

@@ -8,7 +8,7 @@ __all__ = ['synthesize', 'single_au_targets', 'intensity_grid', 'grid_picture', 
 
 # %% ../../nbs/2_generation/06_synthesis.ipynb #81b419ec
 from pathlib import Path
-from typing import Sequence
+from typing import Iterable, Sequence
 
 import av
 import numpy as np
@@ -115,7 +115,7 @@ def animate(generator: FaceGenerator, frame: np.ndarray, keys: ArrayLike, steps:
     return synthesize(generator, np.broadcast_to(frame, (len(targets), *np.shape(frame))), targets)
 
 
-def save_animation(path: Path | str, frames: np.ndarray, generator: str, source: str, fps: int = 24,
+def save_animation(path: Path | str, frames: Iterable[np.ndarray], generator: str, source: str, fps: int = 24,
                    stamp: bool = False) -> Path:
     "Write frames uint8 (N, S, S, 3) as .gif or .mp4, marked as synthetic, stamped if asked; ValueError for other endings."
     path, source = Path(path), harmless(source)
