@@ -16,9 +16,11 @@ OUT    ?= demo_out
 PORT   ?= 8866
 # Two notebooks at a time on two cores: more threads each would only wait for one another.
 WORKERS ?= 2
+# Where the guard notes what notebooks tried to reach.
+KNOCKS := $(CURDIR)/$(VENV)/.knocks
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test sync lab voila notebooks readme bench torture fuzz docs
+.PHONY: help install demo test sync lab voila notebooks readme bench torture fuzz soak docs
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -28,8 +30,11 @@ install: $(STAMP)  ## create .venv and install what is missing (every target bel
 demo: $(STAMP)  ## the whole pipeline on a photograph and on virtual subjects: report.html in demo_out/
 	$(BIN)/aufacs demo --out "$(OUT)"
 
+# Notebooks run under a guard: tests/guard/sitecustomize.py lets no process reach another machine, and notes who tried.
 test: sync docs  ## notebooks clean, modules in sync, the site, notebooks' assertions, tests/
-	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers $(WORKERS) --timing
+	@rm -f $(KNOCKS)
+	OMP_NUM_THREADS=1 PYTHONPATH=tests/guard AUFACS_KNOCKS=$(KNOCKS) $(BIN)/nbdev_test --n_workers $(WORKERS) --timing
+	@test ! -s $(KNOCKS) || { echo "A notebook tried to reach another machine:" >&2; sort -u $(KNOCKS) >&2; exit 1; }
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n $(WORKERS) --dist loadfile --durations=10
 
 sync: $(STAMP)  ## are notebooks clean, modules and README what the notebooks make? (changes nothing)
@@ -53,6 +58,9 @@ torture: $(STAMP)  ## kill each long command at random moments, run it again, co
 
 fuzz: $(STAMP)  ## try 2,000 bad inputs on every command: no traceback, no hang, no wrong success (ten minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python tools/fuzz.py
+
+soak: $(STAMP)  ## ten visitors use the demos for ten minutes: what must come back does (a quarter of an hour)
+	OMP_NUM_THREADS=1 $(BIN)/python tools/soak.py
 
 bench: $(STAMP)  ## how fast each part is on this machine: rendering, registration, training, prediction
 	@for bench in tests/benchmarks/bench_*.py; do $(BIN)/python "$$bench" || exit 1; done

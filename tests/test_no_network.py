@@ -3,8 +3,12 @@
 Python's sockets are guarded; libraries written in C, such as FFmpeg's, would knock at a server that nobody may reach. It
 hangs up at once: whoever waited for its answer would wait for ever, deep in C, where no limit of time reaches.
 """
+import os
 import socket
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -148,3 +152,18 @@ def test_weights_come_from_here(guard):
     FaceLandmarker.from_pretrained(), load_actions(), load_generator("small")
     for name in ("small", "mesh18", "face18"):
         assert np.isfinite(AUEstimator.from_pretrained(name, device="cpu").predict(astronaut()).AU12_r).all()
+
+
+def test_the_guard_of_notebooks_and_demos_notes_who_tries(tmp_path):
+    """`make test` runs notebooks under tests/guard: other machines are refused and noted, this one is not, children too."""
+    code = ("import socket, subprocess, sys\n"
+            "with socket.create_server(('127.0.0.1', 0)) as server: socket.create_connection(server.getsockname()).close()\n"
+            "try: socket.create_connection(('192.0.2.7', 80), timeout=5)\n"
+            "except ConnectionRefusedError: print('refused')\n"
+            "child = 'import urllib.request as u; u.urlopen(\"http://example.invalid\")'\n"
+            "sys.exit(subprocess.run([sys.executable, '-c', child], capture_output=True).returncode)\n")
+    knocks = tmp_path / "knocks"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=os.environ | {
+        "PYTHONPATH": str(Path(__file__).parent / "guard"), "AUFACS_KNOCKS": str(knocks)})
+    assert (done.stdout, done.returncode) == ("refused\n", 1), done.stderr
+    assert knocks.read_text(encoding="utf-8").split() == ["192.0.2.7", "example.invalid"]
