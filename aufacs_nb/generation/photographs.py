@@ -461,6 +461,14 @@ def _moved_marks(face: FaceMaps, maps: np.ndarray) -> np.ndarray:
     shift = [ndimage.map_coordinates(maps[..., k], places, order=1, mode="nearest") for k in (0, 1)]
     return marks - np.stack(shift, 1)
 
+
+def _edited_window(editor, asked: torch.Tensor, learnt: bool) -> np.ndarray:
+    "The window of an `Editor` at labels (n_aus,): the network's maps, then the lids."
+    share, left = _lids_apart(editor.shows, asked, editor.generator.config.aus)
+    maps = pixel_maps(editor.maps, _said(editor, left, learnt), left - editor.shows)
+    edited = mix_window(editor.photo, editor.maps.window, maps)
+    return close_lids(edited, _moved_marks(editor.maps, maps), share) if share else edited
+
 # %% ../../nbs/2_generation/09_photographs.ipynb #080052x
 class Editor:
     """One face of one photograph, registered once: `editor({"AU12": 4})` is the edited photograph.
@@ -483,10 +491,7 @@ class Editor:
     def window(self, aus: dict, learnt: bool = True) -> np.ndarray:
         "The edited window around the face, (h, w, 3) uint8, see `__call__`; `.maps.window` says where it lies."
         asked = torch.tensor(au_vector(aus, self.generator.config.aus))
-        share, left = _lids_apart(self.shows, asked, self.generator.config.aus)
-        maps = pixel_maps(self.maps, _said(self, left, learnt), left - self.shows)
-        edited = mix_window(self.photo, self.maps.window, maps)
-        return close_lids(edited, _moved_marks(self.maps, maps), share) if share else edited
+        return _edited_window(self, asked, learnt)
 
     def __call__(self, aus: dict, learnt: bool = True) -> np.ndarray:
         "The whole photograph (H, W, 3) uint8 with {AU by name or number: intensity 0–5}; not learnt: moved alone."

@@ -117,7 +117,7 @@ def animate(generator: FaceGenerator, frame: np.ndarray, keys: ArrayLike, steps:
 
 def save_animation(path: Path | str, frames: Iterable[np.ndarray], generator: str, source: str, fps: int = 24,
                    stamp: bool = False) -> Path:
-    "Write frames uint8 (N, S, S, 3) as .gif or .mp4, marked as synthetic, stamped if asked; ValueError for other endings."
+    "Write frames uint8 (N, S, S, 3) as a marked .gif or .mp4, stamped if asked; ValueError for other endings."
     path, source = Path(path), harmless(source)
     comment = f"{SYNTHETIC_KEY}: made by {generator} from {source}; shows no real expression."
     if path.suffix.lower() not in (".gif", ".mp4"):
