@@ -74,8 +74,8 @@ def _closed_eye(photo: np.ndarray, eye: EyeShape, share: float) -> tuple:
     y, x = np.mgrid[y0:y1, x0:x1]
     u, v = (((x - eye.corner[0]) * way[0] + (y - eye.corner[1]) * way[1]) / max(eye.width, 1e-6)
             for way in (eye.along, eye.down))
-    looked, taken = lid_source(v, *(np.interp(u, *curve[np.argsort(curve[:, 0])].T)
-                                    for curve in (eye.upper, eye.lower, eye.brow)), share)
+    upper, lower, brow = (np.interp(u, *curve[np.argsort(curve[:, 0])].T) for curve in (eye.upper, eye.lower, eye.brow))
+    looked, taken = lid_source(v, upper, lower, brow, share)
     taken = taken * np.clip((np.minimum(u, 1 - u) + 0.02) / 0.04, 0, 1)
     step = (looked - v) * eye.width
     places = [y + step * eye.down[1], x + step * eye.down[0]]
