@@ -11,6 +11,7 @@ import sys
 import time
 from http.client import HTTPConnection
 from pathlib import Path
+from unittest.mock import patch
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -61,13 +62,17 @@ def chromium():
 
 @pytest.fixture(scope="module")
 def server(chromium, tmp_path_factory):
-    """The one server of all tests, gone at the end."""
+    """The one server of all tests, gone at the end; neither it nor its kernels tried to reach another machine."""
     pytest.importorskip("voila") if not REQUIRED else __import__("voila")
-    started = soak.Server(tmp_path_factory.mktemp("voila"))
+    folder = tmp_path_factory.mktemp("voila")
+    knocks = folder / "knocks"
+    with patch.dict(os.environ, {"PYTHONPATH": str(ROOT / "tests" / "guard"), "AUFACS_KNOCKS": str(knocks)}):
+        started = soak.Server(folder)
     try:
         yield started.wait()
     finally:
         started.stop()
+    assert not knocks.exists(), f"the demos tried to reach {sorted(set(knocks.read_text().split()))}"
 
 
 @pytest.fixture(scope="module")
