@@ -40,7 +40,7 @@ class OutputError(ValueError):
     "An output that would destroy something, or cannot be written; the message says what to do."
 
 
-MARKS = (b"aufacs_nb", b"face_id", b"Synthetic")  # in what this package writes
+MARKS = (b"aufacs_nb", b"tEXtSynthetic\0", b"Synthetic: made by ")  # in our figures, PNGs and films
 ENDS = 1 << 20  # bytes of a file's beginning and of its end that are searched for them
 
 
@@ -63,7 +63,7 @@ def _same(path: Path, other: str | Path) -> bool:
 def _check_place(path: Path, inputs: Iterable, what: str, said: str) -> None:
     "OutputError, which begins with `said`, if an output is one of the inputs, or lies below a file."
     if any(_same(path, other) for other in inputs):
-        raise OutputError(f"{said}: would overwrite its own source; choose another name.")
+        raise OutputError(f"{said}: would overwrite its own source, or another output; choose another name.")
     if not (parent := next(folder for folder in path.absolute().parents if folder.exists())).is_dir():
         raise OutputError(f"{said}: {shown(parent)} is a file, and no {what} can lie in it.")
 

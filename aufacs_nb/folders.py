@@ -15,6 +15,7 @@ import os
 import re
 import threading
 import time
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator
@@ -28,7 +29,7 @@ from numpy.typing import DTypeLike
 from .files import OutputError, lock, telling, temporary_name, write_atomically
 
 # %% ../nbs/0_start/10_runs.ipynb #18d8b328
-WHOLE, PIECES = 1 << 20, 64  # bytes up to which a file is read whole; of a larger one as many are read, in pieces
+WHOLE, PIECES = 1 << 28, 64  # bytes up to which a file is read whole; of a larger one as many are read, in pieces
 
 
 def file_content(path: Path | str) -> str:
@@ -37,12 +38,12 @@ def file_content(path: Path | str) -> str:
     if not path.is_file():
         return "gone"
     size, piece = path.stat().st_size, WHOLE // PIECES
-    starts = [0] if size <= WHOLE else np.linspace(0, size - piece, PIECES).astype(int).tolist()
+    starts = range(0, size, piece) if size <= WHOLE else np.linspace(0, size - piece, PIECES).astype(int).tolist()
     digest = hashlib.sha256(str(size).encode())
     with open(path, "rb") as file:
         for start in starts:
             file.seek(start)
-            digest.update(file.read(WHOLE if size <= WHOLE else piece))
+            digest.update(file.read(piece))
     return digest.hexdigest()[:16]
 
 # %% ../nbs/0_start/10_runs.ipynb #971b156c
@@ -84,19 +85,27 @@ def check_facts(folder: Path | str, there: dict, here: dict, what: str) -> None:
                           "this one to begin anew.")
 
 # %% ../nbs/0_start/10_runs.ipynb #ed5c18b8
-def check_ours(folder: Path | str, facts_file: str, what: str, besides: Iterable[str] = ()) -> None:
-    "FolderError if the folder holds files, hidden ones and those in `besides` left aside, but no facts of ours."
+def check_ours(folder: Path | str, facts_file: str, what: str, besides: Iterable[str] = (),
+               own: Callable[[dict], bool] | None = None) -> None:
+    """FolderError if the folder holds files, hidden ones and those in `besides` left aside, but no facts of ours.
+
+    own: whether facts that are there are of this kind; what others made is not written over.
+    """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise FolderError(f"{folder}: is a file, and {what} needs a folder: choose another --out.")
-    if not folder.is_dir() or (folder / facts_file).is_file():
+    if not folder.is_dir():
+        return
+    if (folder / facts_file).is_file():
+        if own and not own(read_facts(folder / facts_file)):
+            raise FolderError(f"{folder}: its {facts_file} is not of {what}: choose a new or an empty folder (--out).")
         return
     others = sorted(path.name for path in folder.iterdir() if path.name[0] != "." and path.name not in besides)
     if others:
         raise FolderError(f"{folder}: holds {len(others)} other files or folders, such as {others[0]}, that are not of "
                           f"{what}: choose a new or an empty folder (--out).")
 
-
+# %% ../nbs/0_start/10_runs.ipynb #31bf2e37
 def claim(folder: Path | str, facts: dict, what: str, begun: bool, facts_file: str = "run.json",
           besides: Iterable[str] = ()) -> Path:
     "Write the facts of a run into its folder, or compare them, if something was made (`begun`); see `check_facts`."
@@ -180,15 +189,24 @@ def _in_worker(parent: int, work: Callable, job: tuple):
     _end_with(parent)
     return work(*job)
 
+# %% ../nbs/0_start/10_runs.ipynb #1a35220e
+_ENDED = ("a process was ended, probably for want of memory; run the same command again, or with fewer processes "
+          "(--jobs).")
+
 
 def in_processes(n_jobs: int, work: Callable, jobs: Iterable[tuple]) -> Iterator:
-    "Results of `work(*job)` in order, from this process or from `n_jobs` others, which end with the iteration."
+    """Results of `work(*job)` in order, from this process or from `n_jobs` others, which end with the iteration.
+
+    FolderError if one of the others was ended from outside.
+    """
     if n_jobs == 1:
         return (yield from (work(*job) for job in jobs))
     try:
         yield from Parallel(n_jobs, return_as="generator")(delayed(_in_worker)(os.getpid(), work, job) for job in jobs)
-    except BaseException:
+    except BaseException as error:
         get_reusable_executor().shutdown(kill_workers=True)
+        if isinstance(error, BrokenProcessPool):
+            raise FolderError(_ENDED) from error
         raise
     get_reusable_executor().shutdown()  # idle workers would keep a process that was itself forked from ending
 
@@ -243,13 +261,29 @@ def _wrong_cells(column: pd.Series, kind: str, name: str) -> np.ndarray:
             "count": ~((values == np.rint(values)) & (values >= 0) & np.isfinite(values)),
             "truth": ~np.isin(values, (0, 1)), "level": (values < 0) | (values > 5)}[kind]
 
+# %% ../nbs/0_start/10_runs.ipynb #2a6fbbd4
+def _plain_columns(table: pd.DataFrame, source: Any) -> pd.DataFrame:
+    "The table with plain values for categories; FolderError names a column whose cells hold lists, arrays or tables."
+    nested = (list, tuple, set, dict, np.ndarray)
+    for name in table.columns[[kind == object for kind in table.dtypes]]:
+        if (wrong := np.array([isinstance(cell, nested) for cell in table[name]], bool)).any():
+            raise FolderError(f"{source}, row {int(wrong.argmax())}, column {name}: holds several values in a cell; "
+                              "drop that column, or give each value one of its own.")
+    plain = {name: pd.Series(np.asarray(column), table.index) for name, column in table.items()
+             if isinstance(column.dtype, pd.CategoricalDtype)}
+    return table.assign(**plain) if plain else table
+
 # %% ../nbs/0_start/10_runs.ipynb #dd737ae9
 def check_columns(table: pd.DataFrame, source: Any, needed: Iterable[str] = ()) -> pd.DataFrame:
-    "The table itself; FolderError names `source`, row and column of a cell of the wrong kind, or a column it lacks."
+    """The table, its categories as plain values; FolderError names `source` and column of lists or tables in cells.
+
+    So it does with row and column of a cell of the wrong kind, and with a column that the table lacks.
+    """
     if missing := [name for name in needed if name not in table]:
         raise FolderError(f"{source}: column {missing[0]!r} is missing; it has {', '.join(map(str, table))[:200]}.")
     if twice := table.columns[table.columns.duplicated()].tolist():
         raise FolderError(f"{source}: two columns are called {twice[0]!r}; drop one.")
+    table = _plain_columns(table, source)
     for name in map(str, table):
         if (kind := _kind_of(name)) and (wrong := _wrong_cells(table[name], kind, name)).any():
             row = int(wrong.argmax())
@@ -257,7 +291,7 @@ def check_columns(table: pd.DataFrame, source: Any, needed: Iterable[str] = ()) 
                               f"{_MEANING[kind]}; mend that column, or write the table anew.")
     return table
 
-
+# %% ../nbs/0_start/10_runs.ipynb #2d996413
 def read_table(path: Path | str, needed: Iterable[str] = ()) -> pd.DataFrame:
     "The Parquet table at `path`, as `check_columns` wants it; FolderError, too, if the file is none."
     try:

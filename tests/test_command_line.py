@@ -1,18 +1,24 @@
 """How every command begins and ends: what it refuses, what it leaves out, exit codes, signals, names that would act."""
+import contextlib
 import os
 import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import typer
 from PIL import Image
 from skimage.data import astronaut
 
-from aufacs_nb.apps.cli import _unsigned, app, main
+from aufacs_nb.apps.cli import _end_without_mean, _unsigned, app, main
+from aufacs_nb.apps.everyday import _is_ours
 from aufacs_nb.databases import DatabaseError, sample_database
 from aufacs_nb.estimation.estimator import AUEstimator, _generator_name
+from aufacs_nb.estimation.sources import StreamItem
+from aufacs_nb.estimation.tables import openface_table, save_table
 from aufacs_nb.files import OutputError, lock
 
 
@@ -54,7 +60,7 @@ def test_an_output_never_destroys_what_is_not_ours(me, film, tmp_path, never, ca
     theirs, part, ours = tmp_path / "theirs.csv", tmp_path / "kept.part.csv", tmp_path / "ours.csv"
     theirs.write_text("name,wage\n")
     part.write_text("name,wage\n")
-    ours.write_text("frame,gaze_angle_x\n")
+    ours.write_text("frame,face_id,timestamp,confidence,success,AU12_r,AU12_c\n")
     (tmp_path / "hard.csv").hardlink_to(me)
     os.mkfifo(tmp_path / "pipe.csv")
     (tmp_path / "plot.png").write_bytes(me.read_bytes())
@@ -73,6 +79,57 @@ def test_an_output_never_destroys_what_is_not_ours(me, film, tmp_path, never, ca
         error = capsys.readouterr().err
         assert said in error and error.count("\n") == 1, error
     assert before == {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+
+
+def test_tables_of_others_are_not_taken_for_ours(me, tmp_path, never, capsys):
+    head = "frame,face_id,timestamp,confidence,success"
+    theirs = {"openface.csv": head.replace(",", ", ") + ", gaze_0_x, gaze_angle_x, AU12_r, AU12_c",
+              "aus.csv": f"{head},AU12_r,AU45_r,AU12_c,AU28_c,AU45_c", "mouthSmileLeft.csv": "name,mouthSmileLeft",
+              "icc.csv": "model,icc_value"}
+    for name, columns in theirs.items():
+        (tmp_path / name).write_text(columns + "\n1\n")
+        words = ("evaluate", "--data", tmp_path) if name == "icc.csv" else ("predict", me)
+        assert ends(*words, "--out", tmp_path / name) == 2
+        assert "was not made by this package" in capsys.readouterr().err, name
+
+
+@pytest.mark.parametrize("ending", ["csv", "json", "jsonl", "parquet"])
+def test_tables_of_ours_are_known_in_every_form(ending, tmp_path):
+    rows = openface_table([(StreamItem(1, 0., "me.png", None), None)] * 2, np.zeros((2, 2)), (1, 12), landmarks=68)
+    assert _is_ours(save_table(rows, tmp_path / f"ours.{ending}"))
+    assert not _is_ours(save_table(rows.assign(note="x"), tmp_path / f"theirs.{ending}"))
+
+
+def test_one_file_is_not_two_outputs_and_no_path_is_empty(me, tmp_path, never, capsys):
+    (tmp_path / "proj" / "sample").mkdir(parents=True)
+    (tmp_path / "proj" / "icc.csv").write_text("model,icc\n")
+    neutral = tmp_path / "neutral.png"
+    cases = {("predict", me, "--plot", tmp_path / "z.png", "--overlay", tmp_path / "z.png"): "or another output",
+             ("predict", me, "--neutral", neutral, "--overlay", neutral): "its own source", ("predict", ""): "SOURCES is empty",
+             ("actions", me, ""): "SOURCES is empty", ("register", "", "--out", tmp_path / "r"): "SOURCE is empty",
+             ("simulate", "disfa", "--out", ""): "OUT is empty", ("demo", "--out", tmp_path / "proj"): "holds other things",
+             ("reproduce", "table-1", "--out", tmp_path / "proj"): "holds other things",
+             ("reproduce", "table-1", "--executor", "processes:²"): "n_jobs is '²'",
+             ("normalize", "--data", tmp_path, "--out", tmp_path / "n", "--neutral", "A=²"): "write SUBJECT=ROW"}
+    for words, said in cases.items():
+        assert ends(*words) == 2, words
+        error = capsys.readouterr().err
+        assert said in error and error.count("\n") == 1, error
+
+
+def test_a_mistyped_rerun_keeps_the_rows_there_are(me, tmp_path, capsys):
+    part = tmp_path / "many.part.csv"
+    part.write_text("frame,face_id,timestamp,confidence,success,AU12_r,AU12_c\n1,0,0,1,1,2,1\n")
+    assert ends("predict", tmp_path / "nosuch.png", "--out", tmp_path / "many.csv") != 0
+    assert part.read_text().endswith("2,1\n") and "interrupted" not in capsys.readouterr().err
+
+
+def test_a_table_without_a_mean_ends_with_1(capsys):
+    for mean, code in ((np.nan, 1), (.5, None)):
+        table = pd.DataFrame({"icc": [SimpleNamespace(value=mean)]}, index=["mean"])
+        with contextlib.nullcontext() if code is None else pytest.raises(typer.Exit) as end:
+            _end_without_mean(table, "registered")
+        assert code is None or end.value.exit_code == code and "no mean" in capsys.readouterr().err
 
 
 def test_a_model_is_not_replaced_by_what_adapts_it(me, tmp_path, never, capsys):

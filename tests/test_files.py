@@ -4,11 +4,14 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from aufacs_nb.files import (OutputError, WriteError, check_folder, check_output, lock, made_here, remove_leftovers, safe_cell,
                              shown, stoppable, temporary_name, write_atomically)
 from aufacs_nb.folders import FolderError, only_one
+from aufacs_nb.generation.synthesis import save_animation
+from aufacs_nb.pictures import save_synthetic
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "=\x1b[2J.png", "\udcff.png", "a\r\nb", "\u202egnp.exe"])
@@ -34,7 +37,7 @@ def test_an_input_is_never_the_output(tmp_path):
 def test_only_what_was_made_here_is_replaced_and_links_stay(tmp_path):
     theirs, ours = tmp_path / "theirs.csv", tmp_path / "ours.csv"
     theirs.write_text("name,wage\n")
-    ours.write_text("frame,face_id\n" + "x" * 3_000_000)
+    ours.write_text("made by aufacs_nb\n" + "x" * 3_000_000)
     assert not made_here(theirs) and made_here(ours) and check_output(theirs, force=True) == theirs
     for path in (theirs, tmp_path):
         with pytest.raises(OutputError):
@@ -48,6 +51,16 @@ def test_only_what_was_made_here_is_replaced_and_links_stay(tmp_path):
     with pytest.raises(OutputError, match="holds other things"):
         check_folder(tmp_path, ["manifest.parquet"])
     assert check_folder(tmp_path, ["ours.csv"]) == tmp_path == check_folder(tmp_path, [], force=True)
+
+
+def test_marks_are_such_that_nobody_else_writes(tmp_path):
+    (tmp_path / "openface.csv").write_text("frame, face_id, timestamp, gaze_angle_x\n")
+    (tmp_path / "paper.pdf").write_bytes(b"%PDF-1.7 /Title (Synthetic faces)")
+    save_synthetic(tmp_path / "ours.png", np.zeros((8, 8, 3), np.uint8), "flow", "me.png", "AU12=5")
+    save_animation(tmp_path / "ours.mp4", [np.zeros((64, 64, 3), np.uint8)] * 3, "flow", "me.png")
+    save_animation(tmp_path / "ours.gif", [np.zeros((64, 64, 3), np.uint8)] * 3, "flow", "me.png")
+    assert {path.name: made_here(path) for path in tmp_path.iterdir()} == {
+        "openface.csv": False, "paper.pdf": False, "ours.png": True, "ours.mp4": True, "ours.gif": True}
 
 
 @pytest.mark.parametrize("force", [None, False])

@@ -1,12 +1,14 @@
 "A run goes on only with what it began with; a set is seen whole or not at all; foreign folders stay as they are."
 import errno
 import json
+import os
 import subprocess
 import sys
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -16,8 +18,10 @@ from skimage.data import astronaut
 
 from aufacs_nb import folders
 from aufacs_nb.databases import folder_manifest
+from aufacs_nb.estimation.classifiers import _held
 from aufacs_nb.estimation.resampling import ResampledSet, ResamplingError, real_set
 from aufacs_nb.folders import FolderError, only_one
+from aufacs_nb.generation.runs import _run_alone
 from aufacs_nb.registration import collections, prnet
 from aufacs_nb.registration.collections import open_registered, register_manifest, sample_registered
 from aufacs_nb.simulation.layouts import SimulationError
@@ -283,6 +287,44 @@ def test_workers_end_when_their_parent_is_terminated(tmp_path):
     while any(map(alive, workers)) and time.monotonic() < end:
         time.sleep(.05)
     assert not any(map(alive, workers))
+
+
+def test_a_worker_that_is_ended_is_said_with_a_way_out():
+    with pytest.raises(FolderError, match="want of memory; run the same command again"):
+        list(folders.in_processes(2, os._exit, [(9,), (9,)]))
+
+
+def test_every_byte_of_a_film_counts(tmp_path):
+    film = tmp_path / "film.mp4"
+    film.write_bytes(content := bytes(3_000_000))
+    found = folders.file_content(film)
+    for place in (0, 1_234_567, 2_999_999):
+        film.write_bytes(content[:place] + b"x" + content[place + 1:])
+        assert folders.file_content(film) != found
+
+
+def test_categories_become_plain_and_lists_are_refused_by_name(album, tmp_path):
+    table = folder_manifest(album)
+    assert folders.check_columns(table.astype({"subject": "category"}), "table").equals(table)
+    table.assign(box=[[1, 2]] * len(table)).to_parquet(tmp_path / "manifest.parquet")
+    with pytest.raises(FolderError, match="manifest.parquet, row 0, column box: holds several values"):
+        folders.read_table(tmp_path / "manifest.parquet")
+
+
+@pytest.mark.parametrize("card", [{"preset": {"gen_arch": "flow"}, "architecture": "flow", "part": "generator"},
+                                  {"preset": {"classifier": "slim"}, "aus": [12]}, {"license": "mit"}])
+def test_a_training_replaces_no_other_weights(card, tmp_path):
+    (tmp_path / "card.json").write_text(json.dumps(card))
+    trainer = SimpleNamespace(accelerator=SimpleNamespace(is_main_process=True))
+    kinds = {"generator": lambda: _run_alone(trainer, tmp_path, {}, True, None, False),
+             "classifiers": lambda: _held(tmp_path, None).__enter__()}
+    for kind, begin in kinds.items():
+        own = kind == ("generator" if "architecture" in card else "classifiers" if "aus" in card else "")
+        with pytest.raises((FolderError, AttributeError)) as refused:
+            begin()
+            raise AttributeError
+        assert (refused.type is FolderError) != own, (kind, refused.value)
+        assert own or f"its card.json is not of a training of {'a ' * (kind == 'generator')}{kind}: choose" in str(refused.value)
 
 
 def test_a_number_of_numpy_is_named_as_a_number():

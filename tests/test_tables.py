@@ -137,6 +137,20 @@ def test_what_is_left_of_a_table_that_broke_off(error, ending, tmp_path):
     assert not list(tmp_path.glob("new*"))
 
 
+@pytest.mark.parametrize("ending", ["csv", "json", "jsonl", "parquet"])
+def test_rows_of_a_run_that_broke_off_are_never_removed(ending, tmp_path):
+    part = save_table(made(3), tmp_path / f"au.part.{ending}")
+    kept = part.read_bytes()
+    with pytest.raises(ValueError), TableFile(tmp_path / f"au.{ending}", keep_part=True):
+        raise ValueError("a mistyped name")
+    assert [path.name for path in tmp_path.iterdir()] == [part.name] and part.read_bytes() == kept
+    for number in (1, 2):
+        with pytest.warns(UserWarning, match=f"kept as au.part.{number}.{ending}"):
+            save_table(made(1), tmp_path / f"au.{ending}")
+        assert (tmp_path / f"au.part.{number}.{ending}").read_bytes() == kept and not part.exists()
+        part.write_bytes(kept)
+
+
 @pytest.mark.parametrize("name", ["au", "au.xlsx", "au.csv.gz", "-.txt"])
 def test_another_ending_is_refused_and_nothing_is_written(name, tmp_path):
     with pytest.raises(ValueError, match="ends in .csv, .parquet, .json, .jsonl"):

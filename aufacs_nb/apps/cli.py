@@ -19,13 +19,13 @@ from typing import Annotated
 
 import typer
 
-from .everyday import (DATA, THE_PAPER, TRAINING, AnyModel, Arch, Data, Device, Force, Init, Model,
-                                     OnError, Out, PresetName, Quiet, Seed, app, check_photographs, device_of,
-                                     numbers_of, one_line)
+from .everyday import (DATA, THE_PAPER, TRAINING, AnyModel, Arch, Commands, Data, Device, Force, Init,
+                                     Model, OnError, Out, PresetName, Quiet, Seed, app, check_photographs, device_of,
+                                     numbers_of, one_line, table_columns)
 from ..files import Terminated, check_folder, check_output, lock, shown, stoppable
 
 # %% ../../nbs/6_apps/11_commands.ipynb #9eb4ec5b
-simulate_app = typer.Typer(help="Render a virtual database in the format of a real one.", no_args_is_help=True)
+simulate_app = Commands(help="Render a virtual database in the format of a real one.", no_args_is_help=True)
 app.add_typer(simulate_app, name="simulate", rich_help_panel=DATA)
 Jobs = Annotated[int, typer.Option(help="Processes that render.")]
 Frames = Annotated[int, typer.Option(help="Frames of each recording.")]
@@ -191,7 +191,7 @@ def normalize_command(
     from aufacs_nb.registration.references import normalize_registered
 
     given = dict(entry.partition("=")[::2] for entry in neutral)
-    if wrong := [name for name, row in given.items() if not row.isdigit()]:
+    if wrong := [name for name, row in given.items() if not row.isdecimal()]:
         raise ValueError(f"--neutral {wrong[0]}={given[wrong[0]]}: write SUBJECT=ROW, such as F001=12.")
     normalize_registered(data, out, method, {name: int(row) for name, row in given.items()}, progress=not quiet)
     typer.echo(f"Differences → {out}")
@@ -410,6 +410,15 @@ def _partition(registered, name: str, data: Path) -> str | None:
                          f"{' or '.join([*there, 'all'])}.")
     return name
 
+# %% ../../nbs/6_apps/11_commands.ipynb #9fdae262
+def _end_without_mean(table, data: Path) -> None:
+    "Say that a table of ICCs has no mean, where an AU has none, and end with 1."
+    mean = table.loc["mean", "icc"].value
+    if mean != mean:
+        typer.secho(f"{shown(data)}: no mean: an ICC needs an AU that is coded, at more than one intensity; take other "
+                    "frames, or --partition all.", err=True, fg="yellow")
+        raise typer.Exit(1)
+
 # %% ../../nbs/6_apps/11_commands.ipynb #7fd66051
 @app.command("evaluate", rich_help_panel=TRAINING)
 def evaluate_command(
@@ -423,7 +432,8 @@ def evaluate_command(
     from aufacs_nb.experiments.stages import evaluate, partition_frames, write_table
     from aufacs_nb.files import write_atomically
 
-    out = out and check_output(out, [data], (".csv",), force, (b"icc_value",))
+    force = force or out is not None and table_columns(out) == "au,icc_value,icc_low,icc_high"
+    out = out and check_output(out, [data], (".csv",), force, ())
     classifiers, registered = AUClassifiers.from_pretrained(model).to(device_of(device)), _registered(data)
     _check_same(data, classifiers.card.get("registration", "mesh"), f"--model {model}")
     part = partition_frames(registered, _partition(registered, partition, data), classifiers.preset.cls_size)
@@ -431,6 +441,7 @@ def evaluate_command(
     typer.echo(table.map(_unsigned).to_string())
     if out:
         write_atomically(out, lambda path: write_table(table, path))
+    _end_without_mean(table, data)
 
 # %% ../../nbs/6_apps/11_commands.ipynb #dff59e19
 def _database_folder(path: Path, name: str, folder) -> str:
@@ -489,7 +500,7 @@ def _pool(executor: str):
 
     kind, _, count = executor.partition(":")
     if kind == "processes" and count.isdigit():
-        check_ranges(n_jobs=max(1, int(count)))
+        check_ranges(n_jobs=max(1, int(count)) if count.isdecimal() else count)  # '²' is a digit and no number
     return open_executor(executor)
 
 # %% ../../nbs/6_apps/11_commands.ipynb #5b9c1ab8
@@ -575,6 +586,14 @@ def _reproduce(names: list, out: Path | None, **options) -> bool:
             typer.echo(_NO_VERDICT)
     return all(whole)
 
+# %% ../../nbs/6_apps/11_commands.ipynb #e90aac30
+def _check_tables(out: Path | None) -> None:
+    "ValueError where the tables of experiments cannot be written, such as into a folder of other things."
+    from aufacs_nb.experiments.reproduce import EXPERIMENTS
+
+    if out is not None:
+        check_folder(out, ("claims.csv", *(f"{name}_scores.csv" for name in EXPERIMENTS)))
+
 # %% ../../nbs/6_apps/11_commands.ipynb #12f60ca3
 @app.command("reproduce", rich_help_panel=THE_PAPER)
 def reproduce_command(
@@ -594,6 +613,7 @@ def reproduce_command(
     protocol = _protocol(preset, steps, generator)
     if listed:
         return _list_experiments(protocol, root, **options)
+    _check_tables(out)
     pool = _pool(executor)
     try:
         whole = _reproduce(chosen, out, protocol=protocol, root=root, executor=pool, progress=not quiet, **options)

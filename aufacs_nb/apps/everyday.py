@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['app', 'FACES', 'DATA', 'TRAINING', 'THE_PAPER', 'Out', 'Force', 'Seed', 'PresetName', 'Quiet', 'Model', 'Data',
-           'Init', 'Device', 'AnyModel', 'Table', 'Arch', 'OnError', 'FILM_SIDE', 'device_of', 'one_line',
-           'check_photographs', 'predict_command', 'personalize_command', 'actions_command', 'demo_command',
-           'live_command', 'numbers_of', 'parse_targets', 'synthesize_command']
+           'Init', 'Device', 'AnyModel', 'Table', 'Arch', 'OnError', 'FILM_SIDE', 'Commands', 'device_of', 'one_line',
+           'check_photographs', 'table_columns', 'predict_command', 'personalize_command', 'actions_command',
+           'demo_command', 'live_command', 'numbers_of', 'parse_targets', 'synthesize_command']
 
 # %% ../../nbs/6_apps/09_cli.ipynb #d96a0b1e
+import json
 import logging
 import os
 import re
@@ -17,16 +18,39 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_type_hints
 
 import typer
+from typer.core import TyperCommand
 
 import aufacs_nb
 from ..facs import AU_NAMES, AUS, au_column
 from ..files import check_folder, check_output, lock, shown
 
+# %% ../../nbs/6_apps/09_cli.ipynb #38dcdefb
+class _Command(TyperCommand):
+    "A command that takes no empty path: it would mean the folder that one works in."
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        "As typer does; ValueError names the empty path."
+        given, meant = self.make_parser(ctx).parse_args(args=list(args))[0], get_type_hints(self.callback)
+        for name, value in given.items():
+            empty = "" in (value if isinstance(value, (list, tuple)) else [value])
+            if empty and meant.get(name) in (Path, list[Path], Path | None):
+                raise ValueError(f"{name.upper()} is empty, as an unset variable of a shell is: give a path, or . for "
+                                 "the folder you are in.")
+        return super().parse_args(ctx, args)
+
+
+class Commands(typer.Typer):
+    "A typer program whose commands take no empty path."
+
+    def command(self, *words: Any, **options: Any) -> Any:
+        "As `typer.Typer.command`."
+        return super().command(*words, **({"cls": _Command} | options))
+
 # %% ../../nbs/6_apps/09_cli.ipynb #db238aa2
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+app = Commands(no_args_is_help=True, pretty_exceptions_enable=False)
 FACES, DATA, TRAINING, THE_PAPER = "Photographs and films", "Data", "Training", "The paper"  # groups of commands
 Out = Annotated[Path, typer.Option(help="Folder or file to write.")]
 Force = Annotated[bool, typer.Option("--force", help="Write also over what was not made here.")]
@@ -170,6 +194,34 @@ def _check_photo(path: Path | None, what: str, besides: str = "") -> None:
         raise ValueError(f"{shown(path)}: is a film, and {what} takes a photograph: give a picture, such as a frame "
                          f"of it{besides}.")
 
+# %% ../../nbs/6_apps/09_cli.ipynb #0239b12f
+def table_columns(path: Path) -> str:
+    "The names of the columns of a table, .csv, .parquet, .json or .jsonl, with commas; '' where there are none."
+    kind = path.suffix.lower()
+    try:
+        if not path.is_file():
+            return ""
+        if kind == ".parquet":
+            from pyarrow.parquet import read_schema
+            return ",".join(read_schema(path).names)
+        with open(path, encoding="utf-8") as file:
+            lines = [file.readline(1 << 20).rstrip(",\n") for _ in range(2)]
+        return lines[0] if kind == ".csv" else ",".join(json.loads(lines[kind == ".json"]))
+    except (OSError, ValueError, TypeError):
+        return ""
+
+# %% ../../nbs/6_apps/09_cli.ipynb #83c8abe1
+_OURS = re.compile(
+    r"frame,face_id,timestamp,confidence,success(?:,_neutral(?:,[a-z]+[A-Z]\w+)+|(?:,gaze_angle_x,gaze_angle_y,pose_Rx"
+    r",pose_Ry,pose_Rz)?(?:,[xyz]_\d+)*(?P<r>(?:,AU\d\d_r)+)(?P<c>(?:,AU\d\d_c)+)(?:,face_x,face_y,face_w,face_h)?)"
+    r"(?:,file)?")
+
+
+def _is_ours(path: Path) -> bool:
+    "Whether a file holds all columns of a table of `predict` or `actions`, in our order, and no others."
+    found = _OURS.fullmatch(table_columns(path))
+    return found is not None and (found["r"] or "").replace("_r", "_c") == (found["c"] or "")
+
 # %% ../../nbs/6_apps/09_cli.ipynb #b49d532a
 def _check_table(out: Path, sources: list, force: bool) -> Path:
     "Where to write a table, behind links; ValueError if it cannot be, or would destroy something."
@@ -177,9 +229,9 @@ def _check_table(out: Path, sources: list, force: bool) -> Path:
 
     if str(check_table_path(out)) == "-":
         return out
-    marks = (b"gaze_angle_x", b"mouthSmileLeft")  # columns of `predict` and of `actions`
-    check_output(out.with_suffix(f".part{out.suffix}"), sources, (), force, marks)
-    return check_output(out, sources, (), force, marks)
+    part = out.with_suffix(f".part{out.suffix}")
+    check_output(part, sources, (), force or _is_ours(part), ())
+    return check_output(out, sources, (), force or _is_ours(out), ())
 
 # %% ../../nbs/6_apps/09_cli.ipynb #d01876e6
 def _check_jobs(jobs: int) -> None:
@@ -199,16 +251,18 @@ def _check_overlay(sources: list, overlay: Path) -> None:
         raise ValueError(f"--overlay {shown(overlay)}: of a {'film' if film else 'photograph'}, its name must end in "
                          f"{ending}.")
 
-
-def _check_predict(sources: list, out: Path, plot: Path | None, overlay: Path | None, force: bool) -> tuple:
+# %% ../../nbs/6_apps/09_cli.ipynb #01357662
+def _check_predict(sources: list, out: Path, plot: Path | None, overlay: Path | None, force: bool,
+                   neutral: str = "none") -> tuple:
     "Where table, plot and overlay go; ValueError for what cannot be, before hours are spent on the film."
     for source in sources:
         check_photographs(source)
-    out = _check_table(out, sources, force)
-    plot = plot and check_output(plot, sources, (".png", ".svg", ".pdf"), force, option="--plot")
+    read = [*sources, *[Path(neutral)] * (neutral not in ("none", "clip"))]
+    out = _check_table(out, read, force)
+    plot = plot and check_output(plot, [*read, out], (".png", ".svg", ".pdf"), force, option="--plot")
     if overlay:
         _check_overlay(sources, overlay)
-        overlay = check_output(overlay, sources, (), force, option="--overlay")
+        overlay = check_output(overlay, [*read, out, *[plot] * bool(plot)], (), force, option="--overlay")
     return out, plot, overlay
 
 # %% ../../nbs/6_apps/09_cli.ipynb #a140d2cb
@@ -267,7 +321,7 @@ def _write_tables(batches, source, out: Path, model: str, overlay: Path | None, 
             for _ in written:
                 pass
     except (KeyboardInterrupt, OSError, ValueError):
-        if not file.direct and file.part.is_file():
+        if not file.direct and file.sink is not None and file.part.is_file():
             typer.echo(f"interrupted; the first {check.rows} rows are in {shown(file.part)}", err=True)
         raise
     return check
@@ -368,7 +422,7 @@ def predict_command(
     on_error: OnError = "skip", force: Force = False,
 ) -> None:
     "AU intensities, head pose and gaze of photographs, folders and films, as one table with OpenFace's columns."
-    out, plot, overlay = _check_predict(sources, out, plot, overlay, force)
+    out, plot, overlay = _check_predict(sources, out, plot, overlay, force, neutral)
     _check_jobs(jobs)
     _check_photo(Path(neutral), "--neutral", ", or say --neutral clip")
     with _alone(out, plot, overlay):
@@ -390,12 +444,15 @@ def _check_adapted(photo: Path, model: str, out: Path, force: bool) -> None:
 def personalize_command(
     photo: Path, out: Out, model: Model = "small", seed: Seed = 0, quiet: Quiet = False,
     face: Annotated[int | None, typer.Option(help="Which face, 1 = leftmost; the largest by default.")] = None,
+    generator: Annotated[str | None, typer.Option(help="Who makes the pictures: flow, ratio, ganimation; a folder.")]
+    = None,
     device: Device = "auto", force: Force = False,
 ) -> None:
     "Adapt the estimator to the person in PHOTO (best neutral); writes a folder for `predict --model`."
     _check_adapted(photo, model, out, force)
     with lock(out):
         estimator = _asked(model, "none", device)
+        estimator.generator = generator or estimator.generator
         estimator.personalize(photo, seed=seed, face=face, progress=not quiet).save(out)
     typer.echo(f"Personal estimator → {shown(out)}")
 
@@ -425,7 +482,7 @@ def demo_command(
     from aufacs_nb.apps.demo import run_demo
 
     _check_photo(photo, "--photo")
-    check_folder(out, ("report.html", "registered", "sample", "stages.png"), [photo] if photo else [], force)
+    check_folder(out, ("report.html", "stages.png"), [photo] if photo else [], force)
     with lock(out):
         result = run_demo(out, photo, seed=seed, progress=not quiet)
     typer.echo(result.summary)

@@ -165,12 +165,18 @@ def _finished(classifiers: AUClassifiers, out, checkpoint) -> AUClassifiers:
     return classifiers
 
 # %% ../../nbs/3_estimation/06_classifiers.ipynb #9d83c9c3
+def _of_classifiers(card: dict) -> bool:
+    "Whether a card is that of classifiers that were trained here, and of no generator or other part."
+    made = isinstance(card.get("preset"), dict) and "classifier" in card["preset"]
+    return made and not {"architecture", "part", "network"} & set(card)
+
+
 @contextmanager
 def _held(out, checkpoint) -> Iterator[None]:
     "Hold both folders, where given; FolderError if another run does, or if `out` holds something else."
     if out is not None:
         mine = ("weights.safetensors", Path(checkpoint or "checkpoint").name)
-        check_ours(out, "card.json", "a training of classifiers", mine)
+        check_ours(out, "card.json", "a training of classifiers", mine, _of_classifiers)
     with ExitStack() as held:
         for folder in (out, checkpoint):
             held.enter_context(only_run(folder))

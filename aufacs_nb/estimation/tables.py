@@ -8,8 +8,10 @@ __all__ = ['FLIP', 'EYE_RADIUS', 'EYE_CENTRE', 'EYES', 'PRESENT', 'GEOMETRY', 'B
            'TableFile', 'save_table', 'to_openface_csv', 'estimate_columns', 'as_openface', 'Predictions']
 
 # %% ../../nbs/3_estimation/12_tables.ipynb #fd508be8
+import itertools
 import os
 import sys
+import warnings
 from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
@@ -97,11 +99,11 @@ def _head(rows) -> pd.DataFrame:
 
 
 def _levels(intensities, lost: np.ndarray, aus) -> list:
-    "The tables of intensities, and of AUs that are present; NaN in rows that are `lost`, without a face."
+    "The tables of intensities, and of AUs that are present; NaN without a face (`lost`), or without an intensity."
     named = {kind: [f"{au_column(au)}_{kind}" for au in aus] for kind in "rc"}
     present = pd.DataFrame((np.asarray(intensities) >= PRESENT).astype(int), columns=named["c"])
-    tables, empty = [pd.DataFrame(intensities, columns=named["r"]), present], np.repeat(lost[:, None], len(aus), 1)
-    return [table.mask(empty) for table in tables] if lost.any() else tables
+    tables, empty = [pd.DataFrame(intensities, columns=named["r"]), present], lost[:, None] | np.isnan(intensities)
+    return [table.mask(empty) for table in tables] if empty.any() else tables
 
 # %% ../../nbs/3_estimation/12_tables.ipynb #43f69009
 def openface_table(rows: list, intensities: np.ndarray, aus: tuple = AUS, landmarks: int | None = None) -> pd.DataFrame:
@@ -217,6 +219,26 @@ def check_table_path(path: str | Path) -> str | Path:
     return path
 
 # %% ../../nbs/3_estimation/12_tables.ipynb #e67f3640
+def _part_of(path: Path) -> Path:
+    "The name under which a table grows; rows of an earlier run under it get a number, with a warning."
+    part = path.with_suffix(f".part{path.suffix}")
+    if part.exists():
+        free = next(name for k in itertools.count(1) if not (name := part.with_suffix(f".{k}{path.suffix}")).exists())
+        os.replace(part, free)
+        warnings.warn(f"{part}: rows of a run that broke off; they are kept as {free.name}", stacklevel=4)
+    return part
+
+# %% ../../nbs/3_estimation/12_tables.ipynb #00645599
+def _end_part(file: "TableFile", whole: bool) -> None:
+    "Give a whole table its name; of another one the part stays, if that was asked for and it has rows."
+    if file.direct:
+        return
+    if whole:
+        os.replace(file.part, file.path)
+    elif not (file.keep_part and file.sink.rows):
+        file.part.unlink(missing_ok=True)
+
+# %% ../../nbs/3_estimation/12_tables.ipynb #dc008884
 class TableFile:
     """A table on its way to a file: `with TableFile(path) as file: file.write(table)`; '-' is standard output.
 
@@ -224,23 +246,24 @@ class TableFile:
     """
     def __init__(self, path: str | Path, keep_part: bool = False):
         self.path, self.keep_part = Path(check_table_path(path)), keep_part
-        self.direct, suffix = str(path) == "-", self.path.suffix
-        self.part = self.path if self.direct else self.path.with_suffix(f".part{suffix}")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.sink = _Csv("-") if self.direct else TABLE_KINDS[suffix.lower()](self.part)
+        self.direct, self.part = str(path) == "-", self.path.with_suffix(f".part{self.path.suffix}")
+        self.sink: Any = _Csv("-") if self.direct else None
+    def _begin(self) -> None:
+        if self.sink is None:  # a run that fails before its first row touches nothing
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.sink = TABLE_KINDS[self.path.suffix.lower()](_part_of(self.path))
     def write(self, table: pd.DataFrame) -> None:
         "Add the rows of a table."
+        self._begin()
         self.sink.write(table)
     def __enter__(self) -> "TableFile":
         return self
     def __exit__(self, kind, error, trace) -> None:
-        self.sink.close()
-        if self.direct:
-            return
         if kind is None:
-            os.replace(self.part, self.path)
-        elif not (self.keep_part and self.sink.rows):
-            self.part.unlink(missing_ok=True)
+            self._begin()
+        if self.sink is not None:
+            self.sink.close()
+            _end_part(self, kind is None)
 
 # %% ../../nbs/3_estimation/12_tables.ipynb #fc1854c8
 def save_table(table: pd.DataFrame | Iterable[pd.DataFrame], path: str | Path) -> Path:

@@ -233,11 +233,17 @@ def _recorder(trainer, out, facts: dict, checkpoint_every: int, log_every: int, 
             callback(step, losses)
     return after_step
 
+# %% ../../nbs/2_generation/05_runs.ipynb #a11bcf80
+def _of_generator(card: dict) -> bool:
+    "Whether a card is that of a generator that was trained here."
+    return isinstance(card.get("preset"), dict) and "gen_arch" in card["preset"] and "architecture" in card
+
 
 def _run_alone(trainer: GeneratorTrainer, out, facts: dict, resume: bool, after_step, progress: bool) -> GANimation:
     "Resume, run and finish, while no other run writes to `out`; FolderError if another does, or if it is not ours."
     if out is not None:
-        check_ours(out, "card.json", "a training of a generator", ("checkpoint", "losses.csv", "weights.safetensors"))
+        mine = ("checkpoint", "losses.csv", "weights.safetensors")
+        check_ours(out, "card.json", "a training of a generator", mine, _of_generator)
     with only_run(out if trainer.accelerator.is_main_process else None):
         _resume(trainer, out, facts, resume)
         _run(trainer, after_step, progress)
