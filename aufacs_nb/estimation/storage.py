@@ -44,6 +44,15 @@ def common_layers(models: Sequence[torch.nn.Module]) -> int:
     differ = (i for i, column in enumerate(columns) if not all(_same(column[0], layer) for layer in column[1:]))
     return next(differ, len(layers(models[0])))
 
+# %% ../../nbs/3_estimation/05_storage.ipynb #e42feadf
+def _finite(networks, outputs: torch.Tensor) -> torch.Tensor:
+    "The outputs of networks; `WeightsError` that names the weights where one is no number."
+    if torch.isfinite(outputs).all():
+        return outputs
+    name = getattr(networks, "source", None) or getattr(networks, "base", None) or "These networks"
+    raise WeightsError(f"{name}: the weights are finite, but what they compute is not: some are far too large. Load "
+                       "them again from where they came from, or train again.")
+
 # %% ../../nbs/3_estimation/05_storage.ipynb #2a87cc66
 class SharedNetworks:
     "Networks with six outputs, AU number → network, whose leading layers with the same weights run once for all."
@@ -64,13 +73,13 @@ class SharedNetworks:
     @torch.no_grad()
     def outputs(self, frames: FrameArray, upto: int | None = None, aus: Sequence[int] | None = None,
                 batch: int = 64) -> torch.Tensor:
-        "uint8 (N, s, s, 3) → (N, n_aus, d) on the CPU: what the `layers` before number `upto` (None: all) return."
+        "uint8 (N, s, s, 3) → (N, n_aus, d) on the CPU: what the `layers` before `upto` return; WeightsError: overflow."
         chains = [layers(self.models[au])[:upto] for au in aus or self.aus]
         common, parts, values, frames = chains[0][:self.common], [], self.preset, released(frames)
         for i in range(0, len(frames), batch):
             hidden = common(standardise(frames[i:i + batch], values.cls_size, values.cls_colour, self.device))
             parts.append(torch.stack([chain[self.common:](hidden) for chain in chains], 1).cpu())
-        return torch.cat(parts) if parts else torch.zeros(0, len(chains), N_CLASSES)
+        return _finite(self, torch.cat(parts)) if parts else torch.zeros(0, len(chains), N_CLASSES)
 
 # %% ../../nbs/3_estimation/05_storage.ipynb #2a1e70ad
 def _halved(tensors: dict, half: bool) -> dict:
