@@ -119,7 +119,7 @@ def test_one_file_is_not_two_outputs_and_no_path_is_empty(me, tmp_path, never, c
 
 def test_a_mistyped_rerun_keeps_the_rows_there_are(me, tmp_path, capsys):
     part = tmp_path / "many.part.csv"
-    part.write_text("frame,face_id,timestamp,confidence,success,AU12_r,AU12_c\n1,0,0,1,1,2,1\n")
+    part.write_text("frame,face_id,timestamp,confidence,success,gaze_angle_x,gaze_angle_y,pose_Rx,pose_Ry,pose_Rz,AU12_r,AU12_c\n1,2,1\n")
     assert ends("predict", tmp_path / "nosuch.png", "--out", tmp_path / "many.csv") != 0
     assert part.read_text().endswith("2,1\n") and "interrupted" not in capsys.readouterr().err
 
