@@ -43,7 +43,7 @@ def file_content(path: Path | str) -> str:
     with open(path, "rb") as file:
         for start in starts:
             file.seek(start)
-            digest.update(file.read(piece))
+            digest.update(file.read(min(piece, size)))
     return digest.hexdigest()[:16]
 
 # %% ../nbs/0_start/10_runs.ipynb #971b156c
