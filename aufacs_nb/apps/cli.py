@@ -23,6 +23,8 @@ from .everyday import (DATA, THE_PAPER, TRAINING, AnyModel, Arch, Commands, Data
                                      Model, OnError, Out, PresetName, Quiet, Seed, app, check_photographs, device_of,
                                      numbers_of, one_line, table_columns)
 from ..files import Terminated, check_folder, check_output, lock, shown, stoppable
+from ..folders import only_run
+from ..presets import get_preset
 
 # %% ../../nbs/6_apps/11_commands.ipynb #9eb4ec5b
 simulate_app = Commands(help="Render a virtual database in the format of a real one.", no_args_is_help=True)
@@ -347,8 +349,6 @@ def train_classifiers_command(
     from aufacs_nb.estimation.personalization import personal_generator
     from aufacs_nb.estimation.vgg16 import check_init
     from aufacs_nb.experiments.stages import partition_frames
-    from aufacs_nb.folders import only_run
-    from aufacs_nb.presets import get_preset
 
     place, chosen, start = device_of(device), get_preset(preset), init or "imagenet"
     check_init(start, chosen)
@@ -358,8 +358,8 @@ def train_classifiers_command(
     _check_same(valid, balanced.manifest.get("registration", ["mesh"])[0], data)
     part = partition_frames(registered, "Valid", chosen.cls_size)
     with only_run(out):
-        classifiers = train_classifiers(balanced, part.frames, part.manifest, chosen, seed=seed, out=out,
-                                        progress=not quiet, device=place, init=start, checkpoint=out / "checkpoint")
+        classifiers = train_classifiers(balanced, *part[:2], chosen, seed=seed, out=out, progress=not quiet,
+                                        device=place, init=start, checkpoint=out / "checkpoint")
         _calibrate(classifiers.to(place), registered, generator, out, not quiet)
     typer.echo(f"Classifiers → {out}")
 

@@ -602,7 +602,8 @@ def _write_frontal(generator, photo: Path, out: Path, au: list, shows: list, fac
         save_synthetic(out, picture, named, photo.name, ", ".join(au) or "AU × intensity grid", stamp)
         return "picture"
     stations = tour(aus) if target is None else [[0] * len(aus), target]
-    save_animation(out, _frontal_frames(generator, registered, smooth_targets(stations, 24)), named, photo.name, stamp=stamp)
+    frames = _frontal_frames(generator, registered, smooth_targets(stations, 24))
+    save_animation(out, frames, named, photo.name, stamp=stamp)
     return "film"
 
 # %% ../../nbs/6_apps/09_cli.ipynb #995a36f4

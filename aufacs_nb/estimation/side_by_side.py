@@ -131,13 +131,14 @@ def read_side_by_side(model: str | Path, source: Media, jobs: int = 2, executor:
     check_ranges(n_jobs=jobs)
     work = [(piece, model, device, neutral and str(neutral), options) for piece in pieces_of(source)]
     with tqdm(total=len(work), desc="files", disable=not progress) as bar:
-        calm = 0
+        without, calm = [], 0
         for batches, told in _results(min(jobs, max(1, len(work))), executor, work):
             for text in told:
                 if NO_ZERO not in text:
                     warnings.warn(text, stacklevel=2)
-            calm += not any(NO_ZERO in text for text in told)
+            missing = [text for text in told if NO_ZERO in text]
+            without, calm = without + missing, calm + (not missing)
             yield from batches
             bar.update()
-        if not calm:
-            warnings.warn(f"{source_name(source)}: {NO_ZERO}", stacklevel=2)
+        for text in without if calm else [f"{source_name(source)}: {NO_ZERO}"]:
+            warnings.warn(text, stacklevel=2)
