@@ -14,6 +14,7 @@ from PIL import Image
 from skimage.data import astronaut
 
 from aufacs_nb.databases import sample_database
+from aufacs_nb.evaluation.intervals import Interval
 
 
 @pytest.fixture(scope="module")
@@ -238,12 +239,12 @@ def test_train_classifiers_and_evaluate(run, work):
 
 def test_partitions_are_named_or_all(work, capsys):
     table = pd.read_parquet(work / "registered" / "manifest.parquet")
-    people = []
+    people, scores = [], pd.DataFrame({"icc": [Interval(0.5, 0.4, 0.6)]}, index=["mean"])
     options = ("evaluate", "--data", work / "registered", "--model", work / "classifiers", "--partition")
     from aufacs_nb.experiments import stages
     for name, partitions in (("Test", ["Test"]), ("Valid", ["Valid"]), ("all", list(set(table.partition))), ("", None)):
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(stages, "evaluate", lambda classifiers, part: people.append(len(part.frames)) or table[:1])
+            patched.setattr(stages, "evaluate", lambda classifiers, part: people.append(len(part.frames)) or scores)
             call(*options, name)
         assert people.pop() == (table.partition.isin(partitions) if partitions else table.valid).sum(), name
     refuses("registered has Test, Train, Valid: choose Test or Train or Valid or all", *options, "Dev")
@@ -321,7 +322,7 @@ def test_differences_are_never_taken_for_faces(work, tmp_path, capsys):
     refuses("a generator needs faces", "train-generator", "--data", tmp_path / "registered", *out)
     refuses("holds differences already", "normalize", "--data", tmp_path / "real", *out)
     for words in (("predict", work / "me.png"), ("personalize", work / "me.png", *out)):
-        refuses("learned from differences .mesh minus mean., and a photograph is none", *words, "--model", tmp_path / "model")
+        refuses("learned from differences ..mesh minus mean.., and a photograph is none", *words, "--model", tmp_path / "model")
     call("resample", "--data", tmp_path / "registered", *out, "--method", "real", "--per-intensity", 1)
     assert set(pd.read_parquet(tmp_path / "x" / "manifest.parquet").registration) == {"mesh minus mean"}
 
@@ -611,7 +612,8 @@ def test_reproduce_refuses_before_it_starts(aufacs, work):
              ("table-1", "--executor", "threads"): "choose serial", ("table-1", "--preset", "huge"): "choose tiny",
              ("table-1", "--missing", "guessed"): "one of zero, estimated"}
     said = {"other": "holds fera17, not disfa", "none": "fera17 = 'empty': the folder holds no database",
-            "unknown": "bp4d = 'empty'", "gone": "unbc = 'nowhere': there is no such folder", "broken": "no TOML"}
+            "unknown": "bp4d = 'empty'", "gone": "unbc = 'nowhere': there is no such folder",
+            "broken": "no readable TOML"}
     cases |= {("table-1", "--data", work / f"{name}.toml"): text for name, text in said.items()}
     for words, message in cases.items():
         named = re.escape(words[-1].name) + ".*" if "--data" in words else ""

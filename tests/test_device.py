@@ -151,7 +151,8 @@ def test_hidden_maps_and_what_learns_from_them(card):
 @pytest.fixture
 def on_card(card, monkeypatch):
     "Untrained classifiers on the card."
-    monkeypatch.setattr(storage, "_same", lambda *_: True)  # fake tensors cannot be compared
+    monkeypatch.setattr(storage, "_same", lambda *_: True)  # fake tensors hold no numbers: none can be compared
+    monkeypatch.setattr(storage, "_finite", lambda _, outputs: outputs)
     preset = replace(TINY, per_targets="asked", per_pictures="own")
     shared = trunk.build_classifier(preset, n_outputs=7 * 6)
     return storage.AUClassifiers({au: trunk.single_head(shared, i) for i, au in enumerate(AUS)}, preset).to("cuda:0")

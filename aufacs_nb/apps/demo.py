@@ -180,7 +180,7 @@ def scatter(estimates: Estimates) -> Image.Image:
 def printable(table: pd.DataFrame) -> pd.DataFrame:
     "A table of `icc_table` with `after` as text; differences, which are small, with three digits."
     text = table.map(str)
-    text["difference"] = [f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]" for d in table.difference]
+    text["difference"] = [f"{d.value:+z.3f} [{d.low:+z.3f}, {d.high:+z.3f}]" for d in table.difference]
     return text
 
 # %% ../../nbs/6_apps/01_demo.ipynb #dfc6489f
@@ -447,7 +447,7 @@ def _photo_stage(demo: _Demo) -> Section:
 def _told(difference) -> str:
     "A paired difference with its interval, and whether it says anything."
     sure = "that is more than chance" if difference.low > 0 or difference.high < 0 else "so it is not certain"
-    return f"{difference.value:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}], {sure}".replace("-0.000", "0.000")
+    return f"{difference.value:+z.3f} [{difference.low:+z.3f}, {difference.high:+z.3f}], {sure}"
 
 
 def _findings(demo: _Demo) -> list:

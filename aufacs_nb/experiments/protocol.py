@@ -336,8 +336,8 @@ def _classifier(out, au, values, seed, balanced, frames, start=None, init=None):
                                       network, progress=False, start_counts=False,
                                       precision="no" if preset.classifier == "slim" else None)
     history.to_csv(out / "history.csv", index_label="epoch")
-    card = {"seed": seed, "registration": valid.manifest.registration.iloc[0]}
-    AUClassifiers({au: model}, preset, card).save(out / "classifiers", half=False)
+    said = {} if "pose" in chosen.manifest else {"registration": valid.manifest.registration.iloc[0]}  # turned: any
+    AUClassifiers({au: model}, preset, {"seed": seed} | said).save(out / "classifiers", half=False)
 
 # %% ../../nbs/experiments/04_protocol.ipynb #8b3ae280
 def joined_networks(folders: dict) -> AUClassifiers:

@@ -509,13 +509,13 @@ def _moved(before, after):
     return np.hypot(after.x - before.x, after.y - before.y) / before.side + abs(np.log(after.side / before.side))
 
 
-def _fit_tilted(mesh, images, squares, landmarks, scores):
-    """Fit faces that lie on their side again, in place, until each rests in its `Square`; the score of others is 0."""
+def _fit_tilted(mesh, images, squares, landmarks, scores, sure):
+    """Fit `sure` faces that lie on their side again, in place, until each rests in its `Square`, or scores 0."""
     for count in range(AGAIN + 1):
         own = [square_from_landmarks(points) for points in landmarks]
         turns = [abs((new.angle - old.angle + np.pi) % (2 * np.pi) - np.pi) for old, new in zip(squares, own)]
-        ask = [k for k, (old, new) in enumerate(zip(squares, own)) if scores[k] > .5 and abs(new.angle) > TILTED
-               and _moved(old, new) + turns[k] > AT_REST]
+        ask = [k for k, (old, new) in enumerate(zip(squares, own)) if sure[k] and scores[k] > .5
+               and abs(new.angle) > TILTED and _moved(old, new) + turns[k] > AT_REST]
         if not ask or count == AGAIN:
             break
         landmarks[ask], scores[ask] = fit_meshes(mesh, [images[k] for k in ask], [own[k] for k in ask])
@@ -536,8 +536,9 @@ def fit_faces(mesh: nn.Module | FastMesh, images: list[np.ndarray], squares: Seq
     landmarks, _ = fit_meshes(mesh, images, squares)
     squares = [square_from_landmarks(points) for points in landmarks]
     landmarks, scores = fit_meshes(mesh, images, squares)
-    _fit_tilted(mesh, images, squares, landmarks, scores)
-    weak = [] if detected is None else np.flatnonzero((np.asarray(detected) < WEAK) & (scores > .5))
+    doubtful = np.zeros(len(scores), bool) if detected is None else np.asarray(detected) < WEAK
+    _fit_tilted(mesh, images, squares, landmarks, scores, ~doubtful)
+    weak = np.flatnonzero(doubtful & (scores > .5))
     if len(weak):
         again = [square_from_landmarks(landmarks[k]) for k in weak]
         landmarks[weak], sure = fit_meshes(mesh, [images[k] for k in weak], again)
