@@ -48,10 +48,8 @@ def refuses(message, *words):
         call(*words)
 
 
-def test_help_is_quick_and_names_every_command(shell_aufacs):
-    start = time.perf_counter()
+def test_help_names_every_command(shell_aufacs):
     text = shell_aufacs("--help").stdout
-    assert time.perf_counter() - start < 10
     for command in ("demo", "simulate", "manifest", "register", "train-generator", "synthesize", "resample",
                     "train-classifiers", "personalize", "predict", "evaluate", "train", "reproduce"):
         assert re.search(rf"\b{command}\b", text), command

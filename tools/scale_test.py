@@ -248,16 +248,17 @@ def status_mb(name: str) -> float:
 
 
 class Anonymous(threading.Thread):
-    "Looks at the memory that belongs to no file, until it is stopped; `most`: the most so far in MB, 0 without Linux."
+    "Looks at the memory that belongs to no file, until it is stopped; `most`: the most in MB of so many `looks`."
 
     def __init__(self, every: float = .02):
         super().__init__(daemon=True)
-        self.every, self.most, self.ended = every, 0.0, threading.Event()
+        self.every, self.most, self.looks, self.ended = every, 0.0, 0, threading.Event()
 
     def run(self):
         "Look, and wait."
         while STATUS.is_file() and not self.ended.wait(self.every):
             self.most = max(self.most, status_mb("RssAnon"))
+            self.looks += 1
 
     def stop(self) -> float:
         "End, and give what was seen."
