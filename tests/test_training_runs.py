@@ -247,7 +247,7 @@ def small_vgg16(monkeypatch, tmp_path):
         if weights is not None:
             raise OSError("no route to host")
         return Small()
-    monkeypatch.setattr(vgg16, "vgg16", fetch)
+    monkeypatch.setattr("torchvision.models.vgg16", fetch)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
 
 

@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from copy import deepcopy
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
 from torch import nn
-from torchvision.models import VGG
 
 from ..facs import au_column
 from ..presets import (ASSETS, ClassifierValues, WeightsError, get_preset, is_shipped, load_weights,
@@ -26,8 +25,11 @@ from ..registration.collections import RegisteredFrames
 from ..tensors import FrameArray, pick_device, standardise
 from ..weights import check_shapes
 
+if TYPE_CHECKING:  # torchvision takes as long to import as PyTorch
+    from torchvision.models import VGG
+
 # %% ../../nbs/3_estimation/05_storage.ipynb #2f62a755
-def layers(model: VGG) -> nn.Sequential:
+def layers(model: "VGG") -> nn.Sequential:
     "All that a network does, in order: features, pooling, flattening, dense layers."
     return nn.Sequential(*model.features, model.avgpool, nn.Flatten(1), *model.classifier)
 

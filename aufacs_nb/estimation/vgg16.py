@@ -11,6 +11,7 @@ __all__ = ['N_CLASSES', 'IMAGENET', 'vgg16_classifier', 'check_init', 'third_con
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -20,16 +21,18 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.hub import load_state_dict_from_url
 from torch.nn import functional as F
-from torchvision.models import VGG, VGG16_Weights, vgg16
 
 from ..evaluation.scores import icc_3_1
 from ..facs import LEVELS
 from ..presets import ClassifierValues, WeightsError, get_preset
 from ..weights import check_numbers
 
+if TYPE_CHECKING:  # torchvision takes as long to import as PyTorch: only what needs it does
+    from torchvision.models import VGG
+
 # %% ../../nbs/3_estimation/03_vgg16.ipynb #a9ba88ab
 N_CLASSES = len(LEVELS)
-IMAGENET = VGG16_Weights.IMAGENET1K_V1.url.rpartition("/")[2]  # the file that torchvision keeps in its folder
+IMAGENET = "vgg16-397923af.pth"  # the file that torchvision keeps in its folder
 
 
 def _stored(path) -> dict:
@@ -62,13 +65,15 @@ def _filled(model: nn.Module, path) -> nn.Module:
     return model
 
 
-def vgg16_classifier(weights: str | None = "imagenet", dropout: float = 0.5, n_outputs: int = N_CLASSES) -> VGG:
+def vgg16_classifier(weights: str | None = "imagenet", dropout: float = 0.5, n_outputs: int = N_CLASSES) -> "VGG":
     """The paper's VGG16 (§4.2.2), last layer replaced. WeightsError if its weights cannot be had.
 
     weights: "imagenet", "random" (or None), or a .safetensors or .pth file of torchvision's VGG16.
     """
+    from torchvision import models
+
     try:
-        model = vgg16(weights=VGG16_Weights.IMAGENET1K_V1 if weights == "imagenet" else None, dropout=dropout)
+        model = models.vgg16(weights="IMAGENET1K_V1" if weights == "imagenet" else None, dropout=dropout)
     except OSError as error:
         raise WeightsError(f"ImageNet's weights of VGG16 are not in torchvision's folder ({IMAGENET}), and cannot be "
                            f"fetched ({error}): give that file with --init FILE, or use --init random.") from error
@@ -88,29 +93,29 @@ def check_init(init: str, preset: ClassifierValues | str) -> None:
         vgg16_classifier(init)  # reads the file, or fetches ImageNet's, or says why not
 
 # %% ../../nbs/3_estimation/03_vgg16.ipynb #ebf60192
-def third_convolution(model: VGG) -> int:
+def third_convolution(model: "VGG") -> int:
     "Index of the third convolution in `model.features`; all before it is the frozen prefix."
     return [i for i, layer in enumerate(model.features) if isinstance(layer, nn.Conv2d)][2]
 
 
-def prefix(model: VGG) -> nn.Sequential:
+def prefix(model: "VGG") -> nn.Sequential:
     "The layers before the third convolution: images (N, 3, S, S) → hidden maps."
     return model.features[: third_convolution(model)]
 
 
-def freeze_prefix(model: VGG) -> VGG:
+def freeze_prefix(model: "VGG") -> "VGG":
     "The same network; from now on only the layers from the third convolution on are trained (§4.2.2)."
     prefix(model).requires_grad_(False)
     return model
 
 # %% ../../nbs/3_estimation/03_vgg16.ipynb #91710307
-def penultimate(model: VGG, hidden: torch.Tensor) -> torch.Tensor:
+def penultimate(model: "VGG", hidden: torch.Tensor) -> torch.Tensor:
     "Hidden maps behind the prefix → features of the second-to-last layer (N, d); d = 4,096 in VGG16."
     maps = model.features[third_convolution(model):](hidden)
     return model.classifier[:-1](model.avgpool(maps).flatten(1))
 
 
-def class_scores(model: VGG, hidden: torch.Tensor) -> torch.Tensor:
+def class_scores(model: "VGG", hidden: torch.Tensor) -> torch.Tensor:
     "Hidden maps behind the prefix → class scores (N, n_outputs), before the softmax."
     return model.classifier[-1](penultimate(model, hidden))
 
@@ -131,7 +136,7 @@ def estimate_intensities(model: nn.Module, images: torch.Tensor) -> np.ndarray:
     return expected_intensity(model.eval()(images).softmax(-1).cpu().numpy())
 
 # %% ../../nbs/3_estimation/03_vgg16.ipynb #6154f5cc
-def learning_mode(model: VGG) -> VGG:
+def learning_mode(model: "VGG") -> "VGG":
     "The same network, ready for a training step: dropout is on, and frozen layers keep their batch statistics."
     model.train()
     prefix(model).train(all(p.requires_grad for p in prefix(model).parameters()))

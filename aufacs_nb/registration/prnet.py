@@ -23,8 +23,6 @@ import torch
 from numpy.typing import ArrayLike
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from scipy.optimize import linear_sum_assignment
-from scipy.spatial import Delaunay
 from torch import nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
@@ -49,6 +47,8 @@ def _poor_and_taken(corners, weights):
 @lru_cache(4)
 def uv_texels(size: int) -> tuple[torch.Tensor, torch.Tensor]:
     "Corners (size², 3) int64 and weights (size², 3) float32 of the vertices that make each texel; 0 where unused."
+    from scipy.optimize import linear_sum_assignment  # here, so that readers of faces start without it
+
     face = canonical_face()
     raster = rasterize(np.pad(face.uv * size, ((0, 0), (0, 1))), face.triangles, size)
     corners = np.where(raster.covered[..., None], face.triangles[raster.triangle], 0).astype(np.int64)
@@ -103,6 +103,8 @@ FEATURES = (slice(27, 36), slice(36, 42), slice(42, 48), slice(48, 68))  # of th
 @lru_cache(4)
 def weight_mask(size: int) -> np.ndarray:
     "Weights (size, size) float32: 68 keypoints 16, eyes, nose and mouth 4, other skin 3, unused texels 0."
+    from scipy.spatial import Delaunay
+
     places = canonical_face().uv[LANDMARKS_68] * size
     row, column = np.mgrid[:size, :size] + .5
     texels = np.stack([column, row], -1)

@@ -15,7 +15,6 @@ from typing import NamedTuple, Sequence
 import numba as nb
 import numpy as np
 import torch
-from scipy.interpolate import RBFInterpolator
 from torch.nn import functional as F
 
 from ..geometry.meshes import canonical_face
@@ -244,6 +243,8 @@ def fit_prnet_68(network: PRNet, images: Sequence[np.ndarray], squares: Sequence
 @lru_cache
 def published_places() -> np.ndarray:
     "Where the 468 vertices lie on the authors' 256 × 256 chart: (468, 2) float64, column and row."
+    from scipy.interpolate import RBFInterpolator
+
     vertices = canonical_face().vertices.astype(np.float64)
     return RBFInterpolator(vertices[LANDMARKS_68], UV_KEYPOINTS.T, smoothing=1)(vertices)
 

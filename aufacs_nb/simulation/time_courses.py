@@ -13,7 +13,6 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.ndimage import gaussian_filter1d
-from scipy.optimize import nnls
 from ..facs import AU_NAMES, AUS
 
 # %% ../../nbs/5_simulation/07_time_courses.ipynb #96eab5a3
@@ -74,6 +73,8 @@ def _level_matrix(n_frames):
 @lru_cache
 def events_per_clip(database: str, au: int, n_frames: int) -> np.ndarray:
     "Expected events of an AU in a clip, by apex A–E: (5,), such that frames show the levels of `base_rates`."
+    from scipy.optimize import nnls  # a reader of faces, who needs names of AUs alone, does without
+
     at_least = np.cumsum(base_rates(database)[au][::-1])[::-1]
     time_at_least = -np.log1p(-np.minimum(at_least, .95))
     return nnls(_level_matrix(n_frames), time_at_least - np.append(time_at_least[1:], 0))[0]
