@@ -237,7 +237,8 @@ def _held(shape, batches, in_memory=IN_MEMORY):
     for batch in batches:
         made[start:start + len(batch)] = batch
         start += len(batch)
-        if isinstance(made, np.memmap) and hasattr(mmap, 'MADV_DONTNEED'): made._mmap.madvise(mmap.MADV_DONTNEED)
+        pages = made.base
+        if isinstance(pages, mmap.mmap) and hasattr(mmap, 'MADV_DONTNEED'): pages.madvise(mmap.MADV_DONTNEED)
     return made
 
 # %% ../../nbs/3_estimation/01_resampling.ipynb #d733bd5d

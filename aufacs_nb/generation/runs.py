@@ -392,7 +392,7 @@ def load_critic(folder: Path | str) -> Critic:
 
 # %% ../../nbs/2_generation/05_runs.ipynb #9d0bfcc8
 @torch.inference_mode()
-def expression_estimates(critic: Critic, frames: np.ndarray, batch: int = 64) -> np.ndarray:
+def expression_estimates(critic: Critic, frames: FrameArray, batch: int = 64) -> np.ndarray:
     "What D_exp of `load_critic` reads in frames uint8 (N, s, s, 3): intensities (N, n_aus) float32, clipped to 0–5."
     preset, device = critic.preset, next(critic.parameters()).device
     found = np.empty((len(frames), len(preset.aus)), np.float32)

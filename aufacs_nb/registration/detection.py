@@ -563,7 +563,7 @@ SIDES = (1, 1.6, 1.2, .5, .25)  # of the windows of each look, in longer sides o
 # %% ../../nbs/1_registration/01_detection.ipynb #68f94b7b
 def _unknown(points, scores, known, threshold=.6):
     """Return those of detections (n, 8, 2) with scores (n,) that lie on none of the known `Face`s."""
-    boxes = [Face(box, None, 0.) for box in points[:, :2].reshape(-1, 4)]
+    boxes = [Face(box, np.empty((0, 3), np.float32), 0.) for box in points[:, :2].reshape(-1, 4)]
     new = [not any(_shared(box, face) > threshold for face in known) for box in boxes]
     return points[new], scores[new]
 
@@ -584,8 +584,9 @@ def _add_faces(detector, mesh, images, kept, reached, small_faces):
         more = [k for k, faces in enumerate(kept)
                 if faces and first[k] < number and _go_on(images[k], faces, reached[k], small_faces)]
         views = views or (Views(images) if more else None)
-        found = views.look(detector, more, [number]) if more else []
-        fresh = fit_all(mesh, [images[k] for k in more], [_unknown(*each, kept[k]) for k, each in zip(more, found)])
+        found = views.look(detector, more, [number]) if views and more else []
+        unknown = [_unknown(points, scores, kept[k]) for k, (points, scores) in zip(more, found)]
+        fresh = fit_all(mesh, [images[k] for k in more], unknown)
         for k, faces in zip(more, fresh):
             kept[k], reached[k] = distinct(faces, known=kept[k]), number
 
@@ -643,7 +644,7 @@ def _looks_upside_down(small_faces):
 def _turned_over(image, face):
     """Return a `Face` of image (H, W, 3) upside down as one of the image itself."""
     height, width = image.shape[:2]
-    landmarks = face.landmarks * np.float32([-1, -1, 1]) + np.float32([width, height, 0])
+    landmarks = face.landmarks * np.array([-1, -1, 1], np.float32) + np.array([width, height, 0], np.float32)
     return replace(face, landmarks=landmarks, box=np.concatenate([landmarks[:, :2].min(0), landmarks[:, :2].max(0)]))
 
 

@@ -256,7 +256,7 @@ def _draw_crowd(people, faces, rng):
     return [draw_training_face(person, rng) for person in crowd for _ in range(faces)]
 
 # %% ../../nbs/1_registration/08_prnet.ipynb #5bdef471
-def with_pseudo_labels(pictures: Sequence[np.ndarray], points: np.ndarray, every: int = 5,
+def with_pseudo_labels(pictures: Sequence[np.ndarray] | np.ndarray, points: np.ndarray, every: int = 5,
                        sure: float = .9) -> tuple[np.ndarray, np.ndarray]:
     "The points (n, 468, 3), every fifth face replaced by FaceMesh's where it is sure, and (n,) bool: which."
     chosen = np.arange(0, len(points), every)

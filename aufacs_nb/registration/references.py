@@ -33,7 +33,7 @@ class RunningMean:
     "Mean of registered frames over the pixels that were seen, frame by frame. count: (S, S), how often each was."
 
     def __init__(self):
-        self.frames, self.total, self.count = 0, 0, 0
+        self.frames, self.total, self.count = 0, np.zeros(1, np.int64), np.zeros(1, np.int32)
 
     def update(self, frame: np.ndarray) -> "RunningMean":
         "Take in one frame (S, S, 3) uint8, black where hidden; returns itself."

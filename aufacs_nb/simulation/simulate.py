@@ -224,7 +224,7 @@ def _arrays(plan, clip, truth):
     vertices = [face_truth(**view) for view in views]
     arrays = dict(frame=truth['frame'], aus=ALL_AUS, intensity=truth[au_columns(ALL_AUS)].to_numpy(np.int8),
                   pose=truth[['yaw', 'pitch', 'roll']], gaze=truth[['gaze_x', 'gaze_y']], view=FERA_POSES[clip.pose],
-                  vertices=np.float32(vertices))
+                  vertices=np.array(vertices, np.float32))
     return arrays | (_rich_arrays(truth, views, vertices) if 'light' in truth else {})
 
 # %% ../../nbs/5_simulation/10_simulate.ipynb #0ec6a107
@@ -262,9 +262,11 @@ def clip_path(root: Path | str, plan: dict, partition: str, subject: str, sessio
 
 def _write_pictures(folder, plan, clip):
     "The frames of a clip as pictures in a new folder."
+    name = LAYOUTS[plan['parameters']['database']].picture
+    if name is None: raise SimulationError(f"{plan['parameters']['database']} is a database of films, not of pictures")
     folder.mkdir()
     for i, frame in enumerate(render_clip(plan, *clip), 1):
-        Image.fromarray(frame).save(folder / LAYOUTS[plan['parameters']['database']].picture(clip, i))
+        Image.fromarray(frame).save(folder / name(clip, i))
 
 
 def _write_clip(root, plan, clip):
