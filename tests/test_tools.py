@@ -88,6 +88,23 @@ def test_whatever_is_out_of_step_is_named_with_the_way_out(project):
     assert {name for name, way_out in expected.items() if way_out not in lines[name]} == set()
 
 
+def test_a_solution_that_shows_what_it_prints_is_named(root, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(root / "tools")
+    from check_notebooks import solution_problems
+
+    (tmp_path / "nbs").mkdir()
+    shutil.copy(root / "settings.ini", tmp_path)
+    cells = [("code", "1", {"source_hidden": True}), ("markdown", "Learned.\n\n## Exercises\n\n**1.**", {}), ("code", "2", {}),
+             ("code", "3", {"source_hidden": True}), ("code", "4", {"source_hidden": True, "outputs_hidden": True})]
+    book = nbformat.v4.new_notebook(cells=[
+        nbformat.from_dict({"cell_type": kind, "source": text, "id": f"cell{text[0]}", "metadata": {"jupyter": how}}
+                           | ({"outputs": [], "execution_count": None} if kind == "code" else {})) for kind, text, how in cells])
+    nbformat.write(book, tmp_path / "nbs" / "room.ipynb")
+    [said] = solution_problems(tmp_path)
+    assert said.startswith("nbs/room.ipynb: cell3: a solution's outputs are not folded")
+    assert not any("outputs are not folded" in said for said in solution_problems(root))
+
+
 def test_the_readme_shows_what_the_index_shows(project):
     text = (project / "README.md").read_text(encoding="utf-8")
     assert text.startswith("# The index") and "1 + 1" in text and "import this" not in text and "#|" not in text

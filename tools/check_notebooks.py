@@ -4,7 +4,7 @@
 
 `nbdev_clean` and `nbdev_export` run in a temporary copy; a file that comes out different there is named with the way out.
 """
-import shutil, subprocess, sys, tempfile
+import json, re, shutil, subprocess, sys, tempfile
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -88,12 +88,28 @@ def colab_problems(root):
     return [f"{p}: lacks the cell for Colab: run .venv/bin/python tools/colab_cells.py" for p in (lacking(root) if asked else [])]
 
 
+def solutions(book):
+    "The code cells of a notebook (dict) below its heading *Exercises* whose source is folded."
+    cells, texts = book["cells"], ["".join(cell["source"]) for cell in book["cells"]]
+    first = next((n for n, text in enumerate(texts) if re.search("^## Exercises$", text, re.M)), len(cells))
+    return [cell for cell in cells[first:] if cell["metadata"].get("jupyter", {}).get("source_hidden")]
+
+
+def solution_problems(root):
+    "One line for each notebook whose exercises show what their folded solutions print and draw."
+    read = {p: json.loads((root / p).read_text(encoding="utf-8")) for p in notebooks(root)}
+    open_ones = {p: [cell["id"] for cell in solutions(book) if not cell["metadata"]["jupyter"].get("outputs_hidden")]
+                 for p, book in read.items()}
+    return [f"{p}: {', '.join(ids)}: a solution's outputs are not folded: set \"outputs_hidden\": true beside "
+            "\"source_hidden\" in the cell's metadata" for p, ids in open_ones.items() if ids]
+
+
 def main():
     "Print the problems; exit 1 if there are any."
     root = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent.parent).resolve()
     with tempfile.TemporaryDirectory() as folder:
         rebuild(root, Path(folder))
-        found = problems(root, Path(folder)) + readme_problems(root) + colab_problems(root)
+        found = problems(root, Path(folder)) + readme_problems(root) + colab_problems(root) + solution_problems(root)
     print("\n".join(found) or f"{len(notebooks(root))} notebooks clean, {len(modules(root))} modules in sync")
     sys.exit(1 if found else 0)
 
