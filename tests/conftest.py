@@ -10,10 +10,13 @@ ROOT = Path(__file__).parents[1]
 if str(ROOT) not in sys.path:  # `tools.limits` and its like, also where pytest is not started as a module
     sys.path.insert(0, str(ROOT))
 
-# Files that take longest, at the head: two processes that share the files of all tests then end together.
-SLOW_FILES = ("test_browser", "test_cli", "test_estimator", "test_demo", "test_reproduce", "test_registration",
-              "test_generators", "test_corpus", "test_site", "test_training_runs", "test_large_sets", "test_no_network",
-              "test_bad_input", "test_torture")
+# Files that take longest, at the head: the processes that share the files of all tests then end together. Those that wait
+# for a browser come first, so that others compute beside them.
+SLOW_FILES = ("test_browser", "test_reproduce", "test_site", "test_ratio", "test_prnet", "test_generators", "test_corpus",
+              "test_simulate", "test_demo", "test_cli", "test_detection", "test_training_runs", "test_large_sets",
+              "test_package", "test_side_by_side", "test_resumed_generator", "test_personal_generators", "test_estimator",
+              "test_references", "test_graph", "test_parity", "test_registration", "test_pixels", "test_tools",
+              "test_resumed_runs", "test_photograph_sheet", "test_tracking", "test_torture")
 
 
 def pytest_configure(config):

@@ -106,7 +106,7 @@ def hover(page, panel, face):
     x, y = page.evaluate(SPOT, [panel, face])
     page.mouse.move(x + 1, y + 1, steps=3)
     tip = page.locator("div:visible:has(> img)")
-    tip.wait_for(timeout=5000)
+    tip.wait_for(timeout=60_000)
     return tip
 
 
@@ -139,5 +139,5 @@ def test_pointing_at_a_face_shows_it(page, tmp_path):
                                   ".map(dots => [...dots.data_source.inspected.indices])")
         assert inspected == [[face], [face]]  # the same face is ringed in every panel
     page.mouse.move(790, 490)
-    page.locator("div:visible:has(> img)").wait_for(state="hidden", timeout=5000)
+    page.locator("div:visible:has(> img)").wait_for(state="hidden", timeout=60_000)
     assert page.outside == [] and page.errors == []

@@ -169,11 +169,12 @@ def no_space(path):
 
 
 def test_sigterm_lets_a_block_clean_up():
-    start, cleaned = time.monotonic(), []
+    said = []
     with pytest.raises(KeyboardInterrupt, match="SIGTERM"), stoppable():
         try:
             os.kill(os.getpid(), 15)
             time.sleep(5)
+            said.append("slept on")
         finally:
-            cleaned.append(time.monotonic() - start)
-    assert cleaned[0] < 1
+            said.append("cleaned up")
+    assert said == ["cleaned up"]

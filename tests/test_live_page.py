@@ -66,7 +66,7 @@ def sees(page, **message):
 def test_a_camera_that_does_not_start_is_explained_and_can_be_tried_again(page, error, words):
     page.evaluate(FAILS, error)
     press(page, "Start the camera")
-    page.get_by_text(f"No camera: {words}").wait_for(timeout=3000)
+    page.get_by_text(f"No camera: {words}").wait_for(timeout=60_000)
     assert page.get_by_role("button", name="Start the camera").is_enabled()
     assert page.evaluate("window.sent") == []
 
@@ -75,11 +75,11 @@ def test_a_camera_that_is_unplugged_ends_and_starts_again(page):
     page.evaluate("""() => { const real = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
                      navigator.mediaDevices.getUserMedia = async (asked) => (window.stream = await real(asked)); }""")
     press(page, "Start the camera")
-    page.get_by_text("The camera is on.").wait_for(timeout=5000)
+    page.get_by_text("The camera is on.").wait_for(timeout=60_000)
     page.evaluate("window.stream.getVideoTracks()[0].dispatchEvent(new Event('ended'))")
-    page.get_by_text("The camera has gone").wait_for(timeout=3000)
+    page.get_by_text("The camera has gone").wait_for(timeout=60_000)
     press(page, "Start the camera")
-    page.get_by_text("The camera is on.").wait_for(timeout=5000)
+    page.get_by_text("The camera is on.").wait_for(timeout=60_000)
 
 
 def test_no_face_two_faces_and_the_neutral_are_told(page):

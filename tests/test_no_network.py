@@ -163,7 +163,7 @@ def test_the_guard_of_notebooks_and_demos_notes_who_tries(tmp_path):
             "child = 'import urllib.request as u; u.urlopen(\"http://example.invalid\")'\n"
             "sys.exit(subprocess.run([sys.executable, '-c', child], capture_output=True).returncode)\n")
     knocks = tmp_path / "knocks"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=os.environ | {
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, env=os.environ | {
         "PYTHONPATH": str(Path(__file__).parent / "guard"), "AUFACS_KNOCKS": str(knocks)})
     assert (done.stdout, done.returncode) == ("refused\n", 1), done.stderr
     assert knocks.read_text(encoding="utf-8").split() == ["192.0.2.7", "example.invalid"]

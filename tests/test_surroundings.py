@@ -38,7 +38,7 @@ def said(code, *words, **environment):
     """What a fresh interpreter prints."""
     own = {name: value for name, value in os.environ.items() if name not in ("NUMBA_CACHE_DIR", "OMP_NUM_THREADS")}
     done = subprocess.run([sys.executable, "-c", code, *words], env={**own, **environment}, capture_output=True, text=True,
-                          timeout=60)
+                          timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout.strip()
 
