@@ -20,8 +20,8 @@ from typing import Annotated
 import typer
 
 from .everyday import (DATA, THE_PAPER, TRAINING, AnyModel, Arch, Commands, Data, Device, Force, Init,
-                                     Model, OnError, Out, PresetName, Quiet, Seed, app, check_photographs, device_of,
-                                     numbers_of, one_line, table_columns)
+                                     Model, OnError, Out, PresetName, Quiet, Seed, app, check_once, check_photographs,
+                                     device_of, numbers_of, one_line, table_columns)
 from ..files import Terminated, check_folder, check_output, lock, shown, stoppable
 from ..folders import only_run
 from ..presets import get_preset
@@ -109,6 +109,10 @@ def _tell(table) -> int:
             typer.secho(f"{kind}: {one_line(line)}", err=True, fg="yellow")
     return len(skipped)
 
+# %% ../../nbs/6_apps/11_commands.ipynb #eae4c43d
+_MANIFEST = re.compile(r"database,partition,subject,session,frame,pose_yaw,pose_pitch,path(?:,AU\d\d)+(?:,AU\d\d_c)*"
+                       r"(?:,pspi|,landmarks|,camera,illumination,expression)?")  # the columns of each reader
+
 # %% ../../nbs/6_apps/11_commands.ipynb #046b61e5
 @app.command("manifest", rich_help_panel=DATA)
 def manifest_command(root: Path, out: Out = Path("manifest.parquet"), database: Database = "auto",
@@ -118,7 +122,8 @@ def manifest_command(root: Path, out: Out = Path("manifest.parquet"), database: 
     from aufacs_nb.files import write_atomically
 
     check_photographs(root)
-    out = check_output(out, [root], (".parquet",), force, (b"pose_yaw",))
+    ours = bool(_MANIFEST.fullmatch(table_columns(out)))
+    out = check_output(out, [root], (".parquet",), force or ours, ())
     chosen = {} if poses is None else {"poses": poses if poses == "all" else numbers_of(
         poses, "--poses", "FERA poses 1–9, such as 3,6, or all")}
     with lock(out):
@@ -192,7 +197,9 @@ def normalize_command(
     "Subtract each person's mean texture or neutral frame from their registered frames."
     from aufacs_nb.registration.references import normalize_registered
 
-    given = dict(entry.partition("=")[::2] for entry in neutral)
+    pairs = [entry.partition("=")[::2] for entry in neutral]
+    check_once(neutral, [name for name, _ in pairs], "--neutral")
+    given = dict(pairs)
     if wrong := [name for name, row in given.items() if not row.isdecimal()]:
         raise ValueError(f"--neutral {wrong[0]}={given[wrong[0]]}: write SUBJECT=ROW, such as F001=12.")
     normalize_registered(data, out, method, {name: int(row) for name, row in given.items()}, progress=not quiet)

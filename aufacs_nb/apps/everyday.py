@@ -6,7 +6,7 @@
 __all__ = ['app', 'FACES', 'DATA', 'TRAINING', 'THE_PAPER', 'Out', 'Force', 'Seed', 'PresetName', 'Quiet', 'Model', 'Data',
            'Init', 'Device', 'AnyModel', 'Table', 'Arch', 'OnError', 'FILM_SIDE', 'Commands', 'device_of', 'one_line',
            'check_photographs', 'table_columns', 'predict_command', 'personalize_command', 'actions_command',
-           'demo_command', 'live_command', 'numbers_of', 'parse_targets', 'synthesize_command']
+           'demo_command', 'live_command', 'numbers_of', 'check_once', 'parse_targets', 'synthesize_command']
 
 # %% ../../nbs/6_apps/09_cli.ipynb #d96a0b1e
 import json
@@ -511,20 +511,35 @@ def numbers_of(text: str, option: str, meaning: str, count: int | None = None) -
     return numbers
 
 # %% ../../nbs/6_apps/09_cli.ipynb #2c49dd26
+def check_once(entries: list[str], keys: list, option: str) -> None:
+    "ValueError that names two `entries` of an option KEY=VALUE whose `keys`, as they were read, are the same."
+    for number, key in enumerate(keys):
+        if (first := keys.index(key)) < number:
+            raise ValueError(f"{option} {shown(entries[first])} and {option} {shown(entries[number])}: say two things "
+                             "of one; leave one of them out.")
+
+
+def _target(entry: str, known: tuple, option: str) -> tuple[int, float]:
+    "'AU06=3' → (6, 3.0)."
+    name, _, value = entry.partition("=")
+    try:
+        au, intensity = int(name.upper().removeprefix("AU")), float(value)
+    except ValueError:
+        raise ValueError(f"{option} {entry}: write AU=INTENSITY, such as 12=5.") from None
+    if au not in known or not 0 <= intensity <= 5:
+        raise ValueError(f"{option} {entry}: AU must be one of {', '.join(map(str, known))} and its intensity "
+                         "in 0–5.")
+    return au, intensity
+
+# %% ../../nbs/6_apps/09_cli.ipynb #49a1755a
 def parse_targets(entries: list[str], known: tuple = AUS, option: str = "--au") -> dict:
-    "['12=5', 'AU06=3'] → {12: 5.0, 6: 3.0}; ValueError names an entry that is no AU of `known` or outside 0–5."
-    targets = {}
-    for entry in entries:
-        name, _, value = entry.partition("=")
-        try:
-            au, intensity = int(name.upper().removeprefix("AU")), float(value)
-        except ValueError:
-            raise ValueError(f"{option} {entry}: write AU=INTENSITY, such as 12=5.") from None
-        if au not in known or not 0 <= intensity <= 5:
-            raise ValueError(f"{option} {entry}: AU must be one of {', '.join(map(str, known))} and its intensity "
-                             "in 0–5.")
-        targets[au] = intensity
-    return targets
+    """['12=5', 'AU06=3'] → {12: 5.0, 6: 3.0}; ValueError names an entry that is no AU of `known` or outside 0–5.
+
+    So it does with two entries of one AU.
+    """
+    targets = [_target(entry, known, option) for entry in entries]
+    check_once(entries, [au for au, _ in targets], option)
+    return dict(targets)
 
 # %% ../../nbs/6_apps/09_cli.ipynb #dd8697b8
 def _pick(faces: list, face: str | None, source: str):
@@ -583,6 +598,17 @@ def _frontal_picture(generator, registered, target):
                          [au_column(au) for au in aus])
 
 # %% ../../nbs/6_apps/09_cli.ipynb #417014c7
+def _say_missing(photo: Path, registered) -> None:
+    "A note on what a frontal view lacks, where the head is turned so far that the camera did not see it."
+    from aufacs_nb.generation.photographs import FARTHEST, _hidden
+
+    if max(abs(registered.yaw), abs(registered.pitch)) > FARTHEST:
+        warnings.warn(f"{shown(photo)}: the head is turned by {registered.yaw:.0f}° and {registered.pitch:.0f}° (yaw, "
+                      f"pitch), more than ±{FARTHEST}°: the camera did not see "
+                      f"{_hidden(registered.yaw, registered.pitch)}, so they are black or smeared; "
+                      f"{registered.share:.0%} of the face is there.", stacklevel=2)
+
+# %% ../../nbs/6_apps/09_cli.ipynb #9d6575c3
 def _write_frontal(generator, photo: Path, out: Path, au: list, shows: list, face, named: str,
                    stamp: bool) -> str:
     "The frontal view of a photograph, a picture or a film; what was written."
@@ -596,6 +622,7 @@ def _write_frontal(generator, photo: Path, out: Path, au: list, shows: list, fac
         raise ValueError("--shows is for whole photographs; a frontal view takes the face as calm.")
     image, chosen = _picture_and_face(photo, face)
     registered = register_face(image, chosen.landmarks, 224)
+    _say_missing(photo, registered)
     target = [wanted.get(a, 0) / 5 for a in aus] if au else None
     if out.suffix.lower() == ".png":
         picture = _frontal_picture(generator, registered, target)
