@@ -13,7 +13,7 @@ if str(ROOT) not in sys.path:
 from tools import soak
 
 FIRST = {"seconds": 0, "kernels": 1, "kernels MB": 700, "largest MB": 700, "server MB": 450, "open files": 14,
-         "threads": 4, "temporary files": 1, "connection files": 1}
+         "threads": 4, "temporary files": 1, "connection files": 1, "round ended": 0}
 GONE = FIRST | {"kernels": 0, "kernels MB": 0, "temporary files": 0, "connection files": 0}
 SERVED = [SimpleNamespace(wrong=[])]
 
@@ -29,6 +29,13 @@ SERVED = [SimpleNamespace(wrong=[])]
     (GONE, [SimpleNamespace(wrong=["visitor 1, live: Timeout"])], "", ["visitor 1, live: Timeout"])])
 def test_what_stays_grows_or_fails_is_named(last, people, log, words):
     found = soak.faults(pd.DataFrame([FIRST, last]), people, log)
+    assert len(found) == len(words) and all(word in line for word, line in zip(words, found))
+
+
+@pytest.mark.parametrize("ends, words", [((480, 490), []), ((455, 455 + soak.MORE + 1), ["last round"]), ((480,), [])])
+def test_what_every_round_takes_is_told_from_what_the_first_loads(ends, words):
+    rows = [FIRST, *(GONE | {"server MB": end, "round ended": k} for k, end in enumerate(ends, 1)), GONE | {"server MB": ends[-1]}]
+    found = soak.faults(pd.DataFrame(rows), SERVED, "")
     assert len(found) == len(words) and all(word in line for word, line in zip(words, found))
 
 

@@ -1,12 +1,14 @@
 """Ten visitors use the demos for ten minutes in a real browser; memory, kernels and files must come back.
 
-    python tools/soak.py [--visitors 10] [--minutes 10] [--seed 0] [--leave 2000] [--out soak.csv]
+    python tools/soak.py [--visitors 10] [--minutes 10] [--rounds 2] [--seed 0] [--leave 2000] [--out soak.csv]
+                         [--log log.txt]
 
 Each visitor opens a demo, uploads a picture, moves sliders, and leaves: through a link, by closing the page, by closing
 it before it is there, or as a browser does that is killed. Then they come back for another. Meanwhile the server and
 its kernels are looked at every few seconds: how many kernels, their memory, the server's memory and open files, and
 files in the temporary folder, where nothing of an upload may stay. When all are gone, the last kernel must end within
-the time that the server allows (`IDLE` and `CHECKED` in `aufacs_nb.apps.live`).
+the time that the server allows (`IDLE` and `CHECKED` in `aufacs_nb.apps.live`). The minutes are shared by two rounds:
+what the first leaves in the server's memory may have been loaded once, what the second adds is lost with every visit.
 
 The script prints a table, and ends with an error if something stays or a visitor was not served. It needs chromium,
 and about 0.7 GB for each visitor.
@@ -47,6 +49,7 @@ WAYS = ("link", "close", "early", "killed")  # to leave a page
 PATIENCE = 300  # seconds for a page, where ten start at once on two cores
 GRACE = 60      # seconds more than the server needs to end the last kernel
 LEAK = 60       # MB that the server may keep
+MORE = 15       # MB that it may keep from the last round
 
 
 def free_port():
@@ -128,14 +131,14 @@ def megabytes(process):
         return 0.
 
 
-def sample(server, start):
-    """One row of the table: what the server and its kernels hold now."""
+def sample(server, start, ended=0):
+    """One row of the table: what the server and its kernels hold now; `ended`: the round that has just ended, or 0."""
     process, kernels = psutil.Process(server.process.pid), server.kernels()
     sizes, (connections, temporary) = [megabytes(kernel) for kernel in kernels], server.files()
     return {"seconds": time.monotonic() - start, "kernels": len(kernels), "kernels MB": sum(sizes),
             "largest MB": max(sizes, default=0), "server MB": megabytes(process), "open files": process.num_fds(),
             "threads": process.num_threads(), "temporary files": len(temporary),
-            "connection files": len(connections)}
+            "connection files": len(connections), "round ended": ended}
 
 
 class Visitor:
@@ -164,7 +167,7 @@ class Visitor:
             try:
                 await self.visit(demo, way, end)
             except Exception as error:
-                self.wrong.append(f"{self.name}, {demo}: {str(error).splitlines()[0][:200]}")
+                self.wrong.append(f"{self.name}, {demo}: {str(error).splitlines()[0][:400]}")
             await asyncio.sleep(self.random.uniform(0, 3))
 
     async def visit(self, demo, way, end):
@@ -185,6 +188,10 @@ class Visitor:
             if way != "killed":
                 await page.close(run_before_unload=True)
             self.count(f"left: {way}")
+        except Exception as error:
+            said = await page.locator("[role=status], [role=alert]").all_inner_texts()
+            words = [text for text in said if text]
+            raise RuntimeError(f"{str(error).splitlines()[0]} The page says {words}") from error
         finally:
             await context.close()
 
@@ -236,26 +243,38 @@ async def watch(server, rows, start, done):
         await asyncio.sleep(5)
 
 
+async def a_round(p, server, pictures, asked, number):
+    """Visitors of one round; they, and the seconds from the last one's leaving to the last kernel's end."""
+    from aufacs_nb.apps.live import CHECKED, IDLE
+    browser = await p.chromium.launch(executable_path=chromium(), headless=True, args=FLAGS)
+    people = [Visitor(browser, server, number * asked.visitors + k, asked.seed, pictures) for k in range(asked.visitors)]
+    end = time.monotonic() + 60 * asked.minutes / asked.rounds
+    await asyncio.gather(*(one.visits(end, asked.leave) for one in people))
+    await browser.close()
+    left = time.monotonic()
+    while server.kernels() and time.monotonic() < left + IDLE + CHECKED + GRACE:
+        await asyncio.sleep(1)
+    gone = time.monotonic() - left
+    await asyncio.sleep(CHECKED + 2)  # the server tidies up as often
+    return people, gone
+
+
 async def soak(server, pictures, asked):
-    """The whole run: rows of the table, and the visitors."""
+    """The whole run: rows of the table, the visitors, and how long the last kernel stayed."""
     from playwright.async_api import async_playwright
 
-    from aufacs_nb.apps.live import CHECKED, IDLE
-    rows, start, done = [], time.monotonic(), asyncio.Event()
+    rows, start, done, people = [], time.monotonic(), asyncio.Event(), []
     async with async_playwright() as p:
         browser = await p.chromium.launch(executable_path=chromium(), headless=True, args=FLAGS)
-        first = Visitor(browser, server, 0, asked.seed, pictures)
+        first = Visitor(browser, server, "first", asked.seed, pictures)
         await first.visit("au_explorer", "link", time.monotonic() + 600)  # what the first visit loads stays
-        watching = asyncio.create_task(watch(server, rows, start, done))
-        people = [Visitor(browser, server, k, asked.seed, pictures) for k in range(1, asked.visitors + 1)]
-        end = time.monotonic() + 60 * asked.minutes
-        await asyncio.gather(*(one.visits(end, asked.leave) for one in people))
         await browser.close()
-        left = time.monotonic()
-        while server.kernels() and time.monotonic() < left + IDLE + CHECKED + GRACE:
-            await asyncio.sleep(1)
-        gone = time.monotonic() - left
-        await asyncio.sleep(2)
+        watching = asyncio.create_task(watch(server, rows, start, done))
+        for number in range(asked.rounds):
+            came, gone = await a_round(p, server, pictures, asked, number)
+            people += came
+            rows.append(sample(server, start, number + 1))
+            print(f"round {number + 1}:", {key: round(value) for key, value in rows[-1].items()}, flush=True)
         done.set()
         await watching
     rows.append(sample(server, start))
@@ -269,6 +288,9 @@ def faults(table, people, log):
     found = [f"{last[what]:.0f} {what} stay" for what in must_go if last[what]]
     if last["server MB"] > first["server MB"] + LEAK:
         found.append(f"the server grew from {first['server MB']:.0f} to {last['server MB']:.0f} MB")
+    ends = table.loc[table["round ended"] > 0, "server MB"].to_list()[-2:]
+    if len(ends) == 2 and ends[1] > ends[0] + MORE:
+        found.append(f"the last round made the server grow from {ends[0]:.0f} to {ends[1]:.0f} MB")
     if last["open files"] > first["open files"] + 5:
         found.append(f"the server's open files grew from {first['open files']:.0f} to {last['open files']:.0f}")
     found += [f"in the log: {line}" for line in sorted(set(re.findall(r"^\w*(?:Error|Exception)\b.*", log, re.M)))[:10]]
@@ -288,9 +310,11 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--visitors", type=int, default=10)
     parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--rounds", type=int, default=2, help="which share the minutes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--leave", type=int, default=2000, help="MB of memory for others: who comes waits for so much")
     parser.add_argument("--out", type=Path, help="CSV file for every row of the table")
+    parser.add_argument("--log", type=Path, help="file for what the server said")
     asked = parser.parse_args(argv)
     if chromium() is None:
         parser.error("no chromium on the PATH: see CONTRIBUTING.md, browser tests")
@@ -303,6 +327,8 @@ def main(argv=None):
             log = server.log.read_text()
         finally:
             server.stop()
+            if asked.log:
+                shutil.copy(server.log, asked.log)
     if asked.out:
         table.round(1).to_csv(asked.out, index=False)
     print(told(table, people, gone))
