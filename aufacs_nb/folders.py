@@ -30,6 +30,7 @@ from .files import OutputError, lock, telling, temporary_name, write_atomically
 
 # %% ../nbs/0_start/10_runs.ipynb #18d8b328
 WHOLE, PIECES = 1 << 28, 64  # bytes up to which a file is read whole; of a larger one as many are read, in pieces
+_READ = 1 << 18  # bytes that are read at once
 
 
 def file_content(path: Path | str) -> str:
@@ -43,7 +44,8 @@ def file_content(path: Path | str) -> str:
     with open(path, "rb") as file:
         for start in starts:
             file.seek(start)
-            digest.update(file.read(min(piece, size)))
+            for left in range(min(piece, size), 0, -_READ):
+                digest.update(file.read(min(left, _READ)))
     return digest.hexdigest()[:16]
 
 # %% ../nbs/0_start/10_runs.ipynb #971b156c

@@ -190,7 +190,8 @@ def test_a_place_that_cannot_be_written_to(folder, tmp_path):
 
 @pytest.mark.parametrize("place, error", [("encode", KeyboardInterrupt), ("shutil.copyfile", OSError(28, "No space"))])
 def test_until_a_set_is_whole_the_older_one_is_seen(place, error, folder, tmp_path, monkeypatch):
-    out = normalize_registered(folder, tmp_path / "out", "au0", progress=False)
+    out = normalize_registered(folder, tmp_path / "out", progress=False)
+    np.save(out / "frames.npy", np.zeros((10, 8, 8, 3), np.uint8))  # to be told from new ones
     before, count = {path.name: path.read_bytes() for path in out.iterdir()}, iter(range(6))
     *parts, name = place.split(".")
     home = getattr(references, parts[0]) if parts else references
@@ -216,8 +217,12 @@ def test_until_a_set_is_whole_the_older_one_is_seen(place, error, folder, tmp_pa
 
 def test_meshes_of_an_older_set_do_not_stay(folder, tmp_path):
     out = normalize_registered(folder, tmp_path / "out", progress=False)
-    bare = write_folder(tmp_path / "bare", noise(2, 8, 8, 3), list("AA"))
-    assert (out / "vertices.npy").is_file() and open_registered(normalize_registered(bare, out, progress=False)).vertices is None
+    older = json.loads((out / "normalization.json").read_text())
+    del older["content"]  # a set of an older version, which is replaced
+    (out / "normalization.json").write_text(json.dumps(older))
+    (folder / "vertices.npy").unlink()
+    assert (out / "vertices.npy").is_file()
+    assert open_registered(normalize_registered(folder, out, progress=False)).vertices is None
 
 
 @pytest.mark.parametrize("name", ["references.npy", "reference_counts.npy", "manifest.parquet"])
@@ -285,3 +290,24 @@ def test_differences_say_what_they_are(folder, tmp_path):
     drawn.to_parquet(tmp_path / "drawn" / "manifest.parquet")
     with pytest.raises(ValueError, match="holds differences already"):
         normalize_registered(tmp_path / "drawn", tmp_path / "twice", progress=False)
+
+
+def test_differences_of_other_data_are_not_replaced(folder, tmp_path):
+    "Of other frames, other neutral frames or another method; the same run again is welcome."
+    out = tmp_path / "differences"
+    for _ in range(2):
+        normalize_registered(folder, out, "mean", progress=False)
+    before, frames = (out / "frames.npy").read_bytes(), np.load(folder / "frames.npy")
+    np.save(folder / "frames.npy", frames[::-1])
+    with pytest.raises(FolderError, match="holds differences with content .*Choose another folder"):
+        normalize_registered(folder, out, "mean", progress=False)
+    np.save(folder / "frames.npy", frames)
+    with pytest.raises(FolderError, match="method mean, not au0"):
+        normalize_registered(folder, out, "au0", given={"A": 1, "file/B": 2}, progress=False)
+    folder.rename(moved := tmp_path / "moved")
+    assert (out / "frames.npy").read_bytes() == before and normalize_registered(moved, out, "mean", progress=False)
+    older = {key: value for key, value in json.loads((out / "normalization.json").read_text()).items() if key != "content"}
+    (out / "normalization.json").write_text(json.dumps(older))
+    assert normalize_registered(moved, out, "mean", progress=False)
+    with pytest.raises(FolderError, match="content"):
+        normalize_registered(moved, out, "au0", given={"A": 1, "file/B": frames[2]}, progress=False)

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from aufacs_nb.registration.detection import FaceLandmarker
+from aufacs_nb.registration import tracking
 from aufacs_nb.registration.tracking import FaceLinker, ahead, in_stretches, is_cut, track_stretch
 from aufacs_nb.simulation.appearance import sample_person
 from aufacs_nb.simulation.camera import render_person
@@ -51,6 +52,28 @@ def test_two_people_of_a_slow_film_keep_theirs(landmarker, cast):
 def test_a_cut_hands_on_no_number(landmarker, cast, first):
     "Between stretches, and within one: two people in the same place."
     assert numbers(landmarker, cast[5][:first] + cast[8][:4], .04) == ([[0]] * first + [[1]] * 4, [first])
+
+
+@pytest.mark.parametrize("first", [5, 3])
+def test_two_people_at_one_place_share_no_number_although_the_picture_hardly_changes(landmarker, cast, first, monkeypatch):
+    "A cut in one room, in the middle of a stretch and between two."
+    monkeypatch.setattr(tracking, "is_cut", lambda before, after: False)
+    found, cuts = numbers(landmarker, cast[5][:first] + cast[8][:4], .04)
+    assert (found, cuts) == ([[0]] * first + [[1]] * 4, [first])
+
+
+def test_one_person_who_is_hidden_blurred_or_turns_keeps_the_number(landmarker, cast):
+    face = np.array(cast[5])
+    face[3:5, 100:, :80] = 40  # a hand before a cheek
+    face[6] = np.asarray(Image.fromarray(face[6]).resize((40, 40)).resize((160, 160)))
+    face[8:] = (face[8:] * .5).astype(np.uint8)
+    assert numbers(landmarker, list(face), .04, 10) == ([[0]] * 10, [])
+
+
+def test_looks_that_an_older_version_kept_are_compared_by_their_colours():
+    old, new = np.zeros(48), np.r_[np.zeros(48), np.arange(400.)]
+    assert tracking.likeness(old, new) == tracking.likeness(old, old) == 1
+    assert tracking.likeness(new, new) == pytest.approx(1) and tracking.looks_apart(old, new) == (0, 0)
 
 
 def test_a_lamp_is_no_cut(landmarker, cast):

@@ -8,6 +8,7 @@ __all__ = ['MOST_SHAPES', 'REFERENCE_METHODS', 'ARRAYS', 'seen_pixels', 'Running
            'normalize_registered', 'open_references']
 
 # %% ../../nbs/1_registration/10_references.ipynb #cd239fd6
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -19,7 +20,8 @@ from numpy.lib.format import open_memmap
 from tqdm.auto import tqdm
 
 from ..files import temporary_name
-from ..folders import check_ours, only_one, open_array, publish, read_table
+from ..folders import (array_content, check_facts, check_ours, file_content, only_one, open_array, publish,
+                               read_facts, read_table)
 from .collections import registration_of
 from ..tensors import Rows
 
@@ -195,10 +197,26 @@ def _registrations(folder: Path, table: pd.DataFrame) -> pd.Series:
     return table.get("registration", pd.Series(registration_of(folder), table.index)).astype(str)
 
 # %% ../../nbs/1_registration/10_references.ipynb #470e8b56
-def _settings(folder: Path, method: str, registration: str) -> str:
+def _content(folder: Path, given: dict) -> str:
+    "Fingerprint of the files of a folder that differences are made from, and of the neutral frames that are given."
+    named = [f"{name}: {one if np.ndim(one) == 0 else array_content(np.asarray(one))}" for name, one in given.items()]
+    files = [file_content(folder / name) for name in ("frames.npy", "vertices.npy", "manifest.parquet")]
+    return hashlib.sha256("\n".join(files + sorted(named)).encode()).hexdigest()[:16]
+
+
+def _settings(folder: Path, method: str, registration: str, given: dict) -> dict:
     "What normalization.json says of differences: how they were made, and from what."
-    return json.dumps({"method": method, "source": folder.name, "registration": registration,
-                       "code": "128 + difference / 2, 0 = hidden"}) + "\n"
+    return {"method": method, "source": folder.name, "registration": registration,
+            "code": "128 + difference / 2, 0 = hidden", "content": _content(folder, given)}
+
+# %% ../../nbs/1_registration/10_references.ipynb #96e4bd66
+def _check_same(out: Path, settings: dict) -> None:
+    "FolderError if a finished set of differences lies in `out` that was made of other data or in another way."
+    if (out / "normalization.json").is_file() and (out / "manifest.parquet").is_file():
+        there = read_facts(out / "normalization.json")
+        unsaid = "source" if "content" in there else "content"
+        before, here = ({key: value for key, value in facts.items() if key != unsaid} for facts in (there, settings))
+        check_facts(out, before, here, "differences")
 
 # %% ../../nbs/1_registration/10_references.ipynb #e27d4e7c
 def _rows_of_people(table: pd.DataFrame) -> dict:
@@ -275,7 +293,7 @@ def _described(table: pd.DataFrame, made: dict, found: dict, registrations) -> p
                         reference_row=table.subject.map(row).fillna(-1).astype(int), **more)
 
 # %% ../../nbs/1_registration/10_references.ipynb #dacbe29c
-def _publish(folder: Path, out: Path, write, described, settings: str) -> Path:
+def _publish(folder: Path, out: Path, write, described, settings: dict) -> Path:
     "A whole set in one step. write: {name: path} of the `ARRAYS` → what was made of whom; described: that → manifest."
     paths: dict = {name: temporary_name(out / name) for name in ARRAYS}
     made: dict = {}
@@ -283,7 +301,7 @@ def _publish(folder: Path, out: Path, write, described, settings: str) -> Path:
     meshes = (folder / "vertices.npy").is_file()
     if meshes:
         writers["vertices.npy"] = lambda path: shutil.copyfile(folder / "vertices.npy", path)
-    writers["normalization.json"] = lambda path: path.write_text(settings, encoding="utf-8")
+    writers["normalization.json"] = lambda path: path.write_text(json.dumps(settings) + "\n", encoding="utf-8")
     writers["manifest.parquet"] = lambda path: described(made).to_parquet(path, index=False)
     return publish(out, writers, gone=() if meshes else ("vertices.npy",))
 
@@ -295,7 +313,7 @@ def normalize_registered(
     given: dict | None = None, # neutral frames for "au0": {subject: row of the manifest, or picture (S, S, 3) uint8}
     progress: bool = True,     # show a progress bar
 ) -> Path:
-    "Subtract each subject's reference from their frames (§4.5); constant memory, at most two passes."
+    "Subtract each subject's reference from their frames (§4.5); constant memory. FolderError: `out` holds other ones."
     folder, out, given = Path(folder), Path(out), given or {}
     frames, vertices, table = _source(folder)
     people, registrations = _rows_of_people(table), _registrations(folder, table)
@@ -304,11 +322,12 @@ def normalize_registered(
         make_reference(frames, np.arange(0), method, given=next(iter(given.values()), None))
     found = _coded_neutral(table, people, given) if method == "au0" and vertices is None else {}
     make = lambda name, rows: make_reference(frames, rows, method, vertices, (given | found).get(name))
+    settings = _settings(folder, method, next(iter(registrations), registration_of(folder)), given)
     check_ours(out, "normalization.json", "a set of differences")
     with only_one(out):
+        _check_same(out, settings)
         return _publish(folder, out, lambda paths: _write_differences(paths, frames, people, make, progress),
-                        lambda made: _described(table, made, found, registrations + f" minus {method}"),
-                        _settings(folder, method, next(iter(registrations), registration_of(folder))))
+                        lambda made: _described(table, made, found, registrations + f" minus {method}"), settings)
 
 # %% ../../nbs/1_registration/10_references.ipynb #5d6111ed
 def open_references(folder: Path | str) -> dict:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['DRIFT', 'TURN', 'AHEAD', 'LOOK_AGAIN', 'FILM_FACES', 'OTHERWISE', 'ALIKE', 'GAP_FRAMES', 'AHEAD_BYTES', 'FILM_BYTES',
-           'STRETCH', 'drifted', 'follow_face', 'is_cut', 'look_of', 'track_stretch', 'looks_apart', 'FaceLinker',
-           'ahead', 'in_stretches', 'TrackedFrame', 'track']
+           'STRETCH', 'drifted', 'follow_face', 'is_cut', 'look_of', 'looks_apart', 'likeness', 'track_stretch',
+           'FaceLinker', 'ahead', 'in_stretches', 'TrackedFrame', 'track']
 
 # %% ../../nbs/1_registration/03_tracking.ipynb #0bd9bc6e
 from collections import deque
@@ -17,11 +17,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
+from scipy.ndimage import gaussian_filter
 
 from .detection import (REFUSED, SURE, Face, FaceLandmarker, Square, Views, fit_all, as_faces,
                                               check_picture, cut, detect_all, doubts, fit_faces, fit_meshes, overlap,
                                               square_from_landmarks)
 from .fast_facemesh import FastMesh
+from ..geometry.meshes import canonical_face, procrustes
 
 # %% ../../nbs/1_registration/03_tracking.ipynb #69793acb
 DRIFT, TURN = .1, np.radians(10)  # how far a face may leave its square: share of the side, angle
@@ -85,7 +87,8 @@ def _new_faces(landmarker, images, known, closely):
     if closely:
         tiles = Views(images).look(landmarker.detector, range(len(images)), [3])
         found = [tuple(map(np.concatenate, zip(*both))) for both in zip(found, tiles)]
-    fresh = fit_all(landmarker.mesh, images, [_news(*each, faces) for each, faces in zip(found, known)])
+    news = [_news(points, scores, faces) for (points, scores), faces in zip(found, known)]
+    fresh = fit_all(landmarker.mesh, images, news)
     doubt = [doubts(landmarker.detector, [image] * len(faces), faces) for image, faces in zip(images, fresh)]
     return [[face for face, one in zip(*both) if one <= REFUSED] for both in zip(fresh, doubt)]
 
@@ -119,8 +122,8 @@ def _stirred(before, after, faces):
     return bool(changed.mean() > 1 / 16)
 
 # %% ../../nbs/1_registration/03_tracking.ipynb #d0a831f8
-def _track_shot(landmarker, images, number=0, every=LOOK_AGAIN):
-    "A list of `Face`s for each image of one shot, numbered from `number` on."
+def _track_shot(landmarker, images, number=0, every=LOOK_AGAIN, brisk=True):
+    "A list of `Face`s for each image of one shot, numbered from `number` on; brisk: see `_one_person`."
     frames, position, most = [[] for _ in images], 0, 1
     while position < len(images):
         complete = len(frames[position]) >= most
@@ -132,7 +135,8 @@ def _track_shot(landmarker, images, number=0, every=LOOK_AGAIN):
         closely = seen and _stirred(images[position - 16], images[position], frames[position])
         position, fresh = _search(landmarker, images, frames, position, stop, closely)
         for number, face in enumerate(fresh, number):
-            for k, each in enumerate([face, *follow_face(landmarker.mesh, images[position + 1:], face)], position):
+            followed = [face, *follow_face(landmarker.mesh, images[position + 1:], face)]
+            for k, each in enumerate(_one_person(images[position:], followed) if brisk else followed, position):
                 if _is_new(each, frames[k]):
                     frames[k].append(replace(each, face_id=number))
         if fresh:
@@ -154,11 +158,47 @@ def is_cut(before: np.ndarray, after: np.ndarray) -> bool:
     return bool(spread < 1 or ((one - one.mean()) * (other - other.mean())).mean() < ALIKE * spread)
 
 # %% ../../nbs/1_registration/03_tracking.ipynb #e69c2bc4
+def _fine(grey):
+    "Fine structure of a grey picture (24, 24) of a head: (400,) whole numbers, as far as that spread around 0."
+    fine = (grey - gaussian_filter(grey, 4))[2:-2, 2:-2]
+    return np.rint(32 * (fine - fine.mean()) / (fine.std() + 1e-3)).clip(-127, 127).ravel()
+
+
 def look_of(image: np.ndarray, face: Face) -> np.ndarray:
-    "Mean colours of a `Face` in its image and of what is around it: (48,) float32 in [0, 1], of 4 × 4 parts."
-    return cut(image, square_from_landmarks(face.landmarks), 4).numpy().reshape(-1)
+    """Look of a `Face` in its image and of what is around it: (448,) float32.
+
+    First the mean colours in [0, 1] of 4 × 4 parts (48 values), then the fine structure of 20 × 20 places.
+    """
+    square = square_from_landmarks(face.landmarks)
+    colours, grey = cut(image, square, 4).numpy(), cut(image, square, 24).numpy().mean(0)
+    return np.concatenate([colours.reshape(-1), _fine(grey)]).astype(np.float32)
+
+# %% ../../nbs/1_registration/03_tracking.ipynb #5e3a65a9
+def looks_apart(one: ArrayLike, other: ArrayLike) -> tuple[float, float]:
+    "How far two looks are: in the mean colour of the face, and in colours everywhere, root mean square."
+    change = (np.asarray(one, float)[:48] - np.asarray(other, float)[:48]).reshape(3, 4, 4)
+    return float(np.linalg.norm(change[:, 1:3, 1:3].mean((1, 2)))), float(np.sqrt((change**2).mean()))
 
 
+def _correlation(one, other):
+    "Of two arrays; 1 where one of them is empty or all zero."
+    lengths = np.linalg.norm(one) * np.linalg.norm(other)
+    return float((one * other).sum() / lengths) if lengths else 1.
+
+
+def likeness(one: ArrayLike, other: ArrayLike) -> float:
+    """Correlation of the fine structure of two looks, where it is largest: everywhere, or in one half of the face.
+
+    A hand hides a half, another person differs in all. 1 for looks without it, of a state that an older version kept.
+    """
+    first, second = (np.asarray(look, float)[48:].reshape(-1, 20) for look in (one, other))
+    if not len(first) or not len(second):
+        return 1.
+    parts = np.s_[:], np.s_[:10], np.s_[10:], np.s_[:, :10], np.s_[:, 10:]
+    centred = (((each - each.mean()) for each in (first[part], second[part])) for part in parts)
+    return max(_correlation(*pair) for pair in centred)
+
+# %% ../../nbs/1_registration/03_tracking.ipynb #35b94e71
 def _with_looks(images, frames):
     "The lists of `Face`s of a stretch; those that are the first or the last of their number know their look."
     where = {}
@@ -168,6 +208,40 @@ def _with_looks(images, frames):
     return [[replace(face, look=look_of(images[k], face)) if k in where[face.face_id] else face for face in faces]
             for k, faces in enumerate(frames)]
 
+# %% ../../nbs/1_registration/03_tracking.ipynb #2224584c
+_ADJACENT = .1   # seconds between which only a cut changes the look
+_SHAPE, _COLOURS, _LIKE, _SUDDEN = .1, .03, .85, 1.5  # cm; as `looks_apart`; `likeness`; times the change beside it
+
+
+def _rigid_shape(face):
+    "Points of a `Face` that no expression moves, laid on those of the canonical face, in cm: (n, 3)."
+    model = canonical_face()
+    rigid = model.procrustes_index
+    points = face.landmarks[rigid].astype(np.float64) * [1, -1, -1]
+    return procrustes(points, model.vertices[rigid], model.procrustes_weight).apply(points)
+
+
+def _other_look(one, other):
+    "Whether two looks, of one moment and the next, are those of two people."
+    return looks_apart(one, other)[1] > _COLOURS and likeness(one, other) < _LIKE
+
+# %% ../../nbs/1_registration/03_tracking.ipynb #6d25fe61
+def _one_person(images, faces):
+    """Those of `faces`, followed through `images`, that come before another person has taken the place.
+
+    For films of ten frames a second or more: in slower ones a moment differs from the next as people do.
+    """
+    shapes = [_rigid_shape(face) for face in faces]
+    moved = [np.sqrt(((after - before)**2).sum(1).mean()) for before, after in zip(shapes, shapes[1:])]
+    for k in (k for k, way in enumerate(moved, 1) if way > _SHAPE):
+        start = max(0, k - 2)
+        looks = [look_of(image, face) for image, face in zip(images[start:k + 2], faces[start:k + 2])]
+        change = [1 - likeness(*pair) for pair in zip(looks, looks[1:])]
+        beside = max([way for j, way in enumerate(change) if j != k - 1 - start], default=0.)
+        if _other_look(*looks[k - 1 - start:k + 1 - start]) and change[k - 1 - start] > _SUDDEN * beside:
+            return faces[:k]
+    return faces
+
 # %% ../../nbs/1_registration/03_tracking.ipynb #c51b765d
 def _shots(images):
     "Consecutive images in lists, divided where the film was cut."
@@ -175,28 +249,32 @@ def _shots(images):
     return [images[start:stop] for start, stop in zip(starts, [*starts[1:], len(images)])]
 
 
-def _every(times):
-    "Frames after which new faces are looked for: `LOOK_AGAIN`, or half of it where that is more than half a second."
-    steps = np.diff(times) if times is not None and len(times) > 1 else [0.]
-    return LOOK_AGAIN if np.median(steps) * LOOK_AGAIN < .5 else LOOK_AGAIN // 2
+def _pace(times):
+    """Frames after which new faces are looked for: `LOOK_AGAIN`, or half of it where that is more than half a second.
+
+    And whether there are ten frames a second, or more.
+    """
+    step = float(np.median(np.diff(times))) if times is not None and len(times) > 1 else 0.
+    return (LOOK_AGAIN if step * LOOK_AGAIN < .5 else LOOK_AGAIN // 2), step <= _ADJACENT
 
 
 def track_stretch(landmarker: FaceLandmarker, images: list, times: list | None = None) -> list:
     """Find and follow the faces of consecutive frames: for each image (H, W, 3) uint8 a list of `Face`s.
 
     times: seconds of the images; in slow films new faces are looked for more often. face_id counts within the
-    stretch, from 0, in the order in which the faces came into sight, largest first; it changes where there is a cut.
+    stretch, from 0, in the order in which the faces came into sight, largest first; it changes where there is a cut,
+    or where another person has taken the place of one.
     """
     images = [check_picture(image, f"frame {number}") for number, image in enumerate(images)]
     frames, number = [], 0
     for shot in _shots(images) if images else ():
-        frames += _track_shot(landmarker, shot, number, _every(times))
+        frames += _track_shot(landmarker, shot, number, *_pace(times))
         number = 1 + max([number - 1, *(face.face_id for faces in frames for face in faces)])
     return _with_looks(images, frames)
 
 # %% ../../nbs/1_registration/03_tracking.ipynb #baa786dd
 class _Seen(NamedTuple):
-    "Where and when a face was seen last: box (4,) xyxy in pixels, time in seconds; its look, (48,) or None."
+    "Where and when a face was seen last: box (4,) xyxy in pixels, time in seconds; its look, see `look_of`, or None."
 
     box: list
     time: float
@@ -209,26 +287,20 @@ def _apart(face, box):
     other = np.sqrt(np.prod(box[1] - box[0]))
     return np.linalg.norm(box.mean(0) - face.box.reshape(2, 2).mean(0)) / size + abs(np.log(other / size))
 
-
-def looks_apart(one: ArrayLike, other: ArrayLike) -> tuple[float, float]:
-    "How far two looks (48,) are: in the mean colour of the face, and in colours everywhere, root mean square."
-    change = (np.asarray(one, float) - np.asarray(other, float)).reshape(3, 4, 4)
-    return float(np.linalg.norm(change[:, 1:3, 1:3].mean((1, 2)))), float(np.sqrt((change**2).mean()))
-
 # %% ../../nbs/1_registration/03_tracking.ipynb #c22873a8
-_ADJACENT, _ANOTHER = .1, .1   # seconds between which only a cut changes the look; distance of another person
+_ANOTHER = .1   # distance between the looks of two people
 _REACH, _FAR, _SAME = 1., 2., .05  # sizes of a face over which it may move, more in a slow film with the same colour
 
 
 def _may_be(face, seen, time):
     "How far a `Face` is from where somebody was `_Seen`, infinite if it is too far or has the look of another person."
     if face.look is None or seen.look is None:
-        colour, everywhere = 0., 0.
+        colour, everywhere, other = 0., 0., False
     else:
-        colour, everywhere = looks_apart(face.look, seen.look)
+        (colour, everywhere), other = looks_apart(face.look, seen.look), _other_look(face.look, seen.look)
     waited, distance = time - seen.time, _apart(face, seen.box)
     reach = _FAR if waited > .5 and colour < _SAME else _REACH
-    another = colour > _ANOTHER or waited <= _ADJACENT and everywhere > _ANOTHER
+    another = colour > _ANOTHER or waited <= _ADJACENT and (everywhere > _ANOTHER or other)
     return np.inf if another or distance >= reach else distance
 
 
@@ -236,7 +308,7 @@ def _remembered(face, last, time, gap, taken):
     "Name of the nearest face of `last` {name: `_Seen`} within `gap` seconds whose name is not `taken`, or None."
     far = {name: _may_be(face, seen, time) for name, seen in last.items()
            if name not in taken and time - seen.time <= gap + 1e-6}
-    best = min(far, key=far.get, default=None)
+    best = min(far, key=lambda name: far[name], default=None)
     return None if best is None or np.isinf(far[best]) else best
 
 # %% ../../nbs/1_registration/03_tracking.ipynb #9e875d6d
