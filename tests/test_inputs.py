@@ -2,6 +2,7 @@
 import re
 import socket
 import struct
+import sys
 import warnings
 import zlib
 from fractions import Fraction
@@ -11,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aufacs_nb.databases import (DatabaseError, bp4d_manifest, check_manifest, count_frames, file_manifest, folder_manifest,
-                                 manifest, read_image, read_frames, rgb_pixels, timed_frames)
+from aufacs_nb.databases import (PICTURE_SUFFIXES, DatabaseError, bp4d_manifest, check_manifest, count_frames, file_manifest,
+                                 folder_manifest, frame_rate, manifest, read_frames, read_image, rgb_pixels, timed_frames)
 from aufacs_nb.estimation.sources import frame_stream
 
 y, x = np.mgrid[:48, :64]
@@ -104,13 +105,16 @@ def test_bombs_and_animations(tmp_path):
             assert close(read_image(tmp_path / f"two.{ending}"), RAMP, 60 if ending == "gif" else 1)
 
 
-def write_film(path, frames=60, codec="mpeg4", form=None, aspect=None, size=(64, 48)):
+PIXELS = {"png": "rgb24", "mjpeg": "yuvj420p"}
+
+
+def write_film(path, frames=60, codec="mpeg4", form=None, aspect=None, size=(64, 48), options=None):
     "A film of noise whose top left quarter is white."
     noise = np.random.default_rng(0).integers(0, 120, (frames, size[1], size[0], 3), dtype=np.uint8)
     noise[:, :size[1] // 2, :size[0] // 2] = 255
-    with av.open(str(path), "w", format=form) as out:
+    with av.open(str(path), "w", format=form, options=options or {}) as out:
         stream = out.add_stream(codec, rate=25)
-        stream.width, stream.height, stream.pix_fmt = *size, "rgb24" if codec == "png" else "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = *size, PIXELS.get(codec, "yuv420p")
         if aspect:
             stream.codec_context.sample_aspect_ratio = aspect
         for frame in noise:
@@ -220,7 +224,7 @@ def test_no_name_and_no_film_reaches_the_network(tmp_path, monkeypatch):
 def test_what_a_folder_holds_besides_is_named_once(tmp_path):
     Image.fromarray(RAMP).save(tmp_path / "a.png")
     assert folder_manifest(tmp_path).attrs["notes"] == []
-    for name in ("b.heic", "c.HEIC", "d.psd", "notes.txt"):
+    for name in ("b.cr2", "c.CR2", "d.svg", "go.mod", "notes.txt"):
         (tmp_path / name).touch()
     (tmp_path / "gone.jpg").symlink_to("nowhere")
     for ending in ("jfif", "gif", "avif"):
@@ -230,7 +234,119 @@ def test_what_a_folder_holds_besides_is_named_once(tmp_path):
     table = folder_manifest(tmp_path)
     assert len(table) == 4 + 15
     [note] = table.attrs["notes"]
-    assert "3 files" in note and "2 .heic, 1 .psd" in note and "1 links" in note and "gone.jpg" in note and "txt" not in note
+    assert "4 files" in note and "2 .cr2, 1 .svg, 1 .mod" in note and "1 links" in note and "gone.jpg" in note and "txt" not in note
+
+
+def test_pictures_of_iphones_are_read_or_the_way_is_named(tmp_path):
+    pillow_heif = sys.modules.get("pillow_heif")  # there or not: `make test` has it where it was asked for
+    Image.fromarray(RAMP).save(tmp_path / "a.png")
+    if pillow_heif:
+        Image.fromarray(RAMP).save(tmp_path / "b.heic", quality=-1)
+        assert close(read_image(tmp_path / "b.heic"), RAMP, 12) and len(folder_manifest(tmp_path)) == 2
+    else:
+        (tmp_path / "b.heic").touch()
+        assert re.search(r"1 \.heic.*pip install 'aufacs_nb\[heic\]'", folder_manifest(tmp_path).attrs["notes"][0])
+
+
+GREYS = "pbm", "xbm", "msp"
+LOSSY = {"jpg": 40, "jpeg": 40, "jpe": 40, "jfif": 40, "mpo": 40, "avif": 40, "avifs": 40, "webp": 40, "gif": 60, "ico": 40, "icns": 40}
+WRITTEN = sorted(ending[1:] for ending, form in Image.registered_extensions().items()
+                 if ending in PICTURE_SUFFIXES and form in Image.SAVE and form not in ("BLP", "DDS", "HEIF"))
+
+
+@pytest.mark.parametrize("ending", WRITTEN)
+def test_every_picture_that_pillow_writes_is_read_as_it_was(tmp_path, ending):
+    black = np.where(RAMP[..., :1] > 128, 255, 0).astype(np.uint8).repeat(3, 2)
+    grey = ending in ("pfm",)
+    wanted = black if ending in GREYS else RAMP[..., :1].repeat(3, 2) if grey else RAMP
+    picture = Image.fromarray(wanted).convert("1" if ending in GREYS else "F" if grey else "P" if ending == "gif" else "RGB")
+    if ending in ("ico", "icns"):  # square; an .icns holds larger ones, too
+        picture = Image.fromarray(wanted := RAMP[:32, :32])
+    picture.save(tmp_path / f"a.{ending}", **({"lossless": True} if ending == "webp" else {}))
+    seen = read_image(tmp_path / f"a.{ending}")
+    assert close(seen[::len(seen) // len(wanted), ::len(seen) // len(wanted)], wanted, LOSSY.get(ending, 0))
+    assert folder_manifest(tmp_path).attrs["notes"] == [] and [item.file for item in frame_stream(tmp_path)] == [f"a.{ending}"]
+
+
+def test_what_another_program_would_open_is_never_tried(tmp_path, monkeypatch):
+    "A PostScript file, whatever it is called: Ghostscript would run it."
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *words, **options: pytest.fail("run"))
+    for name in ("a.eps", "a.png", "a.jpg"):
+        Image.fromarray(RAMP).save(tmp_path / name, format="EPS")
+        with pytest.raises(DatabaseError, match=f"{name}: not a readable picture"):
+            read_image(tmp_path / name)
+    (tmp_path / "b.png").write_bytes(bytes(18) + b"\x08\0\x08\0\x18\0" + bytes(300))  # a TGA has no mark
+    with pytest.raises(DatabaseError, match="b.png: not a readable picture"):
+        read_image(tmp_path / "b.png")
+    Image.fromarray(RAMP).save(tmp_path / "wrong.tga", format="PNG")
+    assert close(read_image(tmp_path / "wrong.tga"), RAMP, 0)
+
+
+def test_a_header_that_says_what_is_white_is_believed(tmp_path):
+    "1,023 is white in this file, which is a photograph in the dark."
+    (tmp_path / "a.pgm").write_bytes(b"P5 2 1 1023\n" + bytes([0, 0, 0, 20]))
+    assert read_image(tmp_path / "a.pgm")[0, :, 0].tolist() == [0, 5]
+
+
+FORMS = {"y4m": ("yuv4mpegpipe", "wrapped_avframe"), "264": ("h264", "libx264"), "265": ("hevc", "libx265"),
+         "mjpeg": ("mjpeg", "mjpeg"), "qt": ("mov", "mpeg4"), "mod": ("vob", "mpeg2video"), "tod": ("mpegts", "mpeg2video"),
+         "m2ts": ("mpegts", "libx264"), "vob": ("vob", "mpeg2video"), "ogv": ("ogv", "libvpx"), "flv": ("flv", "flv1"),
+         "wmv": ("asf", "wmv2"), "3g2": ("3g2", "mpeg4"), "f4v": ("f4v", "libx264"), "mxf": ("mxf", "mpeg2video"),
+         "m2v": ("mpeg2video", "mpeg2video"), "nut": ("nut", "mpeg4"), "ivf": ("ivf", "libvpx"), "m4v": ("m4v", "mpeg4"),
+         "mkv": ("matroska", "libx264"), "webm": ("webm", "libvpx"), "mpg": ("mpeg", "mpeg1video"), "avi": ("avi", "mpeg4"),
+         "mp4": ("mp4", "libx264"), "mov": ("mov", "libx264"), "mj2": ("mp4", "jpeg2000"), "rm": ("rm", "rv20"),
+         "dv": ("dv", "dvvideo")}
+
+
+@pytest.mark.parametrize("ending", FORMS)
+def test_every_film_is_read_whole_and_without_a_word(tmp_path, ending):
+    form, codec = FORMS[ending]
+    if codec not in av.codecs_available:
+        pytest.skip(f"this FFmpeg does not write {codec}")
+    size = {"rv20": (176, 144), "dvvideo": (720, 576)}.get(codec, (64, 48))
+    path = write_film(tmp_path / f"a.{ending}", 12, codec, form, size=size)
+    with warnings.catch_warnings(action="error"):
+        times, images = zip(*timed_frames(path))
+        assert len(times) == count_frames(path) == len(folder_manifest(tmp_path)) == 12
+    assert times[0] == 0 and np.allclose(np.diff(times), .04, atol=.002) and abs(frame_rate(path) - 25) < .1
+    assert all(image[4:size[1] // 2 - 8, 4:size[0] // 2 - 8].min() > 200 and image[size[1] // 2 + 8:].mean() < 150 for image in images)
+
+
+@pytest.mark.parametrize("text", ["#EXTM3U\n#EXTINF:5,\na.ts\n", "ffconcat version 1.0\nfile a.ts\n", "1\n00:00:00,000 --> 00:00:01,000\na\n",
+                                  ";FFMETADATA1\ntitle=a\n", "v=0\r\nc=IN IP4 127.0.0.1\r\n"])
+def test_what_is_no_film_is_never_tried_as_one(tmp_path, text):
+    for name in ("a.mp4", "a.m3u8", "a.mjpg"):
+        (tmp_path / name).write_text(text + "x" * 500)
+        with pytest.raises(DatabaseError, match=name):
+            list(timed_frames(tmp_path / name))
+
+
+CUT = {"mpg": ("mpeg", "mpeg2video", 2048), "vob": ("vob", "mpeg2video", 2048), "ts": ("mpegts", "libx264", 188),
+       "m2v": ("mpeg2video", "mpeg2video", 1), "mjpeg": ("mjpeg", "mjpeg", 1), "y4m": ("yuv4mpegpipe", "wrapped_avframe", 1),
+       "flv": ("flv", "flv1", 1), "mkv": ("matroska", "libx264", 1), "webm": ("webm", "libvpx", 1), "ogv": ("ogv", "libvpx", 1)}
+
+
+@pytest.mark.parametrize("ending", CUT)
+def test_films_that_were_cut_between_their_packets_may_have_been(tmp_path, ending):
+    form, codec, step = CUT[ending]
+    options = {"live": "1"} if ending in ("mkv", "webm") else {}
+    data = write_film(tmp_path / f"a.{ending}", 12, codec, form, size=(128, 96), options=options).read_bytes()
+    said = broken(tmp_path / f"b.{ending}", data[:len(data) * 5 // 8 // step * step - (step == 1)])
+    assert re.search("may have been cut: .* frames, .* s, are there|breaks off within a packet|promises", said), said
+
+
+def test_a_live_recording_says_what_it_has(tmp_path):
+    live = broken(tmp_path / "b.mkv", write_film(tmp_path / "a.mkv", 12, "libx264", options={"live": "1"}).read_bytes())
+    assert re.search("may have been cut: it does not say how long it is, .*; 12 frames, 0.5 s, are there", live)
+
+
+def test_a_link_to_a_device_is_called_by_both_names(tmp_path):
+    for read in (read_image, file_manifest, manifest, lambda path: list(timed_frames(path)), lambda path: list(frame_stream(path))):
+        for name in ("a.png", "a.mp4"):
+            (tmp_path / name).unlink(missing_ok=True)
+            (tmp_path / name).symlink_to("/dev/zero")
+            with pytest.raises((DatabaseError, FileNotFoundError), match=rf"{name} \(a link to /dev/zero\): "):
+                read(tmp_path / name)
 
 
 def test_films_and_programs_of_one_ending(tmp_path):
@@ -287,3 +403,14 @@ def test_a_picture_that_would_fill_the_memory_is_refused_by_its_header(tmp_path,
     with pytest.raises(DatabaseError, match=seen or "not a readable picture") as told:
         read_image(tmp_path / "a.png")
     assert "a.png" in str(told.value) and "\n" not in str(told.value)
+
+
+def test_a_digit_that_is_no_number_is_none():
+    from aufacs_nb.experiments.graph import open_executor
+    from aufacs_nb.facs import LabelError
+    from aufacs_nb.generation.photographs import _au_number
+
+    with pytest.raises(ValueError, match="choose serial, processes:N"):
+        open_executor("processes:²")
+    with pytest.raises(LabelError, match="no action unit"):
+        _au_number("AU1²", [12])

@@ -20,8 +20,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..databases import (PICTURE_SUFFIXES, VIDEO_SUFFIXES, DatabaseError, left_unread, media_files,
+from ..databases import (ENDINGS, PICTURE_SUFFIXES, VIDEO_SUFFIXES, DatabaseError, left_unread, media_files,
                                  read_image, rgb_pixels, timed_frames)
+from ..files import named
 from ..registration.collections import STRETCH_BYTES, EveryFace, FaceChoice, Stretch, find_stretch
 from ..registration.detection import Face, FaceLandmarker, NoFaceError, PictureError
 from ..registration.tracking import ahead, in_stretches
@@ -106,13 +107,14 @@ def _memory_stream(pixels: np.ndarray, name: str):
 def _file_stream(path: Path, name: str):
     "The stream of a photograph or a film; DatabaseError for another ending, FileNotFoundError for no file."
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such photograph, folder or video; check the path.")
+        what = ("is a device or a pipe; give a file" if path.exists() else
+                "no such photograph, folder or video; check the path")
+        raise FileNotFoundError(f"{named(path)}: {what}.")
     suffix = path.suffix.lower()
     if suffix in VIDEO_SUFFIXES:
         return _video_stream(path, name)
     if suffix not in PICTURE_SUFFIXES:
-        known = " ".join((*PICTURE_SUFFIXES, *VIDEO_SUFFIXES))
-        raise DatabaseError(f"{path}: neither picture nor video by its name; known endings are {known}.")
+        raise DatabaseError(f"{path}: neither picture nor video by its name; known endings are those of {ENDINGS}.")
     return iter([StreamItem(1, 0.0, name, read_image(path))])
 
 # %% ../../nbs/3_estimation/11_sources.ipynb #aa5c580b
@@ -130,8 +132,7 @@ def _careful(open_stream, name: str):
 def _folder_stream(root: Path, name: str = ""):
     "`StreamItem`s of all pictures and videos under a folder, in natural order; name: before their names."
     if not (paths := media_files(root)):
-        raise DatabaseError(f"{root}: no picture and no video in it; looked for "
-                            f"{', '.join(PICTURE_SUFFIXES + VIDEO_SUFFIXES)}.")
+        raise DatabaseError(f"{root}: no picture and no video in it; looked for {ENDINGS}.")
     if unread := left_unread(root):
         warnings.warn(unread, stacklevel=2)
     for path in map(Path, paths):

@@ -191,7 +191,7 @@ def open_executor(spec: str = "serial") -> Executor | None:
     kind, _, where = spec.partition(":")
     if kind == "serial":
         return None
-    if kind == "processes" and where.isdigit() and int(where):
+    if kind == "processes" and where.isdecimal() and int(where):
         return ProcessPoolExecutor(int(where), get_context("spawn"))
     if kind not in ("dask", "slurm") or not where:
         raise ValueError(f"--executor {spec!r}: choose serial, processes:N, dask:ADDRESS or slurm:FILE.")

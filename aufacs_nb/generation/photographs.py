@@ -74,7 +74,7 @@ def face_at(faces: list, x: float, y: float) -> Face:
 def _au_number(name, known: Sequence[int]) -> int:
     "12 of 12, '12', 'AU12' or 'au12'; LabelError unless it is one of `known`."
     number = str(name).upper().removeprefix("AU")
-    if not number.isdigit() or int(number) not in known:
+    if not number.isdecimal() or int(number) not in known:
         raise LabelError(f"{name!r} is no action unit of this generator: choose from "
                          f"{', '.join(f'AU{au}' for au in known)}.")
     return int(number)
