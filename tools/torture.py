@@ -5,7 +5,7 @@
 Each command works on tiny inputs that are made first. It is run whole twice (what is not the same twice is no fault of
 a kill), then killed with SIGKILL at moments spread evenly at random over its time, and each time run again with the
 same words. Counted are runs that end with the same files and the same bytes, nothing left over, hidden files included.
-A second kill comes before the end of every third run. The script ends with an error if one run differs.
+A second kill comes before the end of every third run. What came out so far is shown while it works. The script ends with an error if one run differs.
 
 Commands are started by a fork of this process, which has loaded all libraries: otherwise most kills would hit imports.
 """
@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
@@ -130,13 +131,14 @@ def torture(name: str, words: list, home: Path, kills: int, seed: int = 0) -> di
         shutil.rmtree(place)
     unstable, said = set(differences(*found, set())), []
     counts = {"command": name, "kills": 0, "equal": 0, "different": 0, "errors": 0}
-    for number in range(kills):
+    for number in (bar := tqdm(random.permutation(kills).tolist(), desc=name, unit="run")):  # early and late ones mixed
         share = (number + random.random()) / kills
         moments = [seconds * share, *[seconds * random.random()] * (number % 3 == 2)]
         status, _ = run(words, place, moments)
         wrong = differences(contents(place), found[0], unstable) if status == 0 else [f"status {status}"]
         counts["kills"] += len(moments)
         counts["errors" if status else "different" if wrong else "equal"] += 1
+        bar.set_postfix(equal=counts["equal"], kills=counts["kills"])
         if wrong:
             said.append(f"killed at {', '.join(f'{moment:.2f}' for moment in moments)} s: {', '.join(wrong[:4])}")
             log = place.with_suffix(".log").read_text(errors="replace").strip().splitlines()
