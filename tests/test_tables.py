@@ -10,7 +10,9 @@ from aufacs_nb.estimation.tables import (EYE_CENTRE, EYE_RADIUS, EYES, FLIP, GEO
                                          gaze_angles, openface_pose, openface_table, save_table)
 from aufacs_nb.geometry.meshes import canonical_face
 from aufacs_nb.geometry.rotation import rotation
-from aufacs_nb.registration.detection import Face
+from aufacs_nb.registration.detection import Face, FaceLandmarker
+from aufacs_nb.simulation.appearance import sample_person
+from aufacs_nb.simulation.camera import render_person
 
 
 def face_that_looks(head, gaze, scale=7., at=(300, 200)):
@@ -49,6 +51,16 @@ def test_gaze_of_exact_irises():
     far = face_that_looks((0, 0, 0), (0, 0))
     far[468, 0] += 60
     assert np.isfinite(gaze_angles(far)).all(), "an iris beside its eye"
+
+
+def test_gaze_follows_the_eyes_of_virtual_people():
+    "Sideways by degrees; up and down the right way for each person, by a fraction: an iris stays between its lids."
+    looks, landmarker = [(0, -14), (0, 14), (-20, 0), (20, 0)], FaceLandmarker.from_pretrained()
+    for seed in (6100, 6101):
+        pictures = [render_person(sample_person(seed), {}, gaze=gaze, size=200, seed=1) for gaze in looks]
+        read = np.degrees([gaze_angles(face.landmarks) for face in landmarker.find_batch(pictures)])
+        assert 2 < read[1, 1] - read[0, 1] < 28 and np.abs(read[1, 0] - read[0, 0]) < 5
+        assert 30 < read[3, 0] - read[2, 0] < 50
 
 
 def made(count, start=1):
