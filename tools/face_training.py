@@ -4,11 +4,12 @@
 
 photographs rich virtual people (`tools/rich_people.py`, RICH/<seed>_<number>.npz), trains `estimation.pixels.PixelNetwork` on
 eight tenths of them, lets a tenth choose the weight and the AUs that gain by the zero of a clip, and judges by the last
-tenth, of which nobody knew anything. The neutral frame of one light is the zero of the other. Other people (SHOWN) show
-every AU alone, some in company, and nothing, as those of `tools/measure_levels.py` do, in clear view: they set rest and
-gain of every AU. Without them (`--shown 0`) the people who choose do so. A run that was stopped goes on: people that
-are there are not photographed again, epochs that were done are not done again. `--weight` takes a weight of pixels as
-given. `--rescale face18` trains nothing: it sets rest and gain of a reader anew, and what clips gain.
+tenth, of which nobody knew anything. The neutral frame of one light is the zero of the other. The people who choose set
+rest and gain of every AU, too, and so it was for the shipped weights. With `--shown 16` other people do so, who show
+every AU alone, some in company, and nothing, as those of `tools/measure_levels.py` do, in clear view. A run that was
+stopped goes on: people that are there are not photographed again, epochs that were done are not done again. `--weight`
+takes a weight of pixels as given. `--rescale face18 --shown 16` trains nothing: it sets rest and gain of a reader anew,
+and what clips gain.
 
 The end prints a table: ICC with interval three ways (no zero, a neutral photograph, the calm frames of the person), with
 a photograph also the ICC of frames without hands, mugs, microphones and smear, the mean estimate at each true level,
@@ -153,19 +154,22 @@ def main():
     parser.add_argument("--rich", type=Path, default=Path("runs/rich"), help="Where photographed people are kept.")
     parser.add_argument("--shown-shards", type=Path, default=Path("runs/shown"), help="Of those who set the scale.")
     parser.add_argument("--people", type=int, default=800)
-    parser.add_argument("--shown", type=int, default=SHOWN, help="People who set the scale.")
+    parser.add_argument("--shown", type=int, default=0, help=f"People who set the scale, {SHOWN} are a good number.")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--weight", type=float, help="Of pixels; without it the least that is enough.")
     parser.add_argument("--rescale", metavar="READER", help="A reader whose scale is set anew, by name or folder.")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2, help="Processes that photograph.")
     a = parser.parse_args()
+    if a.rescale and not a.shown:
+        parser.error(f"--rescale wants people who set the scale; give their number, such as --shown {SHOWN}.")
     torch.set_num_threads(1)
     a.work.mkdir(parents=True, exist_ok=True)
     start = time.time()
     paths = render(a.rich, a.seed, a.people, a.workers)
     showing = gather_shown(render(a.shown_shards, a.seed, a.shown, a.workers, make_shown)) if a.shown else None
-    command = f"python tools/face_training.py --people {a.people} --shown {a.shown} --epochs {a.epochs} --seed {a.seed}"
+    command = f"python tools/face_training.py --people {a.people} --epochs {a.epochs} --seed {a.seed}"
+    command += f" --shown {a.shown}" if a.shown else ""
     command += "" if a.weight is None else f" --weight {a.weight:g}"
     card, choosing, test = {"command": command, "seed": a.seed}, gather(paths, "choosing"), gather(paths, "test")
     reader = (FaceReader.from_pretrained(a.rescale) if a.rescale else
