@@ -601,8 +601,11 @@ def write_video(path: Path | str, frames: Iterable[np.ndarray], fps: int, form: 
         out.mux(stream.encode())
 
 # %% ../nbs/0_start/02_databases.ipynb #675d3426
-def _walk(root, closed=None):
-    "(folder, name) of all under `root`, sorted; links are followed once, no hidden files; `closed`: folders that fail."
+def _walk(root, closed=None, made=None):
+    """(folder, name) of all below `root`, sorted; links are followed once, nothing hidden. `closed`: folders that fail.
+
+    Folders of registered frames are left out: their contact sheets show no people of their own. They go to `made`.
+    """
     seen, note = set(), None if closed is None else lambda error: closed.append(Path(error.filename).name)
     for folder, subfolders, files in os.walk(root, onerror=note, followlinks=True):
         place = os.stat(folder)
@@ -610,6 +613,10 @@ def _walk(root, closed=None):
             subfolders.clear()
             continue
         seen.add((place.st_dev, place.st_ino))
+        if 'registration.json' in files or 'frames.npy' in files and 'manifest.parquet' in files:
+            subfolders.clear()
+            made is None or made.append(os.path.basename(folder))
+            continue
         subfolders[:] = sorted(name for name in subfolders if not name.startswith('.'))
         yield from ((folder, name) for name in sorted(subfolders + files) if not name.startswith('.'))
 
@@ -1320,22 +1327,44 @@ def media_files(root: str | os.PathLike, suffixes: tuple[str, ...] = PICTURE_SUF
     found = (os.path.join(folder, name) for folder, name in _walk(root) if name.lower().endswith(suffixes))
     return sorted((path for path in found if os.path.isfile(path) and not _is_program(path)), key=_natural)
 
+# %% ../nbs/0_start/02_databases.ipynb #8511ff7c
+_MARKED = b'tEXtSynthetic\0', b'Synthetic: made by '  # in pictures and films of `synthesize`
 
+
+def _is_marked(path):
+    "Whether the first or the last bytes of a picture or film say that it was made by `synthesize`."
+    if not path.lower().endswith(('.png', '.gif', '.mp4')) or not os.path.isfile(path):
+        return False
+    with open(path, 'rb') as file:
+        head, size = file.read(4096), file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 4096))
+        return any(mark in text for text in (head, file.read()) for mark in _MARKED)
+
+
+def _said(names, what):
+    "['3 things (a, b, c)'], or [] for no names."
+    return [f'{len(names)} {what} ({", ".join(names[:3])})'] if names else []
+
+# %% ../nbs/0_start/02_databases.ipynb #9cf95ec7
 def left_unread(root: str | os.PathLike, suffixes: tuple[str, ...] = PICTURE_SUFFIXES + VIDEO_SUFFIXES) -> str:
-    "A sentence on what lies under `root` and is not read; '' for nothing."
-    closed, names, lost = [], [], []
-    for path in (os.path.join(folder, name) for folder, name in _walk(root, closed)):
+    "A sentence on what lies under `root` and is not read, or is read although a program made it; '' for nothing."
+    closed, made, names, lost, marked = [], [], [], [], []
+    for path in (os.path.join(folder, name) for folder, name in _walk(root, closed, made)):
         name, ending = os.path.basename(path), os.path.splitext(path)[1].lower()
         if not os.path.exists(path):
             lost.append(name)
         elif (not name.lower().endswith(suffixes) or _is_program(path)) and ending[1:] not in _BESIDES:
             names += [name] * os.path.isfile(path)
+        elif _is_marked(path):
+            marked.append(name)
     said = [f'{len(names)} files that are neither picture nor film ({_kinds(names)})'] if names else []
-    said += [f'{len(lost)} links that lead nowhere ({", ".join(lost[:3])})'] if lost else []
-    said += [f'{len(closed)} folders that may not be opened ({", ".join(closed[:3])})'] if closed else []
+    said += _said(lost, 'links that lead nowhere') + _said(closed, 'folders that may not be opened')
+    said += _said(made, 'folders of registered frames')
     heic = any(name.lower().endswith(('.heic', '.heif')) for name in names)
     said += ["for .heic: pip install 'aufacs_nb[heic]'"] if heic else []
-    return f'{root}: left out: {"; ".join(said)}' if said else ''
+    told = [f'left out: {"; ".join(said)}'] if said else []
+    told += [f'read, although marked as synthetic: {each}' for each in _said(marked, 'pictures and films')]
+    return f'{root}: {"; ".join(told)}' if told else ''
 
 # %% ../nbs/0_start/02_databases.ipynb #6b92681d
 @lru_cache(maxsize=4)
