@@ -93,7 +93,7 @@ class ClassifierValues(FrameValues):
     per_layers: str = "third"        # fine-tuned: from the "third" convolution on, the "dense" layers, or the "last"
     per_pictures: str = "own"        # a classifier sees the pictures of its "own" AU, or "all"; ours
     per_targets: str = "asked"       # what was asked of the generator, or "calibrated" on other people; ours
-    per_arch: str = "ganimation"     # generator that makes the pictures
+    per_arch: str = "ganimation"     # generator that makes the pictures; "ratio": the shipped one, ours
 
 # %% ../nbs/0_start/03_presets.ipynb #7d43cf6a
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ SMALL = Preset(
     resampling="none", per_intensity=150,
     classifier="slim", cls_size=64, cls_dim=24, cls_trunk_epochs=16, cls_trunk_lr=3e-3,
     cls_augment=True, cls_lr=2e-4, cls_epochs=0, dropout=0.3, per_lr=1e-3, per_epochs=30, per_layers="last",
-    per_pictures="all", per_targets="calibrated", per_arch="flow", people=(60, 10, 20), clips=(3, 16), activity=2.0,
+    per_pictures="all", per_targets="calibrated", per_arch="ratio", people=(60, 10, 20), clips=(3, 16), activity=2.0,
     domain="wide")
 TINY = replace(
     SMALL, name="tiny", size=32, neutral_share=0.0, warmup_share=0.6, coarse_share=0.0, gen_people=(), gen_clips=(),

@@ -7,10 +7,12 @@ import torch
 from safetensors import safe_open
 
 from aufacs_nb.estimation.personalization import (OTHER_GENERATORS, PICTURE_MAKERS, PersonalizationError, calibrated,
-                                                  fingerprint, personal_generator, personalize)
+                                                  fingerprint, personal_generator, personalize, pictures_by)
+from aufacs_nb.estimation.estimator import AUEstimator
 from aufacs_nb.estimation.storage import AUClassifiers
+from aufacs_nb.experiments.stages import _fit_generators
 from aufacs_nb.generation.runs import load_generator
-from aufacs_nb.presets import ASSETS
+from aufacs_nb.presets import ASSETS, get_preset
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +31,27 @@ def test_a_generator_is_chosen_by_name_and_the_presets_without_one(generic):
     assert tuple(personal_generator(name).preset.gen_arch for name in PICTURE_MAKERS) == PICTURE_MAKERS
     assert fingerprint(personal_generator("small", generic.preset)) == fingerprint(
         personal_generator(generic.preset.per_arch))
+
+
+def test_small_takes_the_ratio_generator_and_a_folder_what_it_holds(generic, tmp_path, monkeypatch):
+    assert generic.preset.per_arch == get_preset("small").per_arch == "ratio"
+    assert personal_generator().preset.gen_arch == "ratio" and personal_generator().n_aus == len(generic.aus)
+    assert personal_generator(ASSETS / "small" / "generator").preset.gen_arch == "ganimation", "it holds no other"
+    monkeypatch.setattr("aufacs_nb.experiments.stages.fit_generator", lambda *_: "of the training sets")
+    made, personal = _fit_generators(None, get_preset("small"), tmp_path, 0, False)
+    assert made == "of the training sets" and personal.preset.gen_arch == "ratio"
+    assert fingerprint(personal_generator(tmp_path, generic.preset)) == fingerprint(personal_generator("ratio"))
+
+
+def test_a_person_saved_before_still_loads_and_says_whose_pictures_they_were(root, generic, photo):
+    """They were made when `small` took flow: personalize without a name, and with ratio's."""
+    flow, ratio = (AUEstimator.from_pretrained(root / "tests" / "data" / "persons" / name).classifiers
+                   for name in ("flow", "ratio"))
+    assert (pictures_by(flow), pictures_by(ratio), pictures_by(generic)) == ("flow", "ratio", None)
+    again = personalize(generic, personal_generator("flow"), photo)
+    assert pictures_by(again) == again.card["personal"]["generator"] == "flow"
+    said = again.predict(photo[None])
+    assert np.abs(flow.predict(photo[None]) - said).max() < 0.02 < np.abs(ratio.predict(photo[None]) - said).max()
 
 
 def test_the_stored_calibrations_are_of_these_weights_and_of_the_others_by_name(generic):

@@ -6,11 +6,12 @@
     for name in fera17 disfa unbc; do aufacs register $name --out mesh_$name; done
     python tools/measure_personal.py --known mesh_fera17 fera17=mesh_fera17 disfa=mesh_disfa unbc=mesh_unbc
 
-The Train people of this fera17 are among those whom the shipped classifiers know. A generator that these are not
-calibrated for is calibrated on the calmest frame of forty of them; `--store` writes that beside the shipped weights,
-for `personalize`. Then every person of each database (of FERA 2017: of Test) is personalised from their calmest frame,
-and all their other frames are estimated. The table has the tidy estimates of `experiments.conditions.estimate_rows`:
-one row per frame and condition, `generic` or the name of a generator.
+The Train people of this fera17 are among those whom the shipped classifiers know. With `--known`, a generator that
+these are not calibrated for is calibrated on the calmest frame of forty of them; `--store` writes that beside the
+shipped weights, for `personalize`. Without it, the calibrations are those that lie there. Then every person of each
+database (of FERA 2017: of Test) is personalised from their calmest frame, and all their other frames are estimated.
+The table has the tidy estimates of `experiments.conditions.estimate_rows`: one row per frame and condition, `generic`
+or the name of a generator. Rows of databases that are not named stay in it.
 """
 import argparse
 from hashlib import sha256
@@ -36,7 +37,7 @@ OUT = Path("data_samples/results/personal_generators.parquet")
 def calibrate_all(classifiers: AUClassifiers, generators: dict, known) -> dict:
     "Name → classifiers calibrated for the generator of that name: as they are, or on the calmest frames of `known`."
     own = classifiers.card["calibrated"]["generator"]
-    return {name: classifiers if fingerprint(generator) == own else
+    return {name: classifiers if known is None or fingerprint(generator) == own else
             calibrated(classifiers, generator, neutral_frames(known, SIDE, classifiers.aus), True)
             for name, generator in generators.items()}
 
@@ -66,27 +67,36 @@ def compact(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.astype(kinds)
 
 
+def with_others(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+    "The table after what `path` holds of databases that are not in it."
+    old = pd.read_parquet(path) if path.is_file() else table[:0]
+    rows = pd.concat([old[~old.database.isin(table.database.unique())], table], ignore_index=True)
+    return rows.astype(dict.fromkeys(("condition", "database", "subject"), "category"))
+
+
 def main(words=None) -> None:
     "The program."
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("databases", nargs="*", metavar="NAME=FOLDER", help="registered frames of a database")
-    parser.add_argument("--known", type=Path, required=True, help="registered frames of people the classifiers know")
+    parser.add_argument("--known", type=Path, help="registered frames of people the classifiers know; else as shipped")
+    parser.add_argument("--makers", nargs="+", choices=PICTURE_MAKERS, default=PICTURE_MAKERS, help="generators")
     parser.add_argument("--store", action="store_true", help="write the calibrations beside the shipped weights")
     parser.add_argument("--out", type=Path, default=OUT)
     a = parser.parse_args(words)
     torch.set_num_threads(1)
-    classifiers, generators = AUClassifiers.from_pretrained("small"), {k: personal_generator(k) for k in PICTURE_MAKERS}
-    tuned, found = calibrate_all(classifiers, generators, open_registered(a.known)), []
+    classifiers, generators = AUClassifiers.from_pretrained("small"), {k: personal_generator(k) for k in a.makers}
+    tuned, found = calibrate_all(classifiers, generators, open_registered(a.known) if a.known else None), []
     if a.store:
         print(store(tuned, generators))
     for name, folder in (word.split("=", 1) for word in a.databases):
         part = partition_frames(open_registered(folder), "Test" if name == "fera17" else None, SIDE)
         found.append(estimates(classifiers, tuned, generators, part).assign(database=name))
-        for before, after in [("generic", maker) for maker in generators] + [("flow", "ratio")]:
+        pairs = [("generic", maker) for maker in generators] + [(maker, "ratio") for maker in generators if maker != "ratio"]
+        for before, after in pairs:
             value, low, high = gain(found[-1], before, after)
             print(f"{name}: {after} less {before}: {value:+.4f} [{low:+.4f}, {high:+.4f}]", flush=True)
     if found:
-        table = compact(pd.concat(found, ignore_index=True))
+        table = with_others(compact(pd.concat(found, ignore_index=True)), a.out)
         write_atomically(a.out, lambda path: table.to_parquet(path, index=False))
 
 

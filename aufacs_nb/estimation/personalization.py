@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PICTURE_MAKERS', 'OTHER_GENERATORS', 'PersonalizationError', 'personal_targets', 'personal_images',
            'personal_generator', 'fingerprint', 'read_pictures', 'calibrated', 'first_trained', 'fine_tune',
-           'personalize', 'personalize_all', 'subtract_neutral']
+           'pictures_by', 'personalize', 'personalize_all', 'subtract_neutral']
 
 # %% ../../nbs/3_estimation/07_personalization.ipynb #143ddfad
 from collections.abc import Callable, Sequence
@@ -72,8 +72,9 @@ def personal_generator(name_or_folder: Path | str = "small", preset: ClassifierV
     "The generator that personalises: one of `PICTURE_MAKERS`; of weights the one `preset` names, else what they hold."
     if name_or_folder in PICTURE_MAKERS:
         return load_generator(arch=str(name_or_folder))
+    name = None if str(name_or_folder) == "small" else name_or_folder  # its ratio generator is shipped as medium
     try:
-        return load_generator(name_or_folder, arch=get_preset(preset).per_arch)
+        return load_generator(name, arch=get_preset(preset).per_arch)
     except WeightsError:
         return load_generator(name_or_folder)
 
@@ -106,6 +107,18 @@ def calibrated(classifiers: AUClassifiers, generator: FaceGenerator, frames: np.
     card = {**classifiers.card, "calibrated": {"generator": fingerprint(generator), "people": len(frames)}}
     c, mean = classifiers, np.asarray(np.mean(read, axis=0, dtype=np.float32))
     return AUClassifiers(c.models, c.preset, card, mean, c.source, c.base)
+
+# %% ../../nbs/3_estimation/07_personalization.ipynb #c8c6194c
+OTHER_GENERATORS = "calibrations.safetensors"  # beside shipped weights: fingerprint of a generator → calibration
+
+
+def _calibration(classifiers: AUClassifiers, generator) -> np.ndarray | None:
+    "What `calibrated` found with this generator, of these classifiers or of the shipped ones that they come from."
+    mark, origin = fingerprint(generator), classifiers.base or classifiers.source
+    if classifiers.calibration is not None and classifiers.card.get("calibrated", {}).get("generator") == mark:
+        return classifiers.calibration
+    path = ASSETS / str(origin) / "classifiers" / OTHER_GENERATORS
+    return read_tensors(path).get(mark) if is_shipped(origin, "classifiers") and path.exists() else None
 
 # %% ../../nbs/3_estimation/07_personalization.ipynb #7b8c1ddf
 def first_trained(model: nn.Module, which: str) -> int:
@@ -160,18 +173,6 @@ def _reporter(progress, total: int):
 
     return step
 
-# %% ../../nbs/3_estimation/07_personalization.ipynb #c4fd067a
-OTHER_GENERATORS = "calibrations.safetensors"  # beside shipped weights: fingerprint of a generator → calibration
-
-
-def _calibration(classifiers: AUClassifiers, generator) -> np.ndarray | None:
-    "What `calibrated` found with this generator, of these classifiers or of the shipped ones that they come from."
-    mark, origin = fingerprint(generator), classifiers.base or classifiers.source
-    if classifiers.calibration is not None and classifiers.card.get("calibrated", {}).get("generator") == mark:
-        return classifiers.calibration
-    path = ASSETS / str(origin) / "classifiers" / OTHER_GENERATORS
-    return read_tensors(path).get(mark) if is_shipped(origin, "classifiers") and path.exists() else None
-
 # %% ../../nbs/3_estimation/07_personalization.ipynb #702e6898
 def _targets(classifiers: AUClassifiers, generator) -> np.ndarray:
     "Class probabilities (n_aus, 6, n_aus, 6) of each picture for each classifier, as the preset wants them."
@@ -205,6 +206,20 @@ def _lesson(classifiers: AUClassifiers, generator, frame):
         rows = slice(None) if preset.per_pictures == "all" else slice(i * N_CLASSES, (i + 1) * N_CLASSES)
         yield au, model, chains[au][common:start](shared[rows]).clone(), targets[:, :, i].reshape(-1, N_CLASSES)[rows]
 
+# %% ../../nbs/3_estimation/07_personalization.ipynb #eb95c309
+def _maker(generator: FaceGenerator) -> dict:
+    "What a person's card says about the generator of the pictures."
+    return {"generator": generator.preset.gen_arch, "fingerprint": fingerprint(generator)}
+
+
+def pictures_by(classifiers: AUClassifiers) -> str | None:
+    "Who made the pictures that fitted classifiers to a person: a name, or a folder; None: they are nobody's."
+    card = classifiers.card
+    if "personal" not in card:
+        return None
+    said = card["personal"].get("generator") or card.get("generator", "small")
+    return classifiers.preset.per_arch if said == "small" else said
+
 # %% ../../nbs/3_estimation/07_personalization.ipynb #94766a1e
 def personalize(
     classifiers: AUClassifiers,  # the generic ones, on any device; they stay as they are
@@ -222,7 +237,7 @@ def personalize(
         step, models = _reporter(progress, epochs * len(classifiers.aus)), {}
         for au, model, hidden, targets in _lesson(classifiers, generator, frame):
             models[au] = fine_tune(model, hidden, targets, epochs, lr, preset.per_layers, step)
-    card = {**classifiers.card, "personal": {"epochs": epochs, "lr": lr, "seed": seed}}
+    card = {**classifiers.card, "personal": {"epochs": epochs, "lr": lr, "seed": seed, **_maker(generator)}}
     return AUClassifiers(models, preset, card, classifiers.calibration, base=classifiers.base or classifiers.source)
 
 

@@ -9,6 +9,7 @@ __all__ = ['RESAMPLING', 'SWEEP', 'partition_frames', 'coded', 'meshes_in', 'eva
 
 # %% ../../nbs/experiments/01_stages.ipynb #c6e89b3e
 import math
+import shutil
 import subprocess
 from collections.abc import Iterable
 from dataclasses import replace
@@ -30,12 +31,13 @@ from ..estimation.storage import AUClassifiers
 from ..evaluation.image_quality import fit_identity, paired_error
 from ..evaluation.intervals import icc_table
 from ..facs import AUS, au_columns, intensity_to_unit
+from ..files import write_atomically
 from ..folders import only_run
 from ..generation.ratio import FaceGenerator
-from ..generation.runs import train_generator
+from ..generation.runs import load_generator, train_generator
 from ..generation.synthesis import synthesize
 from ..presets import (ClassifierValues, GeneratorValues, Preset, SimulationValues, get_preset, load_weights,
-                               save_weights)
+                               save_weights, weights_folder)
 from ..registration.collections import RegisteredFrames, register_manifest
 from ..simulation.simulate import simulate_fera17
 from ..tensors import IN_MEMORY, Rows, join_frames, resize_frames
@@ -214,11 +216,22 @@ def fit_classifiers(registered: RegisteredFrames, generator: FaceGenerator | Non
         return AUClassifiers.from_pretrained(out)
 
 # %% ../../nbs/experiments/01_stages.ipynb #0e7db20d
+def _copied_ratio(out: Path) -> FaceGenerator:
+    "The shipped ratio generator, copied to `out`/ratio_flow."
+    source, own = weights_folder("medium", "ratio_flow"), out / "ratio_flow"
+    own.mkdir(parents=True, exist_ok=True)
+    for file in ("weights.safetensors", "card.json"):
+        write_atomically(own / file, lambda path: shutil.copyfile(source / file, path))
+    return load_generator(own, arch="ratio")
+
+
 def _fit_generators(registered, preset: Preset, out: Path, seed: int, progress: bool) -> tuple:
-    "The generator of training sets, and the one that fits a person: mostly the same one."
+    "The generator of training sets, and the one that fits a person: the same one, another one, or the shipped ratio."
     generator = fit_generator(registered, preset, out / "generator", seed, progress)
     if preset.per_arch == preset.gen_arch:
         return generator, generator
+    if preset.per_arch == "ratio":
+        return generator, _copied_ratio(out)
     personal = replace(preset, gen_arch=preset.per_arch)
     return generator, fit_generator(registered, personal, out / f"generator_{preset.per_arch}", seed, progress)
 
