@@ -1,7 +1,7 @@
 """The demos in a real browser: one server over all of them, headless chromium drives them, nothing leaves this machine.
 
 Skipped where chromium is not installed, unless AUFACS_REQUIRE_BROWSER=1 says that it must be. Every test leaves screenshots
-of a desktop and of a 390-px screen in `screenshots/`.
+of a desktop and of a 390-px screen, light and dark, in `screenshots/`. While one demo is tested, the next one loads.
 """
 import hashlib
 import io
@@ -30,9 +30,29 @@ DEMOS, FLAGS = soak.DEMOS, soak.FLAGS
 SCREENSHOTS = ROOT / "screenshots"
 REQUIRED = os.environ.get("AUFACS_REQUIRE_BROWSER") == "1"
 READY = 180_000  # ms for a demo's kernel to start, load weights and draw, on two busy cores
-CHANGE = 30_000  # ms for one picture to follow one slider
+CHANGE = 120_000  # ms for one picture to follow one slider: no measure, but the end of all patience
 WEBSOCKET = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
              "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="}
+INSIDE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost"  # the browser finds nobody else
+PAINTED = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+START = """() => {  // the keyboard starts at the head of the page
+  const head = document.createElement("span");
+  head.tabIndex = -1;
+  document.body.prepend(head);
+  head.focus();
+  head.remove(); }"""
+STOP = """() => {  // where the keyboard is: a name, and is the focus to be seen? Null outside of the page
+  const e = document.activeElement, box = e?.getBoundingClientRect();
+  if (!e || e === document.body) return null;
+  e.dataset.walked = "yes";
+  const marked = [e, e.closest("li")].filter(Boolean).map(each => getComputedStyle(each)).some(
+    style => style.outlineStyle !== "none" && parseFloat(style.outlineWidth) > 1);
+  const seen = box.width > 0 && box.bottom > 0 && box.top < innerHeight;
+  return [(e.getAttribute("aria-label") || e.textContent).trim() || e.tagName, marked && seen]; }"""
+MISSED = """() => [...document.querySelectorAll(
+    "a[href], button, select, input, [contenteditable], .noUi-handle, .jupyter-widget-Collapse-header")].filter(
+  e => e.checkVisibility({visibilityProperty: true}) && !e.disabled && !e.dataset.walked && !e.closest(".anchor-link")).map(
+  e => (e.getAttribute("aria-label") || e.textContent).trim() || e.outerHTML)"""
 NOT_OURS = "/labextensions/jupyterlab-jupytext/"  # an extension of the notebook editor, which voila loads and cannot use
 
 
@@ -49,7 +69,7 @@ def is_local(url):
 
 def status(server, method, path, **headers):
     """HTTP status of a request to the server with these headers."""
-    connection = HTTPConnection("127.0.0.1", server.port, timeout=20)
+    connection = HTTPConnection("127.0.0.1", server.port, timeout=120)
     connection.request(method, path, headers=headers)
     return connection.getresponse().status
 
@@ -66,7 +86,8 @@ def server(chromium, tmp_path_factory):
     pytest.importorskip("voila") if not REQUIRED else __import__("voila")
     folder = tmp_path_factory.mktemp("voila")
     knocks = folder / "knocks"
-    with patch.dict(os.environ, {"PYTHONPATH": str(ROOT / "tests" / "guard"), "AUFACS_KNOCKS": str(knocks)}):
+    path = os.pathsep.join(filter(None, [str(ROOT / "tests" / "guard"), os.environ.get("PYTHONPATH")]))
+    with patch.dict(os.environ, {"PYTHONPATH": path, "AUFACS_KNOCKS": str(knocks)}):
         started = soak.Server(folder)
     try:
         yield started.wait()
@@ -87,7 +108,7 @@ def browser(chromium, tmp_path_factory):
     film.write_bytes(b"".join(3 * to_jpeg(frame, quality=90) for frame in live_film(size=(400, 300))))
     with playwright.sync_playwright() as p:
         opened = p.chromium.launch(executable_path=chromium, headless=True,
-                                   args=[*FLAGS, f"--use-file-for-fake-video-capture={film}"])
+                                   args=[*FLAGS, INSIDE, f"--use-file-for-fake-video-capture={film}"])
         yield opened
         opened.close()
 
@@ -98,33 +119,37 @@ def save_picture(image, path):
     return path
 
 
-class Demo:
-    """One page in a browser profile of its own, which refuses, and lists, every request to another machine."""
+@pytest.fixture(scope="module")
+def profile(browser):
+    """The browser profile of one visitor, who loads the scripts of all demos once."""
+    yield new_profile(browser)
 
-    def __init__(self, browser, server, folder):
-        self.server, self.folder, self.outside, self.errors = server, folder, [], []
-        self.context = browser.new_context(viewport={"width": 1280, "height": 1000}, accept_downloads=True)
-        self.context.route("**/*", self.gate)
-        self.page = page = self.context.new_page()
-        page.on("websocket", lambda socket: is_local(socket.url) or self.outside.append(socket.url))
+
+def new_profile(browser):
+    """A profile of its own: another visitor."""
+    return browser.new_context(viewport={"width": 1280, "height": 1000}, accept_downloads=True, color_scheme="light")
+
+
+class Demo:
+    """One page in a browser profile, which lists every request to another machine, and every error."""
+
+    def __init__(self, profile, server, name=None):
+        self.server, self.name, self.outside, self.errors = server, name, [], []
+        self.page = page = profile.new_page()
+        page.set_default_timeout(CHANGE)
+        for event in ("request", "websocket"):
+            page.on(event, lambda asked: is_local(asked.url) or self.outside.append(asked.url))
         page.on("console", lambda line: line.type == "error" and NOT_OURS not in line.text and self.errors.append(line.text))
         page.on("pageerror", lambda error: self.errors.append(str(error)))
+        if name:
+            page.goto(f"{server.address}voila/render/{name}.ipynb", timeout=READY, wait_until="commit")
 
-    def gate(self, route):
-        """Let a request through that stays on this machine."""
-        if is_local(route.request.url):
-            return route.continue_()
-        self.outside.append(route.request.url)
-        return route.abort()
-
-    def open(self, name):
-        """Load a notebook and wait for its first picture."""
-        self.name = name
-        self.page.goto(f"{self.server.address}voila/render/{name}.ipynb", timeout=READY)
+    def ready(self):
+        """Wait for the first picture."""
         end, shown = time.monotonic() + READY / 1000, self.page.locator("img.jupyter-widgets, .live-picture").first
         while not shown.is_visible():
             failed = re.findall(r"'evalue': (.{0,300})", self.server.log.read_text())
-            assert not failed and time.monotonic() < end, f"{name} does not start: {failed}"
+            assert not failed and time.monotonic() < end, f"{self.name} does not start: {failed}"
             self.page.wait_for_timeout(100)
         return self
 
@@ -143,14 +168,24 @@ class Demo:
             self.page.wait_for_timeout(50)
         return time.monotonic() - start
 
-    def settle(self, limit=CHANGE):
-        """Wait until no picture changes any more: the kernel may still be drawing for earlier positions of a slider."""
-        end, before, sources = time.monotonic() + limit / 1000, None, []
-        while sources != before:
-            assert time.monotonic() < end, f"{self.name}: the pictures do not come to rest"
-            before = sources
-            self.page.wait_for_timeout(1000)
-            sources = self.page.locator("img.jupyter-widgets").evaluate_all("all => all.map(e => e.src)")
+    def wait_until(self, happened, what, limit=READY):
+        """Look until `happened()` is true; what: the words for it."""
+        end = time.monotonic() + limit / 1000
+        while not happened():
+            assert time.monotonic() < end, f"{self.name}: {what}: not in {limit / 1000:.0f} s"
+            self.page.wait_for_timeout(100)
+
+    def settle(self):
+        """Wait until the kernel works no more and no picture changes: it may draw for earlier positions of a slider."""
+        seen, state = [], """() => [document.querySelectorAll(".aufacs-busy:not([hidden])").length,
+                                    [...document.querySelectorAll("img.jupyter-widgets")].map(e => e.src)]"""
+
+        def rests():
+            """Nothing is under way, as at the last three looks."""
+            seen.append(self.page.evaluate(state))
+            return len(seen) > 3 and seen[-1][0] == 0 and all(each == seen[-1] for each in seen[-4:])
+
+        self.wait_until(rests, "the pictures come to rest")
 
     def choose(self, label, option):
         """Choose an option of the drop-down list called `label`."""
@@ -169,39 +204,79 @@ class Demo:
         for _ in range(keys):
             handle.press(key)
 
+    def press(self, button, key="Enter"):
+        """Press a button by keyboard."""
+        self.page.get_by_role("button", name=button, exact=True).press(key)
+
     def upload(self, path, button):
-        """Choose a file with an upload button."""
+        """Choose a file with an upload button, which the keyboard presses."""
         with self.page.expect_file_chooser() as chooser:
-            self.page.get_by_role("button", name=button).click()
+            self.press(button)
         chooser.value.set_files(path)
 
+    def walk(self):
+        """Go through the page by Tab alone: the focus is always seen, everything is reached, nothing holds it, and back."""
+        self.page.evaluate(START)
+        stops = []
+        while len(stops) < 150:
+            self.page.keyboard.press("Tab")
+            if (stop := self.page.evaluate(STOP)) is None:
+                break
+            stops.append(stop)
+        assert stop is None, f"{self.name}: the keyboard does not come out: … {stops[-4:]}"
+        assert [name for name, seen in stops if not seen] == [], f"{self.name}: the focus is not seen there"
+        assert self.page.evaluate(MISSED) == [], f"{self.name}: the keyboard does not come there"
+        self.page.keyboard.press("Shift+Tab")
+        assert self.page.evaluate(STOP)[0] == stops[-1][0]
+
     def check(self, suffix=""):
-        """Screenshots of desktop and phone, on both nothing cut off and nothing for axe; no request outside, no error."""
+        """Desktop and phone, light and dark: screenshots, nothing cut off, nothing for axe; no request outside, no error."""
         self.settle()
+        self.walk()
         SCREENSHOTS.mkdir(exist_ok=True)
         for width, name in ((1280, ""), (390, "_390")):
             self.page.set_viewport_size({"width": width, "height": 1000})
-            self.page.wait_for_timeout(200)
+            self.page.evaluate(PAINTED)
             scroller = "(document.querySelector('#rendered_cells') ?? document.documentElement)"
             wide, tall = self.page.evaluate(f"[{scroller}.scrollWidth, {scroller}.scrollHeight]")
             assert wide <= width, f"{self.name} is {wide} px wide on a screen of {width}"
-            assert violations(self.page) == [], f"{self.name} at {width} px"
             self.page.set_viewport_size({"width": width, "height": min(tall, 3500)})
-            self.page.screenshot(path=SCREENSHOTS / f"{self.name}{suffix}{name}.png")
+            for scheme, rules in (("light", ()), ("dark", ("color-contrast",))):  # all else is the same in both
+                self.page.emulate_media(color_scheme=scheme)
+                assert violations(self.page, rules=rules) == [], f"{self.name} at {width} px, {scheme}"
+                dark = "_dark" * (scheme == "dark")
+                self.page.screenshot(path=SCREENSHOTS / f"{self.name}{suffix}{name}{dark}.png")
+        back = self.page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert sum(map(int, re.findall(r"\d+", back)[:3])) < 150, f"{self.name} is not dark in the dark: {back}"
+        self.page.emulate_media(color_scheme="light")
         self.page.set_viewport_size({"width": 1280, "height": 1000})
         assert self.outside == [], f"{self.name} asked for {self.outside}"
         assert self.errors == [], f"{self.name}, in the browser's console: {self.errors}"
 
 
+def demo_of(item):
+    """The notebook that a test is about, by its name, or None."""
+    return next((path.stem for path in DEMOS.glob("*.ipynb") if item.name.startswith(f"test_{path.stem}")), None)
+
+
+@pytest.fixture(scope="module")
+def begun():
+    """Pages that were begun ahead: the demo's name → page."""
+    return {}
+
+
 @pytest.fixture
-def demo(request, browser, server, tmp_path):
-    """A fresh page; the kernels of its notebooks end with it."""
-    made = Demo(browser, server, tmp_path)
-    yield made
+def demo(request, profile, server, begun):
+    """The page of this test's demo; the next one is begun. Its kernel ends with it."""
+    items = [item for item in request.session.items if item.path == request.path and "demo" in item.fixturenames]
+    mine, *others = items[items.index(request.node):]
+    made = begun.pop(demo_of(mine), None) or Demo(profile, server, demo_of(mine))
+    if (following := others and demo_of(others[0])) and following not in begun:
+        begun[following] = Demo(profile, server, following)
+    yield made.ready() if made.name else made
     SCREENSHOTS.mkdir(exist_ok=True)
     made.page.screenshot(path=SCREENSHOTS / f"{request.node.name}_end.png")
     made.page.close(run_before_unload=True)
-    made.context.close()
 
 
 def test_landing_page(demo, server):
@@ -219,8 +294,10 @@ def test_landing_page(demo, server):
 def test_requests_from_elsewhere_are_refused(server):
     """Foreign names of the host, goodbyes and websockets of foreign pages, and paths out of the folder."""
     here, foreign = f"127.0.0.1:{server.port}", {"Origin": "http://evil.example"}
-    for path in ("/", "/voila/render/live.ipynb", "/voila/static/live.jpg", "/api/kernels/x/channels"):
+    for path in ("/", "/voila/render/live.ipynb", "/voila/static/live.jpg", "/api/kernels/x/channels",
+                 "/voila/api/waiting/x"):
         assert status(server, "GET", path, Host="evil.example") == 403
+    assert status(server, "GET", "/voila/api/waiting/x", Host=here) == 410
     assert status(server, "GET", "/", Host=f"localhost:{server.port}") == 200
     for origin in ({}, foreign):
         assert status(server, "POST", "/voila/api/shutdown/x", Host=here, **origin) == 403
@@ -238,7 +315,8 @@ def kernel_of(page):
 def test_au_explorer_and_two_visitors(demo, browser, server, tmp_path):
     """Sliders move three faces; a photograph becomes the source, says so, and nobody else sees it; its kernel ends."""
     data = pytest.importorskip("skimage.data")
-    demo.open("au_explorer")
+    visitor = new_profile(browser)
+    other = Demo(visitor, server, "au_explorer")
     parts = ("mesh", "truth", "generated")
     before, start = {part: demo.picture(part) for part in ("neutral", *parts)}, demo.picture("neutral")
     demo.push("AU12 Lip corner puller", keys=10)
@@ -246,39 +324,44 @@ def test_au_explorer_and_two_visitors(demo, browser, server, tmp_path):
         demo.wait_for_change(part, before[part])
     demo.page.get_by_role("button", name="AU12 Lip corner puller").hover()
     demo.page.get_by_text("Zygomaticus major").first.wait_for(state="visible")
+    for key, open_now in (("Enter", "true"), ("Space", "false")):
+        demo.press("11 more action units", key)
+        demo.page.locator(f".jupyter-widget-Collapse-header[aria-expanded={open_now}]").wait_for(timeout=CHANGE)
+        assert demo.page.get_by_role("slider", name="AU2 Outer brow raiser").is_visible() == (open_now == "true")
     demo.check()
     name = "<img src=x onerror=window.hit=1>.jpg"
-    demo.upload(save_picture(data.astronaut(), demo.folder / name), "Use my photo")
+    demo.upload(save_picture(data.astronaut(), tmp_path / name), "Use my photo")
     demo.wait_for_change("neutral", start)
     demo.page.get_by_text(f"{name} is shown.").wait_for(timeout=CHANGE)
     assert demo.chosen("Face") == f"Yours: {name}" and demo.page.evaluate("window.hit") is None
     source = demo.picture("neutral")
-    demo.upload(save_picture(data.coffee(), demo.folder / "coffee.jpg"), "Use my photo")
+    demo.upload(save_picture(data.coffee(), tmp_path / "coffee.jpg"), "Use my photo")
     demo.page.get_by_text("coffee.jpg: no face").wait_for(timeout=CHANGE)
-    with (demo.folder / "huge.jpg").open("wb") as file:
+    with (tmp_path / "huge.jpg").open("wb") as file:
         file.truncate(21_000_000)
-    demo.upload(demo.folder / "huge.jpg", "Use my photo")
+    demo.upload(tmp_path / "huge.jpg", "Use my photo")
     demo.page.get_by_text("at most 20 MB").wait_for(timeout=CHANGE)
     assert demo.picture("neutral") == source
+    other.ready()
     channels, here = f"/api/kernels/{kernel_of(demo.page)}/channels", f"127.0.0.1:{server.port}"
     for origin, answer in ((f"http://{here}", 101), ("http://evil.example", 403)):
         assert status(server, "GET", channels, Host=here, Origin=origin, **WEBSOCKET) == answer, origin
-    other = Demo(browser, server, tmp_path).open("au_explorer")
     assert other.picture("neutral") == start and name not in other.page.content()
     demo.choose("Face", "Virtual person 1")
     demo.wait_for_change("neutral", source)
-    ended = server.ended()
+    other_kernel = kernel_of(other.page)
+    assert status(server, "GET", f"/voila/api/waiting/{other_kernel}", Host=here) == 204
+    other.page.route("**/voila/api/waiting/*", lambda route: route.fulfill(status=410))
+    other.page.evaluate("aufacsAsk()")
+    other.page.get_by_text("The program behind this page has ended.").wait_for(timeout=CHANGE)
     other.page.goto(server.address)
-    end = time.monotonic() + 20
-    while server.ended() == ended:
-        assert time.monotonic() < end, "the kernel of a closed page is still there"
-        demo.page.wait_for_timeout(100)
-    other.context.close()
+    demo.wait_until(lambda: other_kernel in server.ended(), "the kernel of a closed page ends")
+    demo.wait_until(lambda: status(server, "GET", f"/voila/api/waiting/{other_kernel}", Host=here) == 410, "it is gone")
+    visitor.close()
 
 
 def test_resampling_explorer(demo):
     """The number of frames and the method change counts at once, the sheet too; missing faces come later."""
-    demo.open("resampling_explorer")
     demo.page.get_by_text("All faces are drawn.").wait_for(timeout=READY)
     counts, sheet = demo.picture("counts"), demo.picture("sheet")
     demo.push("Frames per intensity", keys=1)
@@ -287,14 +370,13 @@ def test_resampling_explorer(demo):
     print(f"the page answered after {seconds:.2f} s")  # the notebook bounds the processor's time
     demo.check()
     sheet = demo.picture("sheet")
-    demo.page.get_by_role("button", name="Real").click()
+    demo.press("Real")
     demo.wait_for_change("sheet", sheet)
     assert demo.page.get_by_role("button", name="Real").get_attribute("aria-pressed") == "true"
 
 
 def test_generator(demo):
     """A slider moves every way that is ticked; a virtual person has a true picture; an answer brings the next pair."""
-    demo.open("generator")
     demo.page.get_by_text("which face shows").wait_for(timeout=READY)
     parts = ("geometric", "GANimation", "photo-ratio", "photo-moved")
     before = {part: demo.picture(part) for part in parts}
@@ -307,7 +389,7 @@ def test_generator(demo):
     for title in ("true picture", "true photograph"):
         demo.page.get_by_text(title, exact=True).wait_for(timeout=CHANGE)
     left = demo.picture("left")
-    demo.page.get_by_role("button", name="the left one").click()
+    demo.press("the left one")
     demo.page.get_by_text("2 of 20").wait_for(timeout=CHANGE)
     demo.wait_for_change("left", left)
     demo.check()
@@ -317,11 +399,10 @@ def test_personalization(demo):
     """Another frame changes the photograph; the button shows that it works, runs the bar and redraws the plot."""
     from aufacs_nb.databases import sample_database
 
-    demo.open("personalization")
     photo, plot = demo.picture("photo"), demo.picture("plot")
     demo.push("Frame", keys=1)
     demo.wait_for_change("photo", photo)
-    demo.page.get_by_role("button", name="Personalise").click()
+    demo.press("Personalise")
     demo.page.locator(".aufacs-busy:not([hidden])").wait_for(timeout=CHANGE)
     widths, end = set(), time.monotonic() + READY / 1000
     while demo.picture("plot") == plot:
@@ -348,9 +429,8 @@ def portrait(path):
     return save_picture(np.dstack([image, np.full(image.shape[:2], 255, np.uint8)]), path)
 
 
-def test_registration(demo):
+def test_registration(demo, tmp_path):
     """A picture, an angle, a fill and an uploaded file each change their own views; a file without a face is refused."""
-    demo.open("registration")
     parts = ("photo", "view", "places", "flat", "frontal", "uv", "poses")
     before = {part: demo.picture(part) for part in parts}
     demo.choose("Picture", "Virtual, pose 9 (40°, 0°)")
@@ -359,19 +439,19 @@ def test_registration(demo):
     before = {part: demo.picture(part) for part in parts}
     demo.push("Yaw", keys=8)
     demo.wait_for_change("view", before["view"])
-    demo.page.get_by_role("button", name="Wire").click()
+    demo.press("Wire")
     demo.wait_for_change("photo", before["photo"])
-    demo.page.get_by_role("button", name="Mirror").click()
+    demo.press("Mirror")
     for part in ("frontal", "poses"):
         demo.wait_for_change(part, before[part])
     assert (demo.picture("flat"), demo.picture("places")) == (before["flat"], before["places"])
     demo.check()
     before = demo.picture("photo")
-    demo.upload(portrait(demo.folder / "portrait.png"), "Use my picture")
+    demo.upload(portrait(tmp_path / "portrait.png"), "Use my picture")
     demo.wait_for_change("photo", before)
     demo.settle()
     before = demo.picture("photo")
-    demo.upload(save_picture(np.full((300, 400), 128, np.uint8), demo.folder / "fog.png"), "Use my picture")
+    demo.upload(save_picture(np.full((300, 400), 128, np.uint8), tmp_path / "fog.png"), "Use my picture")
     demo.page.get_by_text("fog.png: no face found").wait_for(timeout=CHANGE)
     assert demo.picture("photo") == before and demo.chosen("Picture") == "portrait.png"
 
@@ -388,32 +468,37 @@ def agreement(table):
     return pd.Series(max(found, key=np.mean), [f"AU{au}" for au in LIVE_AUS]).round(2)
 
 
+def saved(demo):
+    """The numbers that the browser saves now."""
+    with demo.page.expect_download() as file:
+        demo.press("Save CSV")
+    return pd.read_csv(io.StringIO(Path(file.value.path()).read_text()))
+
+
 def test_live(demo):
     """The bars follow a virtual person before the camera, whose truth is known; the numbers are saved by the browser."""
-    demo.open("live")
-    button = lambda name: demo.page.get_by_role("button", name=name, exact=True)
-    button("Start the camera").click()
+    demo.press("Start the camera")
     demo.page.get_by_text("frames/s").wait_for(timeout=CHANGE)
-    demo.page.wait_for_timeout(1500)
-    button("Clear").click()
-    demo.page.wait_for_timeout(8000)
-    said = demo.page.get_by_text("frames/s").inner_text()
-    with demo.page.expect_download() as saved:
-        button("Save CSV").click()
-    table = pd.read_csv(io.StringIO(Path(saved.value.path()).read_text()))
-    r = agreement(table)
-    rate = (len(table) - 1) / np.ptp(table.timestamp)
-    print(f"{said}; {rate:.1f} frames a second; r {r.to_dict()}, mean {r.mean():.2f}")
+    demo.press("Clear")
+    demo.wait_until(lambda: demo.page.locator(".live-au > span").first.inner_text() != "–", "a number")
+    demo.page.wait_for_timeout(6000)  # the film's length
+    demo.wait_until(lambda: len(table := saved(demo)) > 40 and np.ptp(table.timestamp) > 6, "forty frames over the film")
+    table, said = saved(demo), demo.page.get_by_text("frames/s").inner_text()
+    r, rate = agreement(table), (len(table) - 1) / np.ptp(table.timestamp)
+    print(f"{said}; {rate:.1f} frames a second; r {r.to_dict()}, mean {r.mean():.2f}")  # 10 and more on a quiet machine
     assert table.success.all() and r.mean() > 0.7 and r.min() > 0.4
-    assert rate > 5  # 10 and more where nothing else runs
-    button("Hold still: this is my neutral").click()
+    demo.press("Hold still: this is my neutral")
     demo.page.get_by_text("This face is your neutral now.").wait_for(timeout=CHANGE)
-    button("Freeze").click()
-    demo.page.wait_for_timeout(300)
-    number = lambda: demo.page.locator(".live-au > span").all_inner_texts()
-    frozen = number()
-    demo.page.wait_for_timeout(600)
-    assert number() == frozen and any(float(value) > 0 for value in frozen)
+    demo.press("Freeze")
+    looks = []
+
+    def rests():
+        """The numbers stay, as at the last ten looks, and are not those of a face at rest."""
+        looks.append(demo.page.locator(".live-au > span").all_inner_texts())
+        return len(looks) > 10 and all(each == looks[-1] for each in looks[-11:])
+
+    demo.wait_until(rests, "the numbers freeze")
+    assert any(float(value) > 0 for value in looks[-1])
     demo.check()
-    button("Stop the camera").click()
+    demo.press("Stop the camera")
     assert demo.page.evaluate("document.querySelectorAll('video').length") == 0

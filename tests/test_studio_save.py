@@ -37,7 +37,7 @@ def test_the_whole_photograph_at_its_own_size_and_marked(parts):
     assert changed[at.y0:at.y1, at.x0:at.x1].sum() == changed.sum() > 1000
     marks = synthetic_info(io.BytesIO(content))
     assert (marks["Targets"], marks["Generator"]) == ("AU12=4, AU26=2.5", "ratio") and "computer" in marks["Synthetic"]
-    assert "given to your browser" in message and "#b00020" not in message
+    assert "given to your browser" in message and "aufacs-wrong" not in message
 
 
 def test_nothing_changed_is_nothing_to_save(parts):

@@ -40,7 +40,7 @@ def test_what_is_no_picture_is_refused_by_its_name(page):
     for content in (film, b"", b"text", b"%PDF-1.7", JPEG[:200], b"\x80\x04\x95pickle"):
         page.message.value = ""
         send_file(page.upload, "<b>me.jpg", content)
-        assert "#b00020" in page.message.value and "&lt;b&gt;me.jpg" in page.message.value, content[:10]
+        assert "aufacs-wrong" in page.message.value and "&lt;b&gt;me.jpg" in page.message.value, content[:10]
         assert str(UPLOADS.parent) not in page.message.value and "should not happen" not in page.message.value
     assert page.taken == [] and not temporary_name(UPLOADS).exists()
 
@@ -54,7 +54,7 @@ def test_what_is_too_large_is_refused_before_it_is_written(page, monkeypatch):
 def test_a_picture_of_too_many_pixels_is_refused(page, tmp_path):
     Image.new("1", (30_000, 30_000)).save(tmp_path / "bomb.png")
     send_file(page.upload, "bomb.png", (tmp_path / "bomb.png").read_bytes())
-    assert page.taken == [] and "bomb.png" in page.message.value and "#b00020" in page.message.value
+    assert page.taken == [] and "bomb.png" in page.message.value and "aufacs-wrong" in page.message.value
 
 
 def test_the_upload_of_a_program_that_was_ended_is_removed_by_the_next(page):

@@ -22,6 +22,7 @@ from skimage.data import astronaut
 from tqdm.auto import tqdm
 
 # %% ../../nbs/6_apps/01_demo.ipynb #0d14d712
+from .widgets import demo_style
 from ..databases import DatabaseError, fera17_manifest, read_image, sample_database
 from ..estimation.storage import AUClassifiers
 from ..generation.ratio import FaceGenerator
@@ -184,24 +185,24 @@ def printable(table: pd.DataFrame) -> pd.DataFrame:
     return text
 
 # %% ../../nbs/6_apps/01_demo.ipynb #dfc6489f
-STYLE = """
-body {font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 1.5rem auto; padding: 0 1rem; color: #222}
+STYLE = demo_style() + """
+body {font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 1.5rem auto; padding: 0 1rem;
+  color: var(--aufacs-ink); background: var(--aufacs-ground)}
 h1 {font-size: 1.6rem; line-height: 1.25} h2 {margin-top: 2.5rem; font-size: 1.3rem}
-h3 {margin: 1.2rem 0 .3rem; font-size: 1rem}
-img {max-width: 100%; height: auto; display: block} figure {margin: 0 0 1rem}
-figcaption {color: #555; font-size: .85rem} table {border-collapse: collapse}
-td, th {padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap}
-.wide {overflow-x: auto}
+h3 {margin: 1.2rem 0 .3rem; font-size: 1rem} .wide {overflow-x: auto} figure {margin: 0 0 1rem}
+img {max-width: 100%; height: auto; display: block} .faces img {width: 100%}
+figcaption {color: var(--aufacs-soft); font-size: .85rem} table {border-collapse: collapse}
+td, th {padding: .25rem .7rem; text-align: right; border-bottom: 1px solid var(--aufacs-rule); white-space: nowrap}
 .faces {display: grid; grid-template-columns: repeat(auto-fill, minmax(min(140px, 30%), 1fr)); gap: .5rem}
 .large {grid-template-columns: repeat(auto-fill, minmax(min(220px, 45%), 1fr)); gap: 1rem .5rem}
-.faces figure {margin: 0}
-.faces img {width: 100%} .beside {display: flex; flex-wrap: wrap; gap: 1.5rem; align-items: flex-start}
-.beside > * {flex: 1 1 18rem; min-width: 0} .summary {background: #f3f6fa; padding: .8rem 1.2rem; border-radius: .5rem}
+.faces figure {margin: 0} .beside {display: flex; flex-wrap: wrap; gap: 1.5rem; align-items: flex-start}
+.beside > * {flex: 1 1 18rem; min-width: 0} .track {background: var(--aufacs-track)}
 .bar {display: grid; grid-template-columns: 11rem 1fr 2.2rem; gap: .5rem; align-items: center; font-size: .9rem;
   line-height: 1.25; padding: .2rem 0}
-.track {background: #e8e8e8} .track i {display: block; height: .45rem}
-.generic {background: #2f6fa8} .personalised {background: #d9560b}
-.key i {display: inline-block; width: .8rem; height: .8rem} .key {font-size: .9rem}
+.summary {background: var(--aufacs-tint); padding: .8rem 1.2rem; border-radius: .5rem}
+.track i {display: block; height: .45rem} .generic {background: var(--aufacs-generic)}
+.personalised {background: var(--aufacs-personal)} .key {font-size: .9rem}
+.key i {display: inline-block; width: .8rem; height: .8rem}
 @media (max-width: 600px) {
   .bar {grid-template-columns: 8.5rem 1fr 2rem}
   table, thead, tbody {display: block} tr {display: grid; grid-template-columns: 4fr 4fr 5fr}
@@ -210,13 +211,13 @@ td, th {padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #ddd;
 """
 
 # %% ../../nbs/6_apps/01_demo.ipynb #ab7d718c
-TEMPLATE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+TEMPLATE = """<!doctype html><html lang="en" class="aufacs-page"><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
 <title>aufacs demo: {{ title }}</title><style>{{ style | safe }}</style>
 {% macro shot(caption, picture) %}
-<figure><img alt="{{ caption }}" src="data:image/jpeg;base64,{{ picture | base64 }}">
-<figcaption>{{ caption }}</figcaption></figure>
-{% endmacro %}
+<figure><img {{ 'class="aufacs-chart"' | safe if picture.info.chart }} alt="{{ caption }}"
+ src="data:image/jpeg;base64,{{ picture | base64 }}">
+<figcaption>{{ caption }}</figcaption></figure>{% endmacro %}
 <main><h1>From one photograph to personalised AU estimates</h1>
 {% if summary %}<ul class="summary">{% for line in summary %}<li>{{ line }}</li>{% endfor %}</ul>{% endif %}
 {% for section in sections %}<section><h2>{{ loop.index }} · {{ section.heading }}</h2><p>{{ section.text }}</p>
@@ -278,12 +279,14 @@ def _by_level(frames, levels, synthetic: bool = True, word: str = "") -> list:
 
 # %% ../../nbs/6_apps/01_demo.ipynb #4578c46b
 def _chart(draw: Callable, *what) -> Image.Image:
-    "One small chart for the report, 300 × 276 pixels: draw(axis, *what)."
+    "One small chart for the report, 300 × 276 pixels, which says of itself that it is one: draw(axis, *what)."
     figure = Figure(figsize=(2.5, 2.3), layout="constrained")
     axis = figure.subplots()
     draw(axis, *what)
     axis.spines[["top", "right"]].set_visible(False)
-    return Image.fromarray(figure_pixels(figure, dpi=120))
+    chart = Image.fromarray(figure_pixels(figure, dpi=120))
+    chart.info["chart"] = True
+    return chart
 
 
 def _bars(axis, before: pd.Series, after: pd.Series) -> None:

@@ -79,7 +79,7 @@ def map_figure(points: np.ndarray, truth: np.ndarray | None, before: np.ndarray,
         if values is None or name == "personal" and after is None:
             axes.axis("off")
             continue
-        dots = axes.scatter(*points.T, c=values, cmap="viridis", vmin=0, vmax=5, s=22)
+        dots = axes.scatter(*points.T, c=values, cmap="viridis", vmin=0, vmax=5, s=24, edgecolors="0.5", lw=.7)
         axes.set(title=name, xticks=[], yticks=[])
     figure.colorbar(dots, ax=figure.axes, ticks=range(6), shrink=0.8).ax.set_yticklabels(LEVELS)
     return figure_pixels(figure)
@@ -232,7 +232,7 @@ def _parts(subjects) -> SimpleNamespace:
     white = np.full((336, 880, 3), 255, np.uint8)
     return SimpleNamespace(
         **_uploads_and_choices(subjects), photo=picture(white[:220, :220], 220, "photo"), photo_title=widgets.HTML(),
-        plot=picture(white, 880, "plot"), table=widgets.HTML(), map=picture(white[:216], 880, "map"))
+        plot=picture(white, 880, "plot", True), table=widgets.HTML(), map=picture(white[:216], 880, "map", True))
 
 # %% ../../nbs/6_apps/07_personalization_demo.ipynb #a443f0a7
 def _layout(parts) -> widgets.VBox:

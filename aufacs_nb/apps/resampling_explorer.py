@@ -144,7 +144,7 @@ def _parts() -> SimpleNamespace:
         method=widgets.ToggleButtons(options=[("Real", "real"), ("Semantic", "semantic")], value="semantic"),
         per_intensity=widgets.IntSlider(value=8, min=1, max=20, **wide),
         seed=widgets.IntSlider(value=0, min=0, max=99, **wide), label=widgets.HTML(),
-        **{name: picture(np.full((480, 640, 3), 255, np.uint8), 320, name) for name in ("before", "counts")},
+        **{name: picture(np.full((480, 640, 3), 255, np.uint8), 320, name, True) for name in ("before", "counts")},
         message=widgets.HTML(),
         sheet=picture(np.full((500, 900, 3), 255, np.uint8), 900, "sheet"), drawn=widgets.HTML(), faces={}, turn=0)
 

@@ -23,8 +23,8 @@ from skimage.data import astronaut
 
 # %% ../../nbs/6_apps/08_studio.ipynb #91001f27
 from .au_explorer import PHOTO_SIDE, face_cut, many_sliders, photo_editor, shipped_ratio
-from .widgets import (Upload, au_sliders, caption, offer, on_change, on_upload, picture, program, redraw,
-                                    reporting, row, say, slider_intensities, titled)
+from .widgets import (Upload, au_sliders, caption, demo_style, offer, on_change, on_upload, picture,
+                                    program, redraw, reporting, row, say, slider_intensities, titled)
 from ..evaluation.image_quality import (face_regions, preference_plan, preference_share, record_preference,
                                                 true_pairs)
 from ..facs import AU_NAMES, AUS, LEVELS
@@ -201,7 +201,7 @@ def _css_name(name: str) -> str:
 # %% ../../nbs/6_apps/08_studio.ipynb #870d06ae
 class _Save(anywidget.AnyWidget):
     "A button that asks for a file; `give` hands it to the browser, which saves it."
-    _esm, _css = ASSETS / "demos" / "save.js", ASSETS / "demos" / "page.css"
+    _esm, _css = ASSETS / "demos" / "save.js", demo_style("page")
     description = traitlets.Unicode("Save the ratio picture at full size").tag(sync=True)
 
     def give(self, name: str, content: bytes, kind: str = "image/png") -> None:

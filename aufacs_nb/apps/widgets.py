@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PICTURE_MB', 'FILM_MB', 'UPLOADS', 'AU_MUSCLES', 'AU_STRIP', 'picture', 'redraw', 'picture_pixels', 'titled',
-           'caption', 'Page', 'program', 'row', 'say', 'reporting', 'on_change', 'Upload', 'send_file', 'on_upload',
-           'offer', 'au_strip_style', 'au_label', 'au_sliders', 'au_board', 'slider_intensities']
+           'caption', 'demo_style', 'Page', 'program', 'row', 'say', 'reporting', 'on_change', 'Upload', 'send_file',
+           'on_upload', 'offer', 'au_strip_style', 'au_label', 'au_sliders', 'au_board', 'slider_intensities']
 
 # %% ../../nbs/6_apps/03_widgets.ipynb #a11a08bf
 import base64
@@ -35,11 +35,12 @@ from ..pictures import to_jpeg
 from ..presets import ASSETS
 
 # %% ../../nbs/6_apps/03_widgets.ipynb #d39194a5
-def picture(frame: np.ndarray, width: int = 240, name: str = "picture") -> widgets.Image:
-    "A JPEG picture widget of a uint8 `frame` (H, W, 3), at most `width` screen pixels wide, with the CSS class `name`."
+def picture(frame: np.ndarray, width: int = 240, name: str = "picture", chart: bool = False) -> widgets.Image:
+    "A JPEG picture widget of a uint8 `frame` (H, W, 3), at most `width` screen pixels wide; `name`: its CSS class."
     image = widgets.Image(format="jpeg", value=to_jpeg(frame, width), width=width)
     image.layout.object_fit = "contain"
-    image.add_class(name)
+    for kind in (name, "aufacs-chart")[:1 + chart]:
+        image.add_class(kind)
     return image
 
 
@@ -61,12 +62,21 @@ def titled(title: str | widgets.Widget, widget: widgets.Widget) -> widgets.VBox:
 
 def caption(text: str) -> widgets.HTML:
     "A grey line of explanation below a widget."
-    return widgets.HTML(f'<div style="color:#555; line-height:1.4">{html.escape(text)}</div>')
+    return widgets.HTML(f'<div class="aufacs-caption">{html.escape(text)}</div>')
+
+# %% ../../nbs/6_apps/03_widgets.ipynb #77943eeb
+_COLOURS = ASSETS / "demos" / "voila" / "templates" / "offline" / "colours.css"
+
+
+def demo_style(*names: str) -> str:
+    "The colours of the demos, then their style sheets of these names (`page`, `live`), as one CSS text."
+    paths = (_COLOURS, *(ASSETS / "demos" / f"{name}.css" for name in names))
+    return "\n".join(path.read_text(encoding="utf-8") for path in paths)
 
 # %% ../../nbs/6_apps/03_widgets.ipynb #39cf0e1a
 class Page(anywidget.AnyWidget):
     "Names, style and the sign *working …* for the program around it; the sign shows after 0.3 s of being busy."
-    _esm, _css = ASSETS / "demos" / "page.js", ASSETS / "demos" / "page.css"
+    _esm, _css = ASSETS / "demos" / "page.js", demo_style("page")
     busy = traitlets.Int(0, help="actions under way").tag(sync=True)
 
 
@@ -88,9 +98,9 @@ def row(*children: widgets.Widget, kind: str = "aufacs-row") -> widgets.Box:
 # %% ../../nbs/6_apps/03_widgets.ipynb #b1443f59
 def say(parts: SimpleNamespace, text: str, wrong: bool = False) -> None:
     "Show `text` in the page's message line, red if something is `wrong`; markup in it is shown as written."
-    colour = "#b00020" if wrong else "#444"
+    kind = "aufacs-wrong" if wrong else "aufacs-caption"
     parts.message.add_class("aufacs-message")
-    parts.message.value = f'<div style="color:{colour}; line-height:1.4">{html.escape(text)}</div>' if text else ""
+    parts.message.value = f'<div class="{kind}">{html.escape(text)}</div>' if text else ""
 
 # %% ../../nbs/6_apps/03_widgets.ipynb #c34e44cc
 @contextmanager
@@ -124,7 +134,7 @@ PICTURE_MB, FILM_MB = 20, 100  # the largest uploads
 
 class Upload(anywidget.AnyWidget):
     "A button for one file; `value`: what came last, a tuple of one dict with name, type, size, content; or ()."
-    _esm, _css = ASSETS / "demos" / "upload.js", ASSETS / "demos" / "page.css"
+    _esm, _css = ASSETS / "demos" / "upload.js", demo_style("page")
     description = traitlets.Unicode("Use a file").tag(sync=True)
     accept = traitlets.Unicode("image/*").tag(sync=True)
     most = traitlets.Int(PICTURE_MB * 1_000_000, help="bytes").tag(sync=True)

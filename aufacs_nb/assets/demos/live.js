@@ -1,5 +1,5 @@
 // The camera's frames go to the kernel, small and never more than two at a time; meshes and numbers come back.
-const SIDE = 640, AHEAD = 2, SECONDS = 20, INK = "#0b57a4";
+const SIDE = 640, AHEAD = 2, SECONDS = 20;
 const LOST = 2000, SILENT = 8000; // ms without a face, and without an answer, until it is said
 const NO_CAMERA = {
   NotAllowedError: "it was not allowed. Allow it beside the page's address, then start again",
@@ -36,12 +36,10 @@ function rowsOf(board, labels) {
   });
 }
 
-function drawLine(canvas, history, k, now) {
+function drawLine(canvas, history, k, now, ink) {
   const c = canvas.getContext("2d"), { width, height } = canvas;
   c.clearRect(0, 0, width, height);
-  c.strokeStyle = "#ccc";
-  c.strokeRect(0.5, 0.5, width - 1, height - 1);
-  c.strokeStyle = INK;
+  c.strokeStyle = ink;
   c.lineWidth = 2;
   c.beginPath();
   let before = null;
@@ -175,7 +173,8 @@ function render({ model, el }) {
     const now = performance.now();
     if (now - lastLines < 90 && history.length) return;
     lastLines = now;
-    rows.forEach(({ line }, k) => drawLine(line, history, k, now));
+    const ink = getComputedStyle(rows[0].line).color; // as the page is now, light or dark
+    rows.forEach(({ line }, k) => drawLine(line, history, k, now, ink));
   }
 
   // What a person would else wonder about: no face, several, or a neutral that is not complete.

@@ -12,6 +12,22 @@ function titleOf(e) {
 
 const labelOf = (e) => words(e.closest(".jupyter-widgets")?.querySelector(".widget-label"));
 
+// The head of a part that unfolds: Tab reaches it, Enter and the space bar press it, and it says whether it is open.
+function byKey(e) {
+  if (e.tabIndex < 0) {
+    e.tabIndex = 0;
+    e.setAttribute("role", "button");
+    e.setAttribute("aria-label", words(e)); // without the arrow before it, which is a letter of a font
+    e.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" && event.key !== " ") return;
+      event.preventDefault();
+      e.click();
+    });
+  }
+  const open = String(e.closest(".jupyter-widget-Collapse").classList.contains("jupyter-widget-Collapse-open"));
+  if (e.getAttribute("aria-expanded") !== open) e.setAttribute("aria-expanded", open);
+}
+
 function nameAll(root) {
   for (const e of root.querySelectorAll(".noUi-handle, select, input, [contenteditable], .jupyter-widgets.progress")) {
     const name = labelOf(e) || titleOf(e);
@@ -28,6 +44,7 @@ function nameAll(root) {
   }
   for (const e of root.querySelectorAll(".aufacs-wide:not([tabindex])")) e.tabIndex = 0;
   for (const e of root.querySelectorAll(".aufacs-message:not([role])")) e.setAttribute("role", "status");
+  for (const e of root.querySelectorAll(".jupyter-widget-Collapse-header")) byKey(e);
   for (const e of root.querySelectorAll(".widget-toggle-buttons > .widget-toggle-button, .widget-toggle-buttons button")) {
     const pressed = String(e.classList.contains("mod-active"));
     if (e.getAttribute("aria-pressed") !== pressed) e.setAttribute("aria-pressed", pressed);
