@@ -285,6 +285,18 @@ def _kernel_handlers():
             self.set_status(204 if there else 410)
     return VoilaShutdownKernelHandler, Closing, Waiting
 
+# %% ../../nbs/6_apps/10_live.ipynb #0e760468
+def _pass_over_gone(kernels: Any) -> None:
+    "Let a kernel manager's look for idle kernels pass over those that have ended since the look began."
+    found = kernels.cull_kernel_if_idle
+
+    async def cull_kernel_if_idle(kernel_id):
+        "As before for kernels that are there."
+        if kernel_id in kernels:
+            await found(kernel_id)
+
+    kernels.cull_kernel_if_idle = cull_kernel_if_idle
+
 # %% ../../nbs/6_apps/10_live.ipynb #b8c45842
 def _tidy() -> None:
     "Uploads of kernels that are gone, and what their pages held: Python by itself would look for it after hundreds."
@@ -309,6 +321,7 @@ def _server_class(names, after):
         def listen(self):
             "Guarded from the first request on."
             _guard(self.app, names)
+            _pass_over_gone(self.kernel_manager)
             IOLoop.current().call_later(.2, lambda: after(f"http://{self.ip}:{self.port}/"))
             PeriodicCallback(_tidy, 1000 * CHECKED).start()
             super().listen()
