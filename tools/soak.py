@@ -189,7 +189,7 @@ class Visitor:
                 await page.close(run_before_unload=True)
             self.count(f"left: {way}")
         except Exception as error:
-            said = await page.locator("[role=status], [role=alert]").all_inner_texts()
+            said = await page.locator("[role=status]:visible, [role=alert]:visible").all_inner_texts()
             words = [text for text in said if text]
             raise RuntimeError(f"{str(error).splitlines()[0]} The page says {words}") from error
         finally:
