@@ -531,11 +531,11 @@ def timed_frames(path: str | os.PathLike) -> Iterator[tuple[float, np.ndarray]]:
             for frame in _decoded(container, stream, tally):
                 if known != (known := (frame.rotation, frame.width, frame.height)):
                     matrix = _matrix(frame)  # the stream's own; asked of few frames
-                image = _shown(frame, stream.sample_aspect_ratio, path, matrix)
-                shape = shape or image.shape
+                images = [_shown(frame, stream.sample_aspect_ratio, path, matrix)]  # of 8K 100 MB each: none is kept
+                shape = shape or images[0].shape
                 time = tally.note(frame.time)
                 del frame
-                yield time, image if image.shape == shape else _framed(image, shape)
+                yield time, images.pop() if images[0].shape == shape else _framed(images.pop(), shape)
         except DatabaseError:
             raise
         except UNREADABLE as e:
@@ -602,7 +602,7 @@ def write_video(path: Path | str, frames: Iterable[np.ndarray], fps: int, form: 
 
 # %% ../nbs/0_start/02_databases.ipynb #675d3426
 def _walk(root, closed=None, made=None):
-    """(folder, name) of all below `root`, sorted; links are followed once, nothing hidden. `closed`: folders that fail.
+    """(folder, name) of all under `root`, sorted; links are followed once, nothing hidden; `closed`: folders that fail.
 
     Folders of registered frames are left out: their contact sheets show no people of their own. They go to `made`.
     """

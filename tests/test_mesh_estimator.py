@@ -5,6 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 from skimage.data import astronaut, chelsea
 
 from typer.testing import CliRunner
@@ -181,3 +183,16 @@ def test_the_shell_takes_a_zero(tmp_path):
         done = CliRunner().invoke(app, [*call[:3], model, "--neutral", call[1], *call[4:]], prog_name="aufacs")
         assert done.exit_code == 0, done.output
         assert pd.read_csv(tmp_path / "au.csv").filter(regex="_r$").to_numpy().max() < .5
+
+
+@pytest.mark.parametrize("tensor", ["plain.weights", "difference.rest", "plain.gain"])
+def test_weights_far_larger_than_a_fit_makes_are_refused(tmp_path, tensor):
+    "With them every face would read as 0 or 5 in every AU."
+    MeshReader.from_pretrained().save(tmp_path)
+    tensors = load_file(tmp_path / "weights.safetensors")
+    tensors[tensor].flat[0] = 1e20
+    with safe_open(tmp_path / "weights.safetensors", "np") as file:
+        metadata = file.metadata()
+    save_file(tensors, tmp_path / "weights.safetensors", metadata)
+    with pytest.raises(WeightsError, match=rf"'{tensor}' holds 1e\+20, and no fit makes numbers above 10,000"):
+        MeshReader.from_pretrained(tmp_path)

@@ -102,6 +102,9 @@ def _png(width: int, height: int) -> bytes:
             + chunk(b"IEND", b""))
 
 
+_PROGRAM = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n(x) run\n"  # PostScript, which is executed
+
+
 def _written(home: Path) -> dict:
     "{name: bytes} of files that are no pictures and no films."
     photo, picture, film = ((home / name).read_bytes() for name in ("good.jpg", "good.png", "good.mp4"))
@@ -114,7 +117,8 @@ def _written(home: Path) -> dict:
         "picture.mp4": picture, "list.mp4": b"ffconcat version 1.0\nfile http://127.0.0.1:9/x.mp4\n",
         "list.mkv": b"#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/x.ts\n", "zeros.avi": bytes(5000), "null.gif": b"GIF89a",
         "text.webp": b"RIFF\xff\xff\xff\xffWEBPVP8 ", "text.tiff": b"II*\0\xff\xff\xff\xff",
-        "text.heic": b"\0\0\0\x18ftyp",
+        "text.heic": b"\0\0\0\x18ftyp", "run.png": _PROGRAM, "run.eps": _PROGRAM, "list.mjpg": b"v=0\r\nc=IN IP4 127.0.0.1\r\n",
+        "tracker.mod": b"song".ljust(2000, b"\0"), "text.tga": b"no picture", "text.y4m": b"YUV4MPEG2 W9 H9\n",
         "text.parquet": b"PAR1", "data.xyz": b"?", "data": b"?", "text.npy": b"\x93NUMPY\x01\0"}
 
 
@@ -215,7 +219,7 @@ MEDIA = {"predict": ("predict", "SRC", "--out", "OUT/au.csv", "--device", "cpu",
          "manifest-disfa": ("manifest", "SRC", "--out", "OUT/m.parquet", "--database", "disfa", "--on-error", "skip")}
 READABLE = ("noise.png", "dot.png", "line.png", "black.jpg", "deep.png", "grey.png", "cmyk.jpg", "colours.gif",
             "thin.png",
-            "large.png", "black.mp4", "film.png", "picture.mp4")  # without a face: a manifest of them is right
+            "large.png", "black.mp4", "film.png")  # without a face: a manifest of them is right
 
 
 def _filled(words: tuple, source: Path, home: Path) -> tuple:
@@ -227,7 +231,7 @@ def media_cases(home: Path, random, count: int) -> list:
     "Every bad file in the place of every photograph or film; odd names; damage at random."
     cases = [Case("media", f"{place}: {path.name[:40]}", _filled(words, path, home),
                   (path.name, str(path), *(("--overlay",) if "overlay" in place else ())),
-                  ANY if path.name == "picture.mp4" or "manifest" in place and path.name in READABLE else REFUSED)
+                  ANY if "manifest" in place and path.name in READABLE else REFUSED)
              for (place, words), path in itertools.product(MEDIA.items(), bad_media(home))]
     for place, path in itertools.product(("predict", "actions", "synthesize", "register"), named(home)):
         words = _filled(MEDIA[place], path, home)
@@ -279,7 +283,7 @@ def _foreign(folder: Path, ending: str) -> dict:
     paths["film"].write_bytes(bytes(range(256)) * 9)
     paths["link"].symlink_to(paths["letter"].name)
     os.mkfifo(paths["pipe"])
-    paths["device"].symlink_to("/dev/full")
+    paths["device"].symlink_to(os.ttyname(os.openpty()[1]))  # a device of our own, in case it is replaced
     paths["below"] = paths["letter"] / f"x{ending}"
     (folder / f"home{ending}").mkdir()
     (folder / f"home{ending}" / "thesis.txt").write_text("Chapter 1\n")

@@ -147,12 +147,24 @@ def _save_reader(reader, folder, card: dict) -> Path:
     return save_weights(folder, tensors, values, **{**reader.card, **card, "clip_aus": list(reader.clip_aus)})
 
 # %% ../../nbs/3_estimation/08_mesh.ipynb #098a083f
+_LARGEST = 1e4  # of a weight, rest, gain or zero; a fitted gain is at most 2,200, and the shipped weights are below 25
+
+
+def _check_sizes(path, tensors: dict) -> None:
+    "WeightsError for numbers that no fit makes: every face would be read as 0 or 5, and nobody would notice."
+    if large := next((name for name, values in tensors.items() if (np.abs(values) > _LARGEST).any()), None):
+        worst = np.nanmax(np.abs(tensors[large]))
+        raise WeightsError(f"{path}: tensor '{large}' holds {worst:g}, and no fit makes numbers above {_LARGEST:,.0f}; "
+                           "restore the file or train again.")
+
+# %% ../../nbs/3_estimation/08_mesh.ipynb #e6c6b097
 def _regressions(folder, tensors: dict, n_aus: int) -> dict:
     "The two `MeshRegression`s among tensors by name; WeightsError names the tensor that is missing or unfit."
     path = Path(folder) / "weights.safetensors"
     sides = {"weights": (3 * 468, n_aus), "rest": (n_aus,), "gain": (n_aus,)}
     wanted = {f"{part}.{name}": np.empty(side) for part in ("plain", "difference") for name, side in sides.items()}
     check_shapes(path, {name: tensors[name] for name in wanted if name in tensors}, wanted)
+    _check_sizes(path, tensors)
     if down := next((part for part in ("plain", "difference") if (tensors[f"{part}.gain"] <= 0).any()), None):
         raise WeightsError(f"{path}: tensor '{down}.gain' is 0 or less somewhere, so more of an AU would read as less; "
                            "restore the file or train again.")
