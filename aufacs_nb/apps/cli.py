@@ -218,23 +218,31 @@ def train_prnet_command(
     typer.echo(f"PRNet → {out}")
 
 # %% ../../nbs/6_apps/11_commands.ipynb #c8308dbd
-def _registered(data: Path):
-    "The registered frames of a folder; ValueError if it is a balanced set."
+def _large_enough(data: Path, registered, side: int):
+    "The registered frames of the folder `data`; ValueError if they are smaller than `side` pixels."
+    if (own := registered.frames.shape[1]) < side:
+        raise ValueError(f"{data}: holds frames of {own} pixels, and the network takes {side}: enlarged skin is "
+                         f"blurred, and reads otherwise; register with --size {side} or more.")
+    return registered
+
+
+def _registered(data: Path, side: int = 0):
+    "The registered frames of a folder; ValueError if it is a balanced set, or they are smaller than `side` pixels."
     from aufacs_nb.registration.collections import open_registered
 
     registered = open_registered(data)
     if "intensity" in registered.manifest:
         raise ValueError(f"{data}: holds a balanced set; registered frames are needed here (aufacs register).")
-    return registered
+    return _large_enough(data, registered, side)
 
-
-def _faces(data: Path, way_out: str = ""):
+# %% ../../nbs/6_apps/11_commands.ipynb #26cb9dcb
+def _faces(data: Path, way_out: str = "", side: int = 0):
     "As `_registered`; ValueError if they are differences, too, of which no generator makes a face."
     registered = _registered(data)
     if " minus " in (made := registered.manifest.registration.iloc[0]):
         raise ValueError(f"--data {data}: holds differences ({made}), and a generator needs faces: give the folder "
                          f"they were made from{way_out}.")
-    return registered
+    return _large_enough(data, registered, side)
 
 # %% ../../nbs/6_apps/11_commands.ipynb #159870e6
 @app.command("train-generator", rich_help_panel=TRAINING)
@@ -260,7 +268,8 @@ def train_generator_command(
     changes: dict = {"gen_steps": steps, "gen_arch": arch, "lambda_ids": lambda_ids, "gen_batch": batch}
     chosen = replace(chosen, **{key: value for key, value in changes.items() if value is not None})
     check_folder(out, ("losses.csv", "checkpoint", "card.json"), [data])
-    fit_generator(_faces(data), chosen, out, seed, progress=not quiet, precision=precision, device=device_of(device))
+    fit_generator(_faces(data, side=chosen.size), chosen, out, seed, progress=not quiet, precision=precision,
+                  device=device_of(device))
     typer.echo(f"Generator → {out}")
 
 # %% ../../nbs/6_apps/11_commands.ipynb #9ffbcec9
@@ -274,8 +283,8 @@ def _drawn(data: Path, method: str, chosen: dict, device: str, progress: bool, *
         registered = _registered(data)
         train = partition_frames(registered, "Train", registered.frames.shape[1])
         return real_set(train.frames, train.manifest, **options)
-    registered = _faces(data, ", and take differences of the balanced set")
     generator = load_generator(**chosen).to(device)
+    registered = _faces(data, ", and take differences of the balanced set", generator.preset.size)
     train = partition_frames(registered, "Train", generator.preset.size)
     return semantic_resample(train.frames, train.manifest, generator, progress=progress, **options)
 
@@ -361,7 +370,7 @@ def train_classifiers_command(
     check_init(start, chosen)
     check_folder(out, ("checkpoint", "card.json"), [data, valid])
     personal_generator(generator, chosen)  # a mistyped name is refused before the training
-    balanced, registered = _balanced(data), _registered(valid)
+    balanced, registered = _balanced(data), _registered(valid, chosen.cls_size)
     _check_same(valid, balanced.manifest.get("registration", ["mesh"])[0], data)
     part = partition_frames(registered, "Valid", chosen.cls_size)
     with only_run(out):
@@ -409,7 +418,7 @@ def train_command(
 def _partition(registered, name: str, data: Path) -> str | None:
     "The name of a partition, None for all; ValueError lists those in the folder."
     table = registered.manifest
-    there = sorted(set(table.partition[table.valid]) - {""})
+    there = sorted(set(table.partition[table.valid].dropna()) - {""})
     if name in ("", "all"):
         return None
     if name not in there:
@@ -441,7 +450,8 @@ def evaluate_command(
 
     force = force or out is not None and table_columns(out) == "au,icc_value,icc_low,icc_high"
     out = out and check_output(out, [data], (".csv",), force, ())
-    classifiers, registered = AUClassifiers.from_pretrained(model).to(device_of(device)), _registered(data)
+    classifiers = AUClassifiers.from_pretrained(model).to(device_of(device))
+    registered = _registered(data, classifiers.preset.cls_size)
     _check_same(data, classifiers.card.get("registration", "mesh"), f"--model {model}")
     part = partition_frames(registered, _partition(registered, partition, data), classifiers.preset.cls_size)
     table = evaluate(classifiers, part)

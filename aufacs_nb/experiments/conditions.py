@@ -117,7 +117,8 @@ def differences(part: RegisteredFrames, method: str) -> RegisteredFrames:
         rows = np.flatnonzero(subject == name)
         reference = make_reference(part.frames, rows, method, given=shot if method == "au0" else None)
         frames[rows] = encode(*difference(part.frames[rows], reference))
-    return RegisteredFrames(frames, part.manifest)
+    made = part.manifest.get("registration", pd.Series("mesh", part.manifest.index))
+    return RegisteredFrames(frames, part.manifest.assign(registration=made.astype(str) + f" minus {method}"))
 
 # %% ../../nbs/experiments/02_conditions.ipynb #7580edce
 def folds(subjects: ArrayLike, n: int = 3, seed: int = 0) -> np.ndarray:

@@ -240,11 +240,13 @@ def _foreign(train: RegisteredFrames, source: RegisteredFrames, au: int, count: 
     return pairs.assign(source_row=calm[np.random.default_rng([seed, au, 1]).integers(len(calm), size=len(pairs))])
 
 # %% ../../nbs/experiments/04_protocol.ipynb #ce3e5819
-def _labelled(pairs: pd.DataFrame, targets: pd.DataFrame, subjects) -> pd.DataFrame:
-    "The pairs with the label vectors of their target rows, their own AU set to `intensity`; subjects: of source rows."
+def _labelled(pairs: pd.DataFrame, targets: pd.DataFrame, sources: pd.DataFrame) -> pd.DataFrame:
+    "The pairs with the label vectors of their target rows, their own AU set to `intensity`; sources: whom they show."
     labels = targets[au_columns()].to_numpy(np.float32)[pairs.target_row]
     labels[np.arange(len(pairs)), [AUS.index(au) for au in pairs.au]] = pairs.intensity
-    return pd.concat([pairs.assign(subject=np.asarray(subjects)[pairs.source_row], synthetic=True, registration="mesh"),
+    shown = sources.reindex(columns=["subject", "registration"]).iloc[pairs.source_row].reset_index(drop=True)
+    return pd.concat([pairs.assign(subject=shown.subject.to_numpy(), synthetic=True,
+                                   registration=shown.registration.astype(object).fillna("mesh").to_numpy()),
                       pd.DataFrame(labels, columns=au_columns())], axis=1)
 
 
@@ -252,7 +254,7 @@ def _other_pairs(train, source, aus, per_intensity, seed) -> pd.DataFrame:
     "Labelled pairs whose sources are Train frames, or frames of another database, `source`."
     pairs = pd.concat([_foreign(train, source, au, per_intensity, seed) if source else
                        semantic_pairs(train.manifest, au, per_intensity, seed) for au in aus], ignore_index=True)
-    return _labelled(pairs, train.manifest, (source or train).manifest.subject)
+    return _labelled(pairs, train.manifest, (source or train).manifest)
 
 # %% ../../nbs/experiments/04_protocol.ipynb #4566ba4d
 from ..generation.ratio import RatioFlow, edit_frames
@@ -274,8 +276,8 @@ def _synthetic(kind, train, aus, per_intensity, seed, generator, source, databas
     if kind == "semantic" and source is None and not isinstance(generator, RatioFlow):
         return semantic_resample(train.frames, train.manifest, generator, aus, per_intensity, seed, progress=False)
     from_whom, table = source or train, _other_pairs(train, source, aus, per_intensity, seed)
-    if kind == "oracle":
-        return ResampledSet(_oracle(table, train, database / "fera17", size), table)
+    if kind == "oracle":  # which are rendered frontal, and registered by the mesh
+        return ResampledSet(_oracle(table, train, database / "fera17", size), table.assign(registration="mesh"))
     labels, rows, side = intensity_to_unit(table[au_columns()].to_numpy()), table.source_row.to_numpy(), size
     if isinstance(generator, RatioFlow):
         return ResampledSet(_edited(generator, from_whom, rows, labels), table)

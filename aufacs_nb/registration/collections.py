@@ -115,14 +115,25 @@ class RegisteredFrames(NamedTuple):
                                 vertices)
 
 # %% ../../nbs/1_registration/07_collections.ipynb #8fabc563
+def _words(facts: dict) -> str:
+    "What registration.json says of how frames look, as the words of an option: 'mesh', or 'mesh --fill mirror'."
+    method, fill = facts.get("method", "mesh"), facts.get("fill", "black")
+    own = {name: facts[name] for name in ("landmarks", "prnet") if facts.get(name)}
+    own |= {"fill": fill} if fill != "black" and method != "procrustes" else {}  # in the plane nothing is filled
+    return " ".join([method, *(f"--{name} {value}" for name, value in own.items())])
+
+
 def registration_of(folder: Path | str) -> str:
-    "How the frames in a folder were made: by one of `METHODS`, or as differences, such as 'mesh minus au0'."
+    """How the frames in a folder were made: by one of `METHODS`, with what is unusual about it: 'mesh --fill mirror'.
+
+    Or as differences, such as 'mesh minus au0'. Frames of networks must agree in it.
+    """
     files = [Path(folder) / name for name in ("registration.json", "normalization.json")]
     made, changed = (read_facts(file) if file.is_file() else {} for file in files)
-    method = changed.get("registration") or made.get("method", "mesh")
+    method = changed.get("registration") or _words(made)
     return f"{method} minus {changed['method']}" if changed else method
 
-
+# %% ../../nbs/1_registration/07_collections.ipynb #bb5a6940
 def open_registered(folder: Path | str) -> RegisteredFrames:
     "Open a folder of `register_manifest`; FileNotFoundError or FolderError says what is missing or wrong in it."
     folder = Path(folder)
