@@ -409,7 +409,7 @@ def _resampling_stage(demo: _Demo) -> Section:
 # %% ../../nbs/6_apps/01_demo.ipynb #0fe78d49
 def _estimation_stage(demo: _Demo) -> Section:
     "Generic and personalised estimates of the Test people, their ICC with intervals."
-    test = partition_frames(demo.registered, "Test", demo.generator.preset.size)
+    test = partition_frames(demo.registered, "Test", demo.for_photos.preset.size)
     people = test.manifest.subject.nunique()
     with tqdm(total=people, desc="personalising", unit="person", disable=not demo.progress) as bar:
         estimates = estimate_people(demo.estimator.classifiers, demo.for_photos, test, demo.seed,
