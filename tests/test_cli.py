@@ -660,7 +660,7 @@ def test_reproduce_goes_on_after_an_experiment_that_failed_and_closes_its_proces
     done, count = CliRunner().invoke(app, words), len(room.EXPERIMENTS)
     assert done.exit_code == 1 and len(pools) == 1 + count and "figure-7: " in done.stdout
     assert all(f"stage of {name}: no luck" in done.output for name in ("table-1", "table-2"))
-    assert f"Claims: {count - 2} holds, {count - 2} cannot tell" in done.stdout
+    assert f"holds: {count - 2}, cannot tell: {count - 2}" in done.stdout
     assert len(pd.read_csv(tmp_path / "out" / "claims.csv")) == 2 * (count - 2)
     with pytest.raises(RuntimeError, match="shutdown"):
         pools[0].submit(print)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['simulate_app', 'Jobs', 'Frames', 'DomainName', 'Script', 'Without', 'Wrinkles', 'People', 'Sessions', 'FrameSize',
-           'Database', 'Poses', 'Missing', 'Steps', 'Shipped', 'RESUMING', 'fera17_command', 'disfa_command',
+           'Database', 'Poses', 'Missing', 'Steps', 'Shipped', 'Names', 'RESUMING', 'fera17_command', 'disfa_command',
            'unbc_command', 'multipie_command', 'manifest_command', 'register_command', 'normalize_command',
            'train_prnet_command', 'train_generator_command', 'resample_command', 'train_classifiers_command',
            'train_command', 'evaluate_command', 'reproduce_command', 'main']
@@ -21,7 +21,7 @@ import typer
 
 from .everyday import (DATA, THE_PAPER, TRAINING, AnyModel, Arch, Commands, Data, Device, Force, Init,
                                      Model, OnError, Out, PresetName, Quiet, Seed, app, check_once, check_photographs,
-                                     device_of, numbers_of, one_line, table_columns)
+                                     device_of, numbers_of, one_line, table_columns, write_line)
 from ..files import Terminated, check_folder, check_output, lock, shown, stoppable
 from ..folders import only_run
 from ..presets import get_preset
@@ -106,7 +106,7 @@ def _tell(table) -> int:
     skipped, notes = table.attrs.pop("skipped", []), table.attrs.pop("notes", [])
     for kind, lines in (("skipped", skipped), ("note", notes)):
         for line in lines:
-            typer.secho(f"{kind}: {one_line(line)}", err=True, fg="yellow")
+            write_line(f"{kind}: {one_line(line)}", "yellow")
     return len(skipped)
 
 # %% ../../nbs/6_apps/11_commands.ipynb #eae4c43d
@@ -574,6 +574,13 @@ def _told(name: str, found) -> bool:
     return True
 
 # %% ../../nbs/6_apps/11_commands.ipynb #ad559fcb
+def _experiments(incomplete: str) -> list:
+    "What a shell may offer for the name of an experiment."
+    from aufacs_nb.experiments.reproduce import EXPERIMENTS
+
+    return [name for name in [*EXPERIMENTS, "all"] if name.startswith(incomplete)]
+
+
 Missing = Annotated[str, typer.Option(help="AUs that a database does not code, in label vectors: zero or estimated.")]
 Steps = Annotated[int | None, typer.Option("--generator-steps", help="Of each generator; the preset's if left out.")]
 Shipped = Annotated[str | None, typer.Option("--generator", help="ratio: ours as shipped, not one trained here.")]
@@ -584,8 +591,10 @@ def _protocol(preset: str, steps: int | None, generator: str | None):
     from aufacs_nb.experiments.protocol import with_generator, with_steps
 
     return with_generator(with_steps(preset, steps), generator)
+Names = Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="table-1 … figure-8, or all.",
+                                                   autocompletion=_experiments)]
 
-
+# %% ../../nbs/6_apps/11_commands.ipynb #4ba9fd28
 _NO_VERDICT = ("At tiny the verdicts mean nothing: networks of a few steps know no faces, and another number of "
                "threads gives others. Take --preset small.")
 
@@ -597,8 +606,8 @@ def _reproduce(names: list, out: Path | None, **options) -> bool:
     whole = []
     claims = reproduce_all(names, out=out, report=lambda *found: whole.append(_told(*found)), **options)
     if len(claims):
-        counts = ", ".join(f"{count} {verdict}" for verdict, count in claims.verdict.value_counts().items())
-        typer.echo(f"\nClaims: {counts}" + (f" → {out / 'claims.csv'}" if out else ""))
+        counts = ", ".join(f"{verdict}: {count}" for verdict, count in claims.verdict.value_counts().items())
+        typer.echo(f"\nClaims: {len(claims)}. {counts}" + (f" → {out / 'claims.csv'}" if out else ""))
         if options["protocol"].name == "tiny":
             typer.echo(_NO_VERDICT)
     return all(whole)
@@ -614,7 +623,7 @@ def _check_tables(out: Path | None) -> None:
 # %% ../../nbs/6_apps/11_commands.ipynb #12f60ca3
 @app.command("reproduce", rich_help_panel=THE_PAPER)
 def reproduce_command(
-    names: Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="table-1 … figure-8, or all.")] = None,
+    names: Names = None,
     listed: Annotated[bool, typer.Option("--list", help="Name the experiments and how far each is.")] = False,
     preset: Annotated[str, typer.Option(help="tiny (minutes), small or paper.")] = "tiny",
     root: Annotated[Path, typer.Option(help="Folder of all stages, shared by experiments.")] = Path("runs/reproduce"),
@@ -655,7 +664,7 @@ def _stopped(end: SystemExit, words: list[str]) -> int:
 
 def _fault(error: Exception) -> int:
     "Say in a line what a user can mend; the exit code: 1 where no face was found, 2 otherwise."
-    typer.secho(f"aufacs: {one_line(error)}", err=True, fg="red")
+    write_line(f"aufacs: {one_line(error)}", "red")
     return 1 if type(error).__name__ == "NoFaceError" else 2
 
 # %% ../../nbs/6_apps/11_commands.ipynb #7bc4eeb0

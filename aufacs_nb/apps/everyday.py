@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['app', 'FACES', 'DATA', 'TRAINING', 'THE_PAPER', 'Out', 'Force', 'Seed', 'PresetName', 'Quiet', 'Model', 'Data',
            'Init', 'Device', 'AnyModel', 'Table', 'Arch', 'OnError', 'FILM_SIDE', 'Commands', 'device_of', 'one_line',
-           'check_photographs', 'table_columns', 'predict_command', 'personalize_command', 'actions_command',
-           'demo_command', 'live_command', 'numbers_of', 'check_once', 'parse_targets', 'synthesize_command']
+           'write_line', 'check_photographs', 'table_columns', 'predict_command', 'personalize_command',
+           'actions_command', 'demo_command', 'live_command', 'numbers_of', 'check_once', 'parse_targets',
+           'synthesize_command']
 
 # %% ../../nbs/6_apps/09_cli.ipynb #d96a0b1e
 import json
@@ -14,6 +15,8 @@ import logging
 import os
 import re
 import warnings
+import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -49,6 +52,13 @@ class Commands(typer.Typer):
         "As `typer.Typer.command`."
         return super().command(*words, **({"cls": _Command} | options))
 
+# %% ../../nbs/6_apps/09_cli.ipynb #6601f5ed
+def _models(incomplete: str) -> list:
+    "What a shell may offer for `--model`: shipped names, and folders that begin so."
+    folders = Path().glob(f"{incomplete}*/") if incomplete and not Path(incomplete).is_absolute() else ()
+    return [name for name in ("small", "mesh18", "face18") if name.startswith(incomplete)] + [
+        str(path) for path in sorted(folders)]
+
 # %% ../../nbs/6_apps/09_cli.ipynb #db238aa2
 app = Commands(no_args_is_help=True, pretty_exceptions_enable=False)
 FACES, DATA, TRAINING, THE_PAPER = "Photographs and films", "Data", "Training", "The paper"  # groups of commands
@@ -57,7 +67,8 @@ Force = Annotated[bool, typer.Option("--force", help="Write also over what was n
 Seed = Annotated[int, typer.Option(help="Of all draws; same seed and threads, same bytes.", min=0, max=2**63 - 1)]
 PresetName = Annotated[str, typer.Option(help="tiny (tests), small (shipped) or paper.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
-Model = Annotated[str, typer.Option(help="Shipped name (small, mesh18, face18) or folder of weights.")]
+Model = Annotated[str, typer.Option(help="Shipped name (small, mesh18, face18) or folder of weights.",
+                                    autocompletion=_models)]
 Data = Annotated[Path, typer.Option(help="Folder of registered frames (aufacs register).")]
 Init = Annotated[str | None, typer.Option(help="Classifiers begin with: imagenet, random, a file; else the preset's.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps; auto: a CUDA GPU if there is one.")]
@@ -107,6 +118,14 @@ def one_line(text: object) -> str:
     return shown(" ".join(str(text).split("\n")))
 
 
+def write_line(line: str, colour: str | None = None) -> None:
+    "A line on standard error; an open progress bar makes room for it."
+    from tqdm import tqdm
+
+    with tqdm.external_write_mode(sys.stderr):
+        typer.secho(line, err=True, fg=colour)
+
+
 @contextmanager
 def _notes() -> Iterator[None]:
     "Warnings as yellow lines on standard error, each text once, while the block runs."
@@ -117,7 +136,7 @@ def _notes() -> Iterator[None]:
         words = re.sub(r"\b(device|faces?)='?(\w+)'?", r"--\1 \2", one_line(message))
         if words not in said:
             said.add(words)
-            typer.secho(f"note: {words}", err=True, fg="yellow")
+            write_line(f"note: {words}", "yellow")
 
     with warnings.catch_warnings():
         warnings.showwarning = tell
@@ -340,15 +359,17 @@ def _save_plot(tables: list, plot: Path) -> None:
     write_atomically(plot, lambda path: figure.savefig(path, format=kind, metadata=marks))
 
 # %% ../../nbs/6_apps/09_cli.ipynb #9e5b5c0e
-def _report(check, paths: list, left: list, to_stderr: bool = False) -> None:
-    "Say what was found and written, and name what was left out; Exit 1 if that is everything, or something."
+def _report(check, paths: list, left: list, faceless: list, to_stderr: bool = False) -> None:
+    "Say what was found and written; name what was left out, or showed no face; Exit 1 if there is such a thing."
     written = ", ".join(shown(path) for path in paths if path)
     typer.echo(f"{check.found} of {check.rows} rows with a face → {written}", err=to_stderr)
     for name in left[:20]:
-        typer.secho(f"left out: {one_line(name)}", err=True, fg="yellow")
+        write_line(f"left out: {one_line(name)}", "yellow")
     if len(left) > 20:
-        typer.secho(f"left out: {len(left) - 20} more", err=True, fg="yellow")
-    if left or not check.found:
+        write_line(f"left out: {len(left) - 20} more", "yellow")
+    for name in faceless:
+        write_line(f"note: {one_line(name)}: no face found; its rows have success = 0", "yellow")
+    if left or faceless or not check.found:
         raise typer.Exit(1)
 
 # %% ../../nbs/6_apps/09_cli.ipynb #1f0f4071
@@ -361,10 +382,14 @@ def _asked(model: str, neutral: str, device: str):
     return estimator if neutral == "none" else estimator.neutral(neutral)
 
 
-def _unseen(sources: list, seen: set, left: list) -> None:
-    "Note sources of several that gave no frame at all, such as an empty film."
-    above = {Path(up) for one in seen for up in (one, *Path(one).parents)}
-    left += [f"{source}: no frame in it" for source in sources if len(sources) > 1 and Path(source) not in above]
+def _unseen(sources: list, seen: Counter, left: list) -> list:
+    "Note sources of several that gave no frame, such as an empty film; those with frames and no face are returned."
+    faces = Counter()
+    for file, count in seen.items():
+        for above in (Path(file), *Path(file).parents):
+            faces[above] += count
+    left += [f"{source}: no frame in it" for source in sources if len(sources) > 1 and Path(source) not in faces]
+    return [source for source in sources if len(sources) > 1 and faces.get(Path(source)) == 0]
 
 # %% ../../nbs/6_apps/09_cli.ipynb #2eb55344
 @contextmanager
@@ -377,10 +402,11 @@ def _alone(*paths: Path | None) -> Iterator[None]:
         yield
 
 # %% ../../nbs/6_apps/09_cli.ipynb #6ceba423
-def _noted_files(batches, seen: set):
-    "The batches as they are; the names of their files go to `seen`."
+def _noted_files(batches, seen: Counter):
+    "The batches as they are; how many faces each of their files showed goes to `seen`."
     for batch in batches:
-        seen.update(item.file for item in batch.items)
+        seen.update(dict.fromkeys((item.file for item in batch.items), 0))
+        seen.update(batch.table.groupby("file").success.sum().to_dict())
         yield batch
 
 
@@ -397,15 +423,14 @@ def _batches(source, jobs: int, asked: tuple, options: dict):
 
 # %% ../../nbs/6_apps/09_cli.ipynb #dd1b9832
 def _predicted(read, sources: list, out: Path, model: str, drawings: tuple, on_error: str) -> tuple:
-    "Write the table of what `read(source)` gives, and (plot, overlay) or None; a `TableCheck`, what was left out."
+    "Write what `read(source)` gives, and (plot, overlay) or None; a `TableCheck`, what is left out, what has no face."
     (plot, overlay), source = drawings, sources[0] if len(sources) == 1 else sources
-    kept, left, seen = [] if plot else None, [], set()
+    kept, left, seen = [] if plot else None, [], Counter()
     batches = _noted_files(_readable(read(source), left, on_error), seen)
     check = _write_tables(batches, source, out, model, overlay, kept)
     if plot and kept is not None:
         _save_plot(kept, plot)
-    _unseen(sources, seen, left)
-    return check, left
+    return check, left, _unseen(sources, seen, left)
 
 # %% ../../nbs/6_apps/09_cli.ipynb #12b12ccf
 @app.command("predict", rich_help_panel=FACES)
@@ -414,7 +439,7 @@ def predict_command(
     out: Table = Path("au.csv"), model: Model = "small", quiet: Quiet = False,
     faces: Annotated[str, typer.Option(help="main: one person; all: one row for every face.")] = "main",
     landmarks: Annotated[int | None, typer.Option(help="Columns of 68 landmarks as OpenFace's, or of 478.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Figure of every AU over time, .png.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Figure of every AU over time: .png, .svg, .pdf.")] = None,
     overlay: Annotated[Path | None, typer.Option(help="Boxes, AUs: a film as .mp4, a photograph as .png.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, auto; mesh18, face18 stay on the CPU.")] = "auto",
     neutral: Annotated[str, typer.Option(help="Zero of a person: a neutral photo, clip (the film), none.")] = "none",
@@ -428,8 +453,8 @@ def predict_command(
     with _alone(out, plot, overlay):
         options = dict(faces=faces, progress=not quiet, landmarks=landmarks)
         read = partial(_batches, jobs=jobs, asked=(model, neutral, device), options=options)
-        check, left = _predicted(read, sources, out, model, (plot, overlay), on_error)
-    _report(check, [out, plot, overlay], left, str(out) == "-")
+        check, left, faceless = _predicted(read, sources, out, model, (plot, overlay), on_error)
+    _report(check, [out, plot, overlay], left, faceless, str(out) == "-")
 
 # %% ../../nbs/6_apps/09_cli.ipynb #84590e08
 def _check_adapted(photo: Path, model: str, out: Path, force: bool) -> None:
@@ -468,8 +493,8 @@ def actions_command(
     out, *_ = _check_predict(sources, out, None, None, force)
     with _alone(out):
         read = partial(actions_batches, progress=not quiet)
-        check, left = _predicted(read, sources, out, "", (None, None), on_error)
-    _report(check, [out], left, str(out) == "-")
+        check, left, faceless = _predicted(read, sources, out, "", (None, None), on_error)
+    _report(check, [out], left, faceless, str(out) == "-")
 
 # %% ../../nbs/6_apps/09_cli.ipynb #a50e29f6
 @app.command("demo", rich_help_panel=FACES)

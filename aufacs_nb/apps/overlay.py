@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, PngImagePlugin
 from ..databases import frame_rate, write_video
 from ..estimation.estimator import Batch, Media
 from ..estimation.sources import frame_stream, is_photo, source_name
-from ..estimation.tables import BOX, estimate_columns
+from ..estimation.tables import BOX, check_has, estimate_columns
 from ..facs import AU_NAMES, LEVELS
 from ..files import shown as harmless
 from ..files import write_atomically
@@ -202,9 +202,19 @@ def table_batches(table: pd.DataFrame, source: Media) -> Iterator[SimpleNamespac
             faces = [SimpleNamespace(face_id=face, box=(x, y, x + w, y + h)) for x, y, w, h, face in boxes]
             yield SimpleNamespace(items=[item], faces=[faces], table=mine)
 
+# %% ../../nbs/6_apps/02_overlay.ipynb #57e628bb
+def _check_source(table: pd.DataFrame, source: Media) -> None:
+    "ValueError for a table without what is drawn, or of another file than `source`."
+    check_has(table, ("frame", "success", "face_id", *BOX), "overlay()")
+    made = getattr(table, "source", None)
+    if made and "file" not in table and isinstance(source, (str, Path)) and Path(made).name != Path(source).name:
+        raise ValueError(f"{harmless(source_name(source))}: this table was made from {harmless(made)}; give that, or, "
+                         "where it was renamed, set the table's `source` to its new name.")
+
 
 def overlay_table(table: pd.DataFrame, source: Media, out: str | Path) -> Path:
-    "See `Predictions.overlay`; ValueError if no frame of the source is in the table."
+    "See `Predictions.overlay`; ValueError if it is of another source."
+    _check_source(table, source)
     model, batches = getattr(table, "model", None), table_batches(table, source)
     title = f"aufacs_nb, {Path(model).name}" if model else "aufacs_nb"
     if (first := next(batches, None)) is None:

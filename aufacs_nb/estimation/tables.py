@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FLIP', 'EYE_RADIUS', 'EYE_CENTRE', 'EYES', 'PRESENT', 'GEOMETRY', 'BOX', 'ROW_GROUP', 'TABLE_KINDS', 'OPENFACE_AUS',
            'openface_pose', 'gaze_angles', 'landmark_columns', 'file_names', 'openface_table', 'check_table_path',
-           'TableFile', 'save_table', 'to_openface_csv', 'estimate_columns', 'as_openface', 'Predictions']
+           'TableFile', 'save_table', 'to_openface_csv', 'estimate_columns', 'check_has', 'as_openface', 'Predictions']
 
 # %% ../../nbs/3_estimation/12_tables.ipynb #fd508be8
 import itertools
@@ -306,8 +306,16 @@ def _when(row: pd.Series):
     return f"{row.file}, {row.timestamp:.2f} s" if row.timestamp else row.file
 
 
+def check_has(table: pd.DataFrame, columns: Iterable[str], what: str) -> None:
+    "ValueError that names the columns which `what` needs and a table lacks, such as one that was selected from."
+    if missing := [name for name in columns if name not in table]:
+        raise ValueError(f"{what} needs the column{'s' * (len(missing) > 1)} {', '.join(missing)}, which this table "
+                         "has not; take more columns of the whole table.")
+
+# %% ../../nbs/3_estimation/12_tables.ipynb #ed3d19bf
 def _summary(table: pd.DataFrame) -> pd.DataFrame:
     "See `Predictions.summary`."
+    check_has(table, ("timestamp", "success"), "summary()")
     there, names = table[table.success == 1], estimate_columns(table)
     levels = there[names].to_numpy(float)
     peaks = [there.iloc[k] for k in levels.argmax(0)] if len(there) else []
@@ -344,6 +352,7 @@ class _Plot(PlotAccessor):
     def __call__(self, *words, **options):
         if words or options or not estimate_columns(self.table):
             return super().__call__(*words, **options)
+        check_has(self.table, ("timestamp", "success"), "plot()")
         return import_module("aufacs_nb.apps.overlay").plot_intensities(self.table)
 
 # %% ../../nbs/3_estimation/12_tables.ipynb #f6e01520
