@@ -22,8 +22,8 @@ from ..facs import AUS, LEVELS, au_column, au_columns, intensity_to_unit
 from ..folders import check_ours, check_ranges, only_one, open_array, publish, read_table
 from ..generation.synthesis import synthesize
 from ..generation.training import rarity
-from ..generation.ratio import FaceGenerator
-from ..tensors import IN_MEMORY, Rows, frame_store
+from ..generation.ratio import FaceGenerator, RatioFlow, edit_frames
+from ..tensors import IN_MEMORY, Rows, frame_store, resize_frames
 
 # %% ../../nbs/3_estimation/01_resampling.ipynb #f1d49a5f
 def rounded_levels(values: ArrayLike) -> np.ndarray:
@@ -223,14 +223,22 @@ def real_set(frames: np.ndarray | Rows, manifest: pd.DataFrame, aus: Sequence[in
     return made if out is None else ResampledSet.open(made.save(out))
 
 # %% ../../nbs/3_estimation/01_resampling.ipynb #08b0fb55
-def _synthetic(frames, table, generator, batch, progress):
-    "The synthetic frames of the rows of `table`, uint8 (n, S, S, 3), `batch` at a time."
-    targets = intensity_to_unit(table[au_columns(generator.preset.aus)].to_numpy())
-    sources = _batches(frames, table['source_row'].to_numpy(), batch)
-    starts = tqdm(range(0, len(table), batch), desc='synthesising', disable=not progress)
-    for start, source in zip(starts, sources):
-        yield synthesize(generator, source, targets[start:start + batch], batch=batch)
+def _pictures(generator, sources, targets, shown, batch):
+    "`sources` (n, s, s, 3) uint8 at labels `targets`, in the generator's size; shown: the labels of the sources."
+    if not isinstance(generator, RatioFlow): return synthesize(generator, sources, targets, batch=batch)
+    return edit_frames(generator, resize_frames(sources, generator.preset.size), targets, None, shown, batch)
 
+def _synthetic(frames, manifest, table, generator, batch, progress):
+    "The synthetic frames of the rows of `table`, uint8 (n, S, S, 3), `batch` at a time."
+    rows, names = table['source_row'].to_numpy(), au_columns(generator.preset.aus)
+    shown = intensity_to_unit(np.nan_to_num(manifest[names].to_numpy(float)[rows]))
+    targets = intensity_to_unit(table[names].to_numpy())
+    starts = tqdm(range(0, len(table), batch), desc='synthesising', disable=not progress)
+    for start, source in zip(starts, _batches(frames, rows, batch)):
+        part = slice(start, start + batch)
+        yield _pictures(generator, source, targets[part], shown[part], batch)
+
+# %% ../../nbs/3_estimation/01_resampling.ipynb #b2d6b785
 def _held(shape, batches, in_memory=IN_MEMORY):
     "The batches as one array of `shape` uint8; beyond `in_memory` bytes as a temporary file, whose pages are let go."
     made, start = frame_store(shape, in_memory), 0
@@ -260,7 +268,8 @@ def semantic_resample(frames: np.ndarray | Rows, manifest: pd.DataFrame, generat
     if out is not None: check_set_folder(out)
     pairs = [semantic_pairs(manifest, au, count, seed, partitions, preset.aus, targets) for au in aus]
     table = label_rows(manifest, pd.concat(pairs, ignore_index=True).assign(synthetic=True), preset.aus)
-    shape, made = (len(table), preset.size, preset.size, 3), _synthetic(frames, table, generator, batch, progress)
+    shape = len(table), preset.size, preset.size, 3
+    made = _synthetic(frames, manifest, table, generator, batch, progress)
     if out is None: return ResampledSet(_held(shape, made), table)
     return ResampledSet.open(_write_set(out, shape, made, table))
 
