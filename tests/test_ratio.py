@@ -4,12 +4,14 @@ import sys
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from skimage.data import astronaut
 
 from aufacs_nb import synthesize
-from aufacs_nb.facs import AU_NAMES, LabelError
+from aufacs_nb.estimation import resampling
+from aufacs_nb.facs import AU_NAMES, LabelError, au_columns, intensity_to_unit
 from aufacs_nb.generation.photographs import (_hidden, Editor, au_vector, edit_film, edit_photograph, face_at,
                                               fit_drift, repair_open, steady_landmarks)
 from aufacs_nb.generation.ratio import (RatioFlow, RatioValues, apply_change, canonical_sides, crisp_resize,
@@ -312,6 +314,24 @@ def test_people_join_while_it_trains_but_not_those_held_out(trainer):
     running.grow(lambda: new.pop() if new else None)
     assert set(running.bank.person) == {1, 2, 3, 4, 5, 6} and set(running.test.person) == {0}
     assert np.isfinite(float(sum(running.step(0.5).values())))
+
+
+def test_a_balanced_set_tells_it_what_each_source_shows(monkeypatch):
+    told, frames = [], np.zeros((3, 32, 32, 3), np.uint8)
+    table = pd.DataFrame(0., index=range(3), columns=au_columns()).assign(
+        AU06=[5, 2.5, 0], AU12=[0, 3, 5], subject="A", partition="Train")
+
+    def edit(network, some, targets, vertices, shown, batch):
+        told.append(shown)
+        return some
+
+    monkeypatch.setattr(resampling, "edit_frames", edit)
+    with warnings.catch_warnings(action="ignore"):
+        made = resampling.semantic_resample(frames, table, load_ratio(), (12,), per_intensity=2, seed=0, progress=False)
+    sources = made.manifest.source_row.to_numpy()
+    assert set(sources) == {0}  # the one frame without AU12
+    assert np.allclose(np.concatenate(told), intensity_to_unit(table[au_columns()].to_numpy()[sources]))
+    assert np.concatenate(told).max() == 1
 
 
 def test_what_was_trained_can_be_loaded_and_trained_on(training, trainer, tmp_path):
