@@ -199,7 +199,7 @@ def test_device_reaches_the_networks(monkeypatch, work):
         for words in (("predict", work / "me.png"), ("personalize", work / "me.png", "--out", work / "z"),
                       ("synthesize", work / "me.png", "--out", work / "z.png"), ("evaluate", "--data", work / "registered"),
                       ("resample", "--data", work / "registered", "--out", work / "z"),
-                      ("train-generator", "--data", work / "registered", "--out", work / "z")):
+                      ("train-generator", "--data", work / "registered", "--out", work / "z", "--preset", "tiny")):
             with pytest.raises(Stop):
                 call(*words, "--device", device)
             chosen_there = device == "auto" and words[0] in ("predict", "personalize")  # and then nobody is told anything

@@ -107,7 +107,7 @@ def test_one_file_is_not_two_outputs_and_no_path_is_empty(me, tmp_path, never, c
     cases = {("predict", me, "--plot", tmp_path / "z.png", "--overlay", tmp_path / "z.png"): "or another output",
              ("predict", me, "--neutral", neutral, "--overlay", neutral): "its own source", ("predict", ""): "SOURCES is empty",
              ("actions", me, ""): "SOURCES is empty", ("register", "", "--out", tmp_path / "r"): "SOURCE is empty",
-             ("simulate", "disfa", "--out", ""): "OUT is empty", ("demo", "--out", tmp_path / "proj"): "holds other things",
+             ("simulate", "disfa", "--out", ""): "--out is empty", ("demo", "--out", tmp_path / "proj"): "holds other things",
              ("reproduce", "table-1", "--out", tmp_path / "proj"): "holds other things",
              ("reproduce", "table-1", "--executor", "processes:²"): "n_jobs is '²'",
              ("normalize", "--data", tmp_path, "--out", tmp_path / "n", "--neutral", "A=²"): "write SUBJECT=ROW"}

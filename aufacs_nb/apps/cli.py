@@ -266,10 +266,10 @@ def train_generator_command(
                          "train it with tools/ratio_training.py.")
     chosen = get_preset(preset)
     changes: dict = {"gen_steps": steps, "gen_arch": arch, "lambda_ids": lambda_ids, "gen_batch": batch}
-    chosen = replace(chosen, **{key: value for key, value in changes.items() if value is not None})
+    chosen, place = replace(chosen, **{k: v for k, v in changes.items() if v is not None}), device_of(device)
     check_folder(out, ("losses.csv", "checkpoint", "card.json"), [data])
-    fit_generator(_faces(data, side=chosen.size), chosen, out, seed, progress=not quiet, precision=precision,
-                  device=device_of(device))
+    frames = _faces(data, side=chosen.size)
+    fit_generator(frames, chosen, out, seed, progress=not quiet, precision=precision, device=place)
     typer.echo(f"Generator → {out}")
 
 # %% ../../nbs/6_apps/11_commands.ipynb #9ffbcec9

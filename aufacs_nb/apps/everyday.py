@@ -39,9 +39,11 @@ class _Command(TyperCommand):
         given, meant = self.make_parser(ctx).parse_args(args=list(args))[0], get_type_hints(self.callback)
         for name, value in given.items():
             empty = "" in (value if isinstance(value, (list, tuple)) else [value])
-            if empty and meant.get(name) in (Path, list[Path], Path | None):
-                raise ValueError(f"{name.upper()} is empty, as an unset variable of a shell is: give a path, or . for "
-                                 "the folder you are in.")
+            path = meant.get(name) in (Path, list[Path], Path | None) or name in ("neutral", "model", "generator")
+            if empty and path:
+                called = next(one.opts[0] for one in self.params if one.name == name)
+                raise ValueError(f"{called if called[0] == '-' else called.upper()} is empty, as an unset variable of "
+                                 "a shell is: give a path, or . for the folder you are in.")
         return super().parse_args(ctx, args)
 
 

@@ -226,7 +226,8 @@ def real_set(frames: np.ndarray | Rows, manifest: pd.DataFrame, aus: Sequence[in
 def _pictures(generator, sources, targets, shown, batch):
     "`sources` (n, s, s, 3) uint8 at labels `targets`, in the generator's size; shown: the labels of the sources."
     if not isinstance(generator, RatioFlow): return synthesize(generator, sources, targets, batch=batch)
-    return edit_frames(generator, resize_frames(sources, generator.preset.size), targets, None, shown, batch)
+    sources = np.asarray(resize_frames(sources, generator.preset.size))
+    return edit_frames(generator, sources, targets, None, shown, batch)
 
 def _synthetic(frames, manifest, table, generator, batch, progress):
     "The synthetic frames of the rows of `table`, uint8 (n, S, S, 3), `batch` at a time."
