@@ -16,7 +16,6 @@ import os
 import re
 import warnings
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -384,14 +383,12 @@ def _asked(model: str, neutral: str, device: str):
     return estimator if neutral == "none" else estimator.neutral(neutral)
 
 
-def _unseen(sources: list, seen: Counter, left: list) -> list:
-    "Note sources of several that gave no frame, such as an empty film; those with frames and no face are returned."
-    faces = Counter()
-    for file, count in seen.items():
-        for above in (Path(file), *Path(file).parents):
-            faces[above] += count
-    left += [f"{source}: no frame in it" for source in sources if len(sources) > 1 and Path(source) not in faces]
-    return [source for source in sources if len(sources) > 1 and faces.get(Path(source)) == 0]
+def _unseen(sources: list, seen: dict, left: list) -> list:
+    "Note sources of several that gave no frame, such as an empty film; those that were read and show no face."
+    faces = {source: {face for file, face in seen.items() if Path(source) in (Path(file), *Path(file).parents)}
+             for source in sources if len(sources) > 1}
+    left += [f"{source}: no frame in it" for source, there in faces.items() if not there]
+    return [source for source, there in faces.items() if False in there and True not in there]
 
 # %% ../../nbs/6_apps/09_cli.ipynb #2eb55344
 @contextmanager
@@ -404,11 +401,13 @@ def _alone(*paths: Path | None) -> Iterator[None]:
         yield
 
 # %% ../../nbs/6_apps/09_cli.ipynb #6ceba423
-def _noted_files(batches, seen: Counter):
-    "The batches as they are; how many faces each of their files showed goes to `seen`."
+def _noted_files(batches, seen: dict):
+    "The batches as they are; `seen`: whether each of their files shows a face, None where it cannot be read."
     for batch in batches:
-        seen.update(dict.fromkeys((item.file for item in batch.items), 0))
-        seen.update(batch.table.groupby("file").success.sum().to_dict())
+        found = batch.table.groupby("file").success.max()
+        for item in batch.items:
+            face = None if item.image is None else bool(found[item.file])
+            seen[item.file] = max(seen.get(item.file), face, key=(None, False, True).index)
         yield batch
 
 
@@ -427,7 +426,7 @@ def _batches(source, jobs: int, asked: tuple, options: dict):
 def _predicted(read, sources: list, out: Path, model: str, drawings: tuple, on_error: str) -> tuple:
     "Write what `read(source)` gives, and (plot, overlay) or None; a `TableCheck`, what is left out, what has no face."
     (plot, overlay), source = drawings, sources[0] if len(sources) == 1 else sources
-    kept, left, seen = [] if plot else None, [], Counter()
+    kept, left, seen = [] if plot else None, [], {}
     batches = _noted_files(_readable(read(source), left, on_error), seen)
     check = _write_tables(batches, source, out, model, overlay, kept)
     if plot and kept is not None:
