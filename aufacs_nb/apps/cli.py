@@ -431,8 +431,8 @@ def _end_without_mean(table, data: Path) -> None:
     "Say that a table of ICCs has no mean, where an AU has none, and end with 1."
     mean = table.loc["mean", "icc"].value
     if mean != mean:
-        typer.secho(f"{shown(data)}: no mean: an ICC needs an AU that is coded, at more than one intensity; take other "
-                    "frames, or --partition all.", err=True, fg="yellow")
+        write_line(f"{shown(data)}: no mean: an ICC needs an AU that is coded, at more than one intensity; take other "
+                   "frames, or --partition all.", "yellow")
         raise typer.Exit(1)
 
 # %% ../../nbs/6_apps/11_commands.ipynb #7fd66051
@@ -563,7 +563,7 @@ def _told(name: str, found) -> bool:
     from aufacs_nb.experiments.reproduce import EXPERIMENTS
 
     if isinstance(found, Exception):
-        typer.secho(f"aufacs: {name}: {found}", err=True, fg="red")
+        write_line(f"aufacs: {name}: {found}", "red")
         return False
     scores, verdicts = found
     typer.echo(f"\n{name}: {EXPERIMENTS[name].asks}")
@@ -658,7 +658,7 @@ def _stopped(end: SystemExit, words: list[str]) -> int:
         cause = cause.__context__
     command = next((word for word in words if not word.startswith("-")), "")
     way = "run the same command again to go on." if command in RESUMING else "nothing else was written."
-    typer.secho(f"aufacs: {'terminated' if cause else 'interrupted'}; {way}", err=True)
+    write_line(f"aufacs: {'terminated' if cause else 'interrupted'}; {way}")
     return 143 if cause else 130
 
 

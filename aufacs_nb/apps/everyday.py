@@ -342,7 +342,7 @@ def _write_tables(batches, source, out: Path, model: str, overlay: Path | None, 
                 pass
     except (KeyboardInterrupt, OSError, ValueError):
         if not file.direct and file.sink is not None and file.part.is_file():
-            typer.echo(f"interrupted; the first {check.rows} rows are in {shown(file.part)}", err=True)
+            write_line(f"interrupted; the first {check.rows} rows are in {shown(file.part)}")
         raise
     return check
 
