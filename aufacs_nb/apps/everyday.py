@@ -403,10 +403,12 @@ def _alone(*paths: Path | None) -> Iterator[None]:
 # %% ../../nbs/6_apps/09_cli.ipynb #6ceba423
 def _noted_files(batches, seen: dict):
     "The batches as they are; `seen`: whether each of their files shows a face, None where it cannot be read."
+    from aufacs_nb.estimation.tables import file_names
+
     for batch in batches:
         found = batch.table.groupby("file").success.max()
-        for item in batch.items:
-            face = None if item.image is None else bool(found[item.file])
+        for item, name in zip(batch.items, file_names(batch.items)):
+            face = None if item.image is None else bool(found[name])
             seen[item.file] = max(seen.get(item.file), face, key=(None, False, True).index)
         yield batch
 
