@@ -21,7 +21,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
@@ -1421,19 +1421,33 @@ def _without_codes(root):
                     'read without labels')
     return ''
 
+# %% ../nbs/0_start/02_databases.ipynb #7b22b1db
+def _check_readable(path):
+    "`DatabaseError` where `read_image` has one. A JPEG at an eighth of its size, or a PNG's checksums, tell sooner."
+    with suppress(OSError, ValueError, SyntaxError, EOFError), warnings.catch_warnings(action='ignore'):
+        with Image.open(path, formats=_formats(path)) as picture:
+            if picture.format == 'PNG' and picture.mode[0] not in 'IF':
+                return picture.verify()
+            if picture.format in ('JPEG', 'MPO'):
+                picture.draft(None, (1, 1))
+                return picture.load()
+    read_image(path)
+
 # %% ../nbs/0_start/02_databases.ipynb #58cbdb8b
-def _folder_rows(root, skipped, on_error):
+def _folder_rows(root, skipped, on_error, look):
     "Iterate over the `_file_rows` of a folder, file by file; what cannot be read is raised, or noted in `skipped`."
     seen = {}
     for path in media_files(root):
         with _or_skip(skipped, on_error):
+            if look and not path.lower().endswith(VIDEO_SUFFIXES):
+                _check_readable(path)
             yield _file_rows(root, path, seen)
 
 
-def folder_manifest(root: str | os.PathLike, on_error: str = 'raise') -> pd.DataFrame:
-    "Frame manifest of a folder of pictures and videos: `frame` counts within a session, AU columns are NaN."
+def folder_manifest(root: str | os.PathLike, on_error: str = 'raise', look: bool = False) -> pd.DataFrame:
+    "Frame manifest of a folder: `frame` counts within a session, AU columns are NaN. look: into each picture, too."
     root, skipped = Path(root).absolute(), {}
-    files = _folder_rows(root, skipped, on_error)
+    files = _folder_rows(root, skipped, on_error, look)
     parts = [_table_of_files(some) for some in iter(lambda: list(islice(files, _ROWS)), [])]
     if not any(map(len, parts)):
         first = ''.join(f'; {said}' for said in [*skipped][:1])
@@ -1462,11 +1476,13 @@ def detect_database(root: Path | str) -> str:
     return (found or ['folder'])[0]
 
 # %% ../nbs/0_start/02_databases.ipynb #a371e7c9
-def manifest(root: Path | str, database: str = 'auto', on_error: str = 'raise', **options: Any) -> pd.DataFrame:
+def manifest(root: Path | str, database: str = 'auto', on_error: str = 'raise', look: bool = False,
+             **options: Any) -> pd.DataFrame:
     """Frame manifest of `root` by the reader `database`: auto, or one of `READERS`; `options` go to that reader.
 
     `on_error`: 'raise' stops at the first fault; 'skip' leaves it out and lists it in `attrs['skipped']`.
     `attrs['notes']` says what was read although it is unusual, and which poses of FERA 2017 were left out.
+    look: whether the pictures of a plain folder are opened, so that one that cannot be read is a fault, as a film is.
     """
     if not Path(root).is_dir():
         raise DatabaseError(f'{named(root)}: no such folder; check the path')
@@ -1474,9 +1490,10 @@ def manifest(root: Path | str, database: str = 'auto', on_error: str = 'raise', 
         raise DatabaseError(f'unknown database {database!r}; known are auto, {", ".join(READERS)}')
     database = detect_database(root) if database == 'auto' else database
     reader = READERS[database]
-    if unknown := [name for name in options if name not in inspect.signature(reader).parameters]:
+    known = inspect.signature(reader).parameters
+    if unknown := [name for name in options if name not in known]:
         raise DatabaseError(f'{root}: the reader of {database} has no option {unknown[0]!r}; leave it out')
-    return reader(root, on_error=on_error, **options)
+    return reader(root, on_error=on_error, **options, **dict.fromkeys({'look'} & set(known), look))
 
 # %% ../nbs/0_start/02_databases.ipynb #c3e214e4
 def _video_rows(path, wanted):

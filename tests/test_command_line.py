@@ -283,6 +283,17 @@ def test_a_note_is_told_once(me, tmp_path, monkeypatch, capsys):
     assert sum("(marked with success = 0)" in str(one.message) for one in caught) == 1, "not in both readings"
 
 
+def test_a_manifest_of_a_folder_names_the_pictures_that_cannot_be_read(me, tmp_path, capsys):
+    (tmp_path / "album").mkdir()
+    (tmp_path / "album" / "me.png").write_bytes(me.read_bytes())
+    (tmp_path / "album" / "torn.png").write_bytes(me.read_bytes()[:1000])
+    words = ("manifest", tmp_path / "album", "--out", tmp_path / "m.parquet")
+    assert ends(*words) == 2 and "torn.png: not a readable picture" in capsys.readouterr().err
+    assert ends(*words, "--on-error", "skip") == 1
+    told = capsys.readouterr()
+    assert "skipped: " in told.err and "torn.png: not a readable picture" in told.err and "1 skipped → " in told.out
+
+
 @pytest.mark.parametrize("command", ["predict", "actions", "synthesize", "manifest", "register"])
 def test_every_command_refuses_a_third_word_for_errors(command, me, tmp_path, never, capsys):
     out = tmp_path / {"synthesize": "x.png", "manifest": "x.parquet"}.get(command, "x.csv")

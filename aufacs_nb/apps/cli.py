@@ -127,7 +127,7 @@ def manifest_command(root: Path, out: Out = Path("manifest.parquet"), database: 
     chosen = {} if poses is None else {"poses": poses if poses == "all" else numbers_of(
         poses, "--poses", "FERA poses 1–9, such as 3,6, or all")}
     with lock(out):
-        table = manifest(root, database, on_error=on_error, **chosen)
+        table = manifest(root, database, on_error, look=True, **chosen)
         skipped = _tell(table)
         write_atomically(out, lambda path: table.to_parquet(path, index=False))
     typer.echo(f"{len(table)} frames of {table.subject.nunique()} subjects, {skipped} skipped → {shown(out)}")
