@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
-from .files import shown
-from .files import write_atomically
+from .files import check_ending, shown, write_atomically
 
 if TYPE_CHECKING:  # matplotlib itself is imported where it draws
     from matplotlib.figure import Figure
@@ -113,13 +112,13 @@ SYNTHETIC_KEY = "Synthetic"
 
 def save_synthetic(path: Path | str, image: np.ndarray | Image.Image, generator: str, source: str,
                    targets: str, stamp: bool = False) -> Path:
-    "Write a generated picture as PNG with a text chunk: generator, source, target labels; stamp: see `stamped`."
+    "Write a generated picture as .png with a text chunk: generator, source, target labels; stamp: see `stamped`."
     info = PngImagePlugin.PngInfo()
     info.add_text(SYNTHETIC_KEY, "This picture was made by a computer and does not show a real expression.")
     for key, value in (("Generator", generator), ("Source", source), ("Targets", targets)):
         info.add_itxt(key, shown(value))  # a name of a file may be no UTF-8
     picture = Image.fromarray(stamped(np.asarray(image)) if stamp else np.asarray(image))
-    return write_atomically(path, lambda temporary: picture.save(temporary, "PNG", pnginfo=info))
+    return write_atomically(check_ending(path, ".png"), lambda temporary: picture.save(temporary, "PNG", pnginfo=info))
 
 
 def synthetic_info(path: Path | str) -> dict:

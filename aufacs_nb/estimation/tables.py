@@ -22,7 +22,7 @@ import pandas as pd
 from pandas.plotting import PlotAccessor
 
 from ..facs import AU_NAMES, AUS, au_column
-from ..files import safe_cell, write_atomically
+from ..files import check_ending, safe_cell, write_atomically
 from ..registration.frontal import to_canonical
 from ..registration.planar import landmarks_68
 
@@ -285,13 +285,13 @@ def _append(tables, path) -> None:
 
 
 def to_openface_csv(table: pd.DataFrame | Iterable[pd.DataFrame], path: str | Path) -> Path:
-    """Write a table of `predict`, or the tables of `stream` as they come, as OpenFace would, whatever the name.
+    """Write a table of `predict`, or the tables of `stream` as they come, as OpenFace would, in a .csv or .txt.
 
-    Plain commas, seconds and angles rounded to 3 decimals, the rest to 2.
+    Plain commas, seconds and angles rounded to 3 decimals, the rest to 2. ValueError for a name that ends otherwise.
     Atomic: after an interruption the old file is still there.
     """
     tables = [table] if isinstance(table, pd.DataFrame) else table
-    return write_atomically(path, lambda temporary: _append(tables, temporary))
+    return write_atomically(check_ending(path, ".csv", ".txt"), lambda temporary: _append(tables, temporary))
 
 # %% ../../nbs/3_estimation/12_tables.ipynb #b84dfb78
 def estimate_columns(table: pd.DataFrame) -> list:
@@ -375,9 +375,9 @@ class Predictions(pd.DataFrame):
         "For each AU: name, mean, `share` of rows at level A or more, peak, when (seconds or file); rows with a face."
         return _summary(self)
     def to_openface(self, path: str | Path) -> Path:
-        "Write CSV with OpenFace's columns and digits, whatever the name ends in; see `as_openface`."
+        "Write CSV with OpenFace's columns and digits, into a .csv or .txt; see `as_openface`."
         return to_openface_csv(as_openface(self), path)
     def to_parquet(self, path: object = None, *words: Any, **options: Any) -> Path | bytes | None:
-        "Write Parquet with all digits, atomically; with options, or without a path, as any DataFrame."
-        plain = isinstance(path, (str, Path)) and not words and not options
-        return save_table(self, str(path)) if plain else super().to_parquet(path, *words, **options)
+        "Write a .parquet with all digits, atomically; with options, or without a path, as any DataFrame."
+        own = check_ending(path, ".parquet") if isinstance(path, (str, Path)) and not words and not options else None
+        return save_table(self, own) if own else super().to_parquet(path, *words, **options)

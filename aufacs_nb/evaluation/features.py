@@ -18,7 +18,7 @@ from scipy.spatial.distance import cdist
 
 from ..facs import LEVELS
 from ..pictures import to_jpeg
-from ..files import write_atomically
+from ..files import check_ending, write_atomically
 
 if TYPE_CHECKING:  # matplotlib itself is imported where it draws
     from matplotlib.axes import Axes
@@ -241,9 +241,9 @@ def interactive_embedding(panels: Sequence[Panel], faces: np.ndarray, path: Path
     from bokeh.models import ColumnDataSource
     from bokeh.resources import INLINE
 
-    panels, names = _checked(panels, faces, names)
+    path, (panels, names) = check_ending(path, ".html", ".htm"), _checked(panels, faces, names)
     marked = np.broadcast_to(np.asarray(synthetic, bool), len(faces))
     source = ColumnDataSource(_face_columns(panels, faces, names, marked, side))
     plots = [_with_legend(*_plot(panel, k, source, side, size), panel, k) for k, panel in enumerate(panels)]
     page = file_html(row(*plots), INLINE, title="Faces to point at")
-    return write_atomically(Path(path), lambda temporary: Path(temporary).write_text(page, encoding="utf-8"))
+    return write_atomically(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
