@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['MANIFEST_COLUMNS', 'PICTURE_SUFFIXES', 'LARGEST_PICTURE', 'VIDEO_SUFFIXES', 'ENDINGS', 'UNREADABLE', 'CRF',
            'NOT_CODED', 'ON_ERROR', 'FROM_0', 'FERA_PARTITIONS', 'FROM_1', 'ONE_MORE', 'EXPRESSIONS', 'READERS',
-           'SIGNATURES', 'DatabaseError', 'check_manifest', 'rgb_pixels', 'read_image', 'timed_frames', 'read_video',
-           'count_frames', 'frame_rate', 'write_video', 'read_coding', 'read_intensity_file', 'read_occurrence',
-           'Recording', 'find_fera17', 'fera17_manifest', 'find_bp4d', 'bp4d_manifest', 'find_disfa', 'disfa_manifest',
-           'pspi', 'read_facs_file', 'find_unbc', 'unbc_manifest', 'multipie_manifest', 'media_files', 'left_unread',
-           'file_manifest', 'folder_manifest', 'detect_database', 'manifest', 'read_frames', 'sample_data',
-           'sample_database', 'clip_names', 'neutral_rows']
+           'SIGNATURES', 'DatabaseError', 'check_manifest', 'rgb_pixels', 'open_picture', 'read_image', 'timed_frames',
+           'read_video', 'count_frames', 'frame_rate', 'write_video', 'read_coding', 'read_intensity_file',
+           'read_occurrence', 'Recording', 'find_fera17', 'fera17_manifest', 'find_bp4d', 'bp4d_manifest', 'find_disfa',
+           'disfa_manifest', 'pspi', 'read_facs_file', 'find_unbc', 'unbc_manifest', 'multipie_manifest', 'media_files',
+           'left_unread', 'file_manifest', 'folder_manifest', 'detect_database', 'manifest', 'read_frames',
+           'sample_data', 'sample_database', 'clip_names', 'neutral_rows']
 
 # %% ../nbs/0_start/02_databases.ipynb #ba81cb5e
 import importlib.util
@@ -30,7 +30,7 @@ from typing import Any
 import av
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageOps
+from PIL import Image
 import aufacs_nb
 from .files import named
 from .facs import AU_NAMES, AU_SETS, AUS, FERA_POSES, LabelError, au_column, au_columns, check_intensities
@@ -98,6 +98,7 @@ def _reduction(picture):
     return math.ceil(math.sqrt(picture.width * picture.height / LARGEST_PICTURE))
 
 # %% ../nbs/0_start/02_databases.ipynb #3d2383d7
+_BAND = 256                                 # rows that are copied together: a whole copy of 50 megapixels takes 200 MB
 _MOST, _BITS, _INK = (341, 281), 258, 262   # TIFF tags: largest value, bits of a value, which end is white
 _NOT_SAID = ('{}: its values run from {:g} to {:g}, and the file does not say which of them is white: write it into '
              'the TIFF tag MaxSampleValue, or save the picture with 8 bits')
@@ -127,14 +128,17 @@ def _eight_bits(pixels, white, name):
         white = _guessed(high, pixels.dtype.kind == 'f')
     if white is None or not low > -.001:
         raise DatabaseError(_NOT_SAID.format(name, low, high))
-    if white == 65535:
-        return (pixels.astype(np.uint32) >> 8).astype(np.uint8)
-    return (np.clip(pixels / np.float32(white), 0, 1) * 255 + .5).astype(np.uint8)
+    grey = np.empty(pixels.shape, np.uint8)
+    for top in range(0, len(pixels), _BAND):
+        band = pixels[top:top + _BAND]
+        scaled = band.astype(np.uint32) >> 8 if white == 65535 else np.clip(band / np.float32(white), 0, 1) * 255 + .5
+        grey[top:top + _BAND] = scaled.astype(np.uint8)
+    return grey
 
 
-def _refuse_dark(picture, deep, name):
+def _refuse_dark(pixels, deep, name):
     "`DatabaseError` for a colour picture of 16 bits that uses the lowest ones only: of those Pillow keeps nothing."
-    if deep and picture.mode[:3] == 'RGB' and max(high for _, high in picture.getextrema()[:3]) < 64:
+    if deep and pixels.max() < 64:
         raise DatabaseError(f'{name}: a picture of 16 bits, all of it nearly black; if its values fill fewer bits, '
                             'scale them to 16, or save it with 8')
 
@@ -149,12 +153,15 @@ def _stretched(width, height, aspect):
     return (round(width * aspect), height) if aspect > 1 else (width, round(height / aspect))
 
 
+_ON_ITS_SIDE = (5, 6, 7, 8)  # orientations, as EXIF numbers them
+
+
 def _pixel_aspect(picture):
     "Width over height of a picture's pixels as it is shown, from its densities: pixels to the inch, across and down."
     keys = ('aspect', 'jfif_density', 'dpi', 'resolution')
     said = next((picture.info[key] for key in keys if key in picture.info), ())
     across, down = map(float, said) if len(said) == 2 else (1., 1.)
-    across, down = (down, across) if picture.getexif().get(0x0112, 1) > 4 else (across, down)  # lies on its side
+    across, down = (down, across) if picture.getexif().get(0x0112, 1) in _ON_ITS_SIDE else (across, down)
     return _believed(down / across if across and down else 1)
 
 # %% ../nbs/0_start/02_databases.ipynb #ace86cc0
@@ -166,21 +173,38 @@ def _as_grey(picture, white, name):
     return Image.fromarray(255 - grey if upside else grey)
 
 
+def _as_rgb(picture):
+    "A Pillow picture in the mode RGB: itself, where it is."
+    return picture if picture.mode == 'RGB' else picture.convert('RGB')
+
+
+def _upright(picture, turn):
+    "A Pillow picture of any mode, of an EXIF orientation `turn`, as upright uint8 (H, W, 3), filled band by band."
+    width, height = picture.size
+    out = np.empty((width, height, 3) if turn in _ON_ITS_SIDE else (height, width, 3), np.uint8)
+    lying = out[::-1 if turn in (3, 4, 7, 8) else 1, ::-1 if turn in (2, 3, 6, 7) else 1]
+    lying = lying.swapaxes(0, 1) if turn in _ON_ITS_SIDE else lying
+    for top in range(0, height, _BAND):
+        lying[top:top + _BAND] = _as_rgb(picture.crop((0, top, width, min(height, top + _BAND))))
+    return out
+
+# %% ../nbs/0_start/02_databases.ipynb #ace86cc1
 def rgb_pixels(picture: Image.Image, name: str | os.PathLike = 'picture') -> np.ndarray:
     "A Pillow picture as uint8 (H, W, 3), upright, of square pixels; 16 bits scaled, no alpha, a huge one reduced."
     if (factor := _reduction(picture)) > 1:
         picture.draft(None, (picture.width // factor, picture.height // factor))  # JPEG decodes it smaller
     deep = any(';16' in str(tile[3]) for tile in getattr(picture, 'tile', ()))  # empty as soon as something is loaded
-    aspect, white, turn = _pixel_aspect(picture), _white(picture), picture.getexif().get(0x0112, 1)
-    if picture.mode[0] in 'IF':
-        picture = _as_grey(picture, white, name)
-        picture.getexif()[0x0112] = turn
-    picture = ImageOps.exif_transpose(picture) if turn != 1 else picture  # which would copy it
-    picture = picture.convert('RGB') if picture.mode != 'RGB' else picture
-    _refuse_dark(picture, deep, name)
+    aspect, white = _pixel_aspect(picture), _white(picture)
+    picture.load()  # Pillow turns a TIFF then, and no other
+    turn = picture.getexif().get(0x0112, 1)
+    picture = _as_grey(picture, white, name) if picture.mode[0] in 'IF' else picture
     if aspect != 1:
-        picture = picture.resize(_stretched(*picture.size, aspect), Image.Resampling.BICUBIC)
-    return np.array(picture.reduce(factor) if (factor := _reduction(picture)) > 1 else picture)
+        size = _stretched(picture.width, picture.height, 1 / aspect if turn in _ON_ITS_SIDE else aspect)
+        picture = _as_rgb(picture).resize(size, Image.Resampling.BICUBIC)
+    picture = _as_rgb(picture).reduce(factor) if (factor := _reduction(picture)) > 1 else picture
+    pixels = _upright(picture, turn)
+    _refuse_dark(pixels, deep, name)
+    return pixels
 
 # %% ../nbs/0_start/02_databases.ipynb #50619362
 @contextmanager
@@ -202,6 +226,20 @@ _GIANT = ('{}: it has more pixels than {:,}, which is a way to fill the memory o
           'if you trust it')
 
 
+@contextmanager
+def open_picture(path: str | os.PathLike) -> Iterator[Image.Image]:
+    """The Pillow picture at `path`, of its ending's form or of one with a mark of its own; nothing is loaded yet.
+
+    `DatabaseError` as `read_image`.
+    """
+    if Path(path).exists() and not Path(path).is_file():
+        raise DatabaseError(f'{named(path)}: no picture but a folder, a pipe or a device; give a file')
+    with _named_faults(path), warnings.catch_warnings():
+        warnings.simplefilter('ignore', Image.DecompressionBombWarning)
+        with open(path, 'rb') as file, Image.open(file, formats=_formats(path)) as picture:  # a path would be mapped,
+            yield picture                                                    # which mixes up 16 bits on their side
+
+
 def _say_first(picture, path):
     "A warning for a file of several pictures, but not for small copies of a photograph (MPO) or for layers (PSD)."
     if (frames := getattr(picture, 'n_frames', 1)) > 1 and picture.format not in ('MPO', 'PSD'):
@@ -214,13 +252,9 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
 
     `DatabaseError` if it is missing, unreadable, truncated, or of more pixels than Pillow opens (179 million).
     """
-    if Path(path).exists() and not Path(path).is_file():
-        raise DatabaseError(f'{named(path)}: no picture but a folder, a pipe or a device; give a file')
-    with _named_faults(path), warnings.catch_warnings():
-        warnings.simplefilter('ignore', Image.DecompressionBombWarning)
-        with Image.open(path, formats=_formats(path)) as picture:
-            _say_first(picture, path)
-            return rgb_pixels(picture, path)
+    with open_picture(path) as picture:
+        _say_first(picture, path)
+        return rgb_pixels(picture, path)
 
 # %% ../nbs/0_start/02_databases.ipynb #6b2cc077
 _FILMS = ('mov', 'matroska', 'avi', 'mpeg', 'mpegts', 'mpegvideo', 'asf', 'flv', 'ogg', 'dv', 'mxf', 'gxf', 'nut',
@@ -1425,7 +1459,7 @@ def _without_codes(root):
 def _check_readable(path):
     "`DatabaseError` where `read_image` has one. A JPEG at an eighth of its size, or a PNG's checksums, tell sooner."
     with suppress(OSError, ValueError, SyntaxError, EOFError), warnings.catch_warnings(action='ignore'):
-        with Image.open(path, formats=_formats(path)) as picture:
+        with open_picture(path) as picture:
             if picture.format == 'PNG' and picture.mode[0] not in 'IF':
                 return picture.verify()
             if picture.format in ('JPEG', 'MPO'):

@@ -3,6 +3,7 @@ import re
 import socket
 import struct
 import sys
+import tracemalloc
 import warnings
 import zlib
 from fractions import Fraction
@@ -391,8 +392,23 @@ def test_another_resolution_on_the_way_stays_in_the_frame(tmp_path):
 def test_a_large_picture_is_not_copied_before_it_is_made_smaller(monkeypatch):
     "Each copy of a picture of 170 megapixels takes 680 MB."
     monkeypatch.setattr("aufacs_nb.databases.LARGEST_PICTURE", 1000)
-    monkeypatch.setattr(Image.Image, "copy", lambda picture: pytest.fail("copied"))
+    copy = Image.Image.copy
+    monkeypatch.setattr(Image.Image, "copy",
+                        lambda picture: pytest.fail("copied") if picture.width == RAMP.shape[1] else copy(picture))
     assert rgb_pixels(Image.fromarray(RAMP)).shape == (24, 32, 3)
+
+
+@pytest.mark.parametrize("turn", [1, 6])
+def test_of_a_large_picture_nothing_is_held_twice(turn):
+    "Its pixels in Python's memory are those of the result and of one band; Pillow holds its own, which is not counted."
+    picture = Image.fromarray(np.tile(RAMP, (62, 31, 1)))
+    picture.getexif()[0x0112] = turn
+    tracemalloc.start()
+    pixels = rgb_pixels(picture)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert np.array_equal(np.rot90(pixels) if turn == 6 else pixels, np.asarray(picture))
+    assert pixels.nbytes < most < 1.3 * pixels.nbytes
 
 
 @pytest.mark.parametrize("side, seen", [(8000, None), (20_000, "more pixels than 178,956,970")])

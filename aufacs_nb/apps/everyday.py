@@ -586,13 +586,11 @@ def _pick(faces: list, face: str | None, source: str):
 
 def _picture_and_face(photo: Path, face: str | None):
     "The photograph uint8 (H, W, 3) and the face that `--face` means; a note if it is so large that it was reduced."
-    from PIL import Image
-
-    from aufacs_nb.databases import LARGEST_PICTURE, read_image
+    from aufacs_nb.databases import LARGEST_PICTURE, open_picture, read_image
     from aufacs_nb.registration.detection import FaceLandmarker, check_picture
 
     image = check_picture(read_image(photo), str(photo))
-    with Image.open(photo) as stored:
+    with open_picture(photo) as stored:
         if stored.width * stored.height > LARGEST_PICTURE:
             warnings.warn(f"{photo}: more than {LARGEST_PICTURE / 1e6:.0f} million pixels; reduced to {image.shape[1]} "
                           f"× {image.shape[0]}.")
@@ -699,7 +697,7 @@ def _write_photograph(generator, photo: Path, out: Path, au: list, shows: list, 
     wanted, shown = _wishes(generator, au, shows)
     image, chosen = _picture_and_face(photo, face)
     if out.suffix.lower() == ".png":
-        edited = Editor(image, generator, shows=shown, face=chosen)(wanted)
+        edited = Editor(image, generator, shows=shown, face=chosen)(wanted, out=image)
         save_synthetic(out, edited, named, photo.name, ", ".join(au), stamp)
         return f"photograph, {edited.shape[1]} × {edited.shape[0]}"
     if max(image.shape) > FILM_SIDE:

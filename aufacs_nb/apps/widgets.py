@@ -51,7 +51,7 @@ def redraw(image: widgets.Image, frame: np.ndarray) -> None:
 
 def picture_pixels(image: widgets.Image) -> np.ndarray:
     "What a picture widget shows at the moment: uint8 (H, W, 3)."
-    return np.asarray(Image.open(io.BytesIO(image.value)))
+    return np.asarray(Image.open(io.BytesIO(image.value), formats=["JPEG"]))
 
 # %% ../../nbs/6_apps/03_widgets.ipynb #dd3c6d83
 def titled(title: str | widgets.Widget, widget: widgets.Widget) -> widgets.VBox:

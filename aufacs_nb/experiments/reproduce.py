@@ -67,7 +67,8 @@ def _store(name: str, found: tuple, stages, root, out: Path) -> None:
             write_atomically(out / f"{name}_{word}.csv", lambda path: table.round(5).to_csv(path, index=False))
     for picture in (stage.folder(root) / "picture.png" for stage in stages):
         if picture.is_file():
-            write_atomically(out / f"{name}.jpg", lambda path: Image.open(picture).convert("RGB").save(path, "JPEG"))
+            pixels = Image.open(picture, formats=["PNG"]).convert("RGB")
+            write_atomically(out / f"{name}.jpg", lambda path: pixels.save(path, "JPEG"))
 
 # %% ../../nbs/experiments/08_reproduce.ipynb #00d9c840
 def chains_for(name: str, protocol: Protocol | str = "tiny", seed: int = 0, licensed: dict | None = None,

@@ -489,13 +489,13 @@ class Editor:
 
     @torch.inference_mode()
     def window(self, aus: dict, learnt: bool = True) -> np.ndarray:
-        "The edited window around the face, (h, w, 3) uint8, see `__call__`; `.maps.window` says where it lies."
+        "The window `.maps.window`, (h, w, 3) uint8, at {AU by name or number: intensity 0–5}; not learnt: moved alone."
         asked = torch.tensor(au_vector(aus, self.generator.config.aus))
         return _edited_window(self, asked, learnt)
 
-    def __call__(self, aus: dict, learnt: bool = True) -> np.ndarray:
-        "The whole photograph (H, W, 3) uint8 with {AU by name or number: intensity 0–5}; not learnt: moved alone."
-        (x0, y0, x1, y1, *_), edited = self.maps.window, self.photo.copy()
+    def __call__(self, aus: dict, learnt: bool = True, out: np.ndarray | None = None) -> np.ndarray:
+        "`window` in the whole photograph (H, W, 3) uint8: in a copy, or `out`, which may be the one given, changed."
+        (x0, y0, x1, y1, *_), edited = self.maps.window, self.photo.copy() if out is None else out
         edited[y0:y1, x0:x1] = self.window(aus, learnt)
         return edited
 

@@ -133,9 +133,9 @@ def save_animation(path: Path | str, frames: Iterable[np.ndarray], generator: st
 def animation_info(path: Path | str) -> str:
     "The comment of a GIF or MP4 that was marked as synthetic; empty for any other."
     if Path(path).suffix.lower() == ".gif":
-        with Image.open(path) as picture:
+        with Image.open(path, formats=["GIF"]) as picture:
             comment = picture.info.get("comment", b"").decode(errors="replace")
     else:
-        with av.open(str(path)) as file:
-            comment = file.metadata.get("comment", "")
+        with open(path, "rb") as stored, av.open(stored) as film:  # a name may be an address
+            comment = film.metadata.get("comment", "")
     return comment if comment.startswith(SYNTHETIC_KEY) else ""

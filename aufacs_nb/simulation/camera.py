@@ -580,7 +580,7 @@ def _compress(picture, quality):
     if not quality: return picture
     buffer = BytesIO()
     Image.fromarray(picture).save(buffer, 'JPEG', quality=int(quality))
-    return np.array(Image.open(buffer))
+    return np.array(Image.open(buffer, formats=['JPEG']))
 
 # %% ../../nbs/5_simulation/04_camera.ipynb #lens0004
 @lru_cache(1)
