@@ -542,11 +542,6 @@ def _list_experiments(protocol, root: Path, **options) -> None:
         typer.echo(f"{name:<13} {len(ordered(stages)):>4} stages, {made:>4} made, {left:>6} left  {experiment.asks}")
 
 # %% ../../nbs/6_apps/11_commands.ipynb #8188d6f6
-def _plus_zero(value):
-    "A number, with 0 for -0; anything else as it is."
-    return value + 0. if isinstance(value, float) else value
-
-
 def _wide(scores):
     "Tidy scores as a table of words: what their last name says across, the others down; the mean with its interval."
     *down, across = [name for name in scores if name not in ("value", "low", "high")]
@@ -561,6 +556,7 @@ def _wide(scores):
 def _told(name: str, found) -> bool:
     "Print what an experiment found, or the error that it ended with; whether it is whole."
     from aufacs_nb.experiments.reproduce import EXPERIMENTS
+    from aufacs_nb.experiments.results import verdict_table, with_margins
 
     if isinstance(found, Exception):
         write_line(f"aufacs: {name}: {found}", "red")
@@ -570,7 +566,8 @@ def _told(name: str, found) -> bool:
     if len(scores):
         typer.echo(f"\n{_wide(scores).to_string()}")
     if len(verdicts):
-        typer.echo(f"\n{verdicts.round(3).map(_plus_zero).to_string(index=False)}")
+        told = verdict_table(with_margins(name, verdicts)).reset_index()
+        typer.echo(f"\n{told.to_string(index=False)}")
     return True
 
 # %% ../../nbs/6_apps/11_commands.ipynb #ad559fcb

@@ -179,9 +179,9 @@ def scatter(estimates: Estimates) -> Image.Image:
 
 # %% ../../nbs/6_apps/01_demo.ipynb #bbe65484
 def printable(table: pd.DataFrame) -> pd.DataFrame:
-    "A table of `icc_table` with `after` as text; differences, which are small, with three digits."
+    "A table of `icc_table` with `after` as text; differences, which are small, with three digits or more."
     text = table.map(str)
-    text["difference"] = [f"{d.value:+z.3f} [{d.low:+z.3f}, {d.high:+z.3f}]" for d in table.difference]
+    text["difference"] = [difference.told(3, "+") for difference in table.difference]
     return text
 
 # %% ../../nbs/6_apps/01_demo.ipynb #dfc6489f
@@ -423,7 +423,7 @@ def _estimation_stage(demo: _Demo) -> Section:
             "paired; where its interval holds 0, it is not certain that personalisation changed anything.")
     demo.people, demo.judged = people, len(estimates.labels)
     names = {au_column(au): _named(au) for au in AUS}
-    kept = {r"[+-]0\.000": "0.000", ", ": ",\u00a0"}
+    kept = {r"\+(0\.0+)(?!\d)": r"\1", ", ": ",\u00a0"}
     told = printable(demo.table).rename(index=names).replace(kept, regex=True)
     points = {"Estimated against true intensity (blue: generic, orange: personalised, grey line: ideal)":
               [(_named(au), _chart(_points, estimates, k)) for k, au in enumerate(AUS)]}
@@ -450,7 +450,7 @@ def _photo_stage(demo: _Demo) -> Section:
 def _told(difference) -> str:
     "A paired difference with its interval, and whether it says anything."
     sure = "that is more than chance" if difference.low > 0 or difference.high < 0 else "so it is not certain"
-    return f"{difference.value:+z.3f} [{difference.low:+z.3f}, {difference.high:+z.3f}], {sure}"
+    return f"{difference.told(3, '+')}, {sure}"
 
 
 def _findings(demo: _Demo) -> list:

@@ -18,17 +18,32 @@ from ..facs import AUS, LEVELS, au_column
 from .scores import METRICS, why_no_score, score
 
 # %% ../../nbs/4_evaluation/02_intervals.ipynb #ae301602
+def _digits(ends, edges, least):
+    "The fewest digits, `least` to 6, with which no end is rounded onto or across an edge."
+    sides = lambda numbers: [np.sign(number - edge) for number in numbers for edge in edges]
+    enough = (digits for digits in range(least, 6) if sides([round(end, digits) for end in ends]) == sides(ends))
+    return next(enough, 6) if np.isfinite(ends).all() else least
+
+
 class Interval(NamedTuple):
     "A score with its bootstrap interval: `value` on all data, `low` and `high` the ends. Prints as 0.52 [0.41, 0.60]."
     value: float
     low: float
     high: float
-    def __str__(self): return f'{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]'
+    def __str__(self): return self.told()
+    def told(self, digits: int = 2, sign: str = '', edges: Sequence[float] = (0.,)) -> str:
+        "In words; with more `digits` where an end would be rounded onto or across one of `edges`. sign: + of +1."
+        digits = _digits(self[1:], edges, digits)
+        value, low, high = (f'{number:{sign}z.{digits}f}' for number in self)
+        return f'{value} [{low}, {high}]'
 
+# %% ../../nbs/4_evaluation/02_intervals.ipynb #a0dcc438
 class NoScore(Interval):
     "An `Interval` of three NaN that prints its `reason`, such as 'not coded', instead of numbers."
     reason = ''
-    def __str__(self): return self.reason
+    def told(self, digits: int = 2, sign: str = '', edges: Sequence[float] = (0.,)) -> str:
+        "The reason."
+        return self.reason
 
     @classmethod
     def because(cls, reason: str) -> "NoScore":

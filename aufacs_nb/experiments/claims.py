@@ -125,7 +125,7 @@ def scored(rows: pd.DataFrame, at: Sequence[int] = (0,), n: int = 300, seed: int
 def as_in_paper(scores: pd.DataFrame, row: Sequence[str] = ("database", "condition"),
                 column: str = "au") -> pd.DataFrame:
     "Tidy scores in the paper's form: one column per AU, and the mean with its interval."
-    told = scores.assign(told=[f"{s.value:.3f}" + (f" [{s.low:.2f}, {s.high:.2f}]" if s.au == "mean" else "")
+    told = scores.assign(told=[f"{s.value:.3f}" + (f" [{s.low:z.2f}, {s.high:z.2f}]" if s.au == "mean" else "")
                                for s in scores.itertuples()])
     row, names = list(row), list(dict.fromkeys(scores[column]))
     order = scores[row].drop_duplicates()
