@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from aufacs_nb.estimation.estimator import AUEstimator
@@ -17,13 +18,14 @@ from aufacs_nb.estimation.mesh import MeshReader
 from aufacs_nb.estimation.pixels import FaceReader
 from aufacs_nb.estimation.storage import AUClassifiers
 from aufacs_nb.evaluation.image_quality import IdentityCode
+from aufacs_nb.generation.networks import build_generator
 from aufacs_nb.generation.ratio import load_ratio
 from aufacs_nb.generation.runs import load_checkpoint, load_critic, load_generator, train_generator
-from aufacs_nb.presets import ASSETS, TINY, Preset, WeightsError, read_card, weights_folder
+from aufacs_nb.presets import ASSETS, TINY, Preset, WeightsError, read_card, save_weights, weights_folder
 from aufacs_nb.registration.blendshapes import load_actions
 from aufacs_nb.registration.detection import load_networks
 from aufacs_nb.registration.prnet import load_prnet
-from aufacs_nb.weights import VALUES, checked_card
+from aufacs_nb.weights import VALUES, checked_card, eight_bits
 
 LOADERS = {"small/classifiers": AUClassifiers.from_pretrained, "small/generator": load_generator,
            "mesh18/mesh": MeshReader.from_pretrained, "face18/face": FaceReader.from_pretrained,
@@ -265,3 +267,48 @@ def test_a_run_does_not_go_on_with_other_data_of_as_many_frames(tmp_path):
     del latest["data"]  # as older versions wrote it
     (tmp_path / "checkpoint" / "latest.json").write_text(json.dumps(latest))
     run(frames, labels)
+
+
+def test_the_generators_have_25_megabytes_and_the_larger_one_is_stored_as_its_card_says():
+    files = [path for name in ("small", "medium") for path in (ASSETS / name).glob("*/weights.safetensors")
+             if path.parent.name == "ratio_flow" or path.parent.name.startswith("generator")]
+    assert len(files) == 5 and sum(path.stat().st_size for path in files) <= 25_000_000
+    storage = read_card(ASSETS / "medium/generator")[0]["storage"]
+    with safe_open(ASSETS / "medium/generator/weights.safetensors", "np") as file:
+        kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}
+    assert [name for name, kind in kinds.items() if kind == "I8"] == storage["eight bits"]
+    assert storage["command"].startswith("python tools/eight_bits.py") and "--seed" in storage["command"]
+    assert storage["together"]["grey levels"] < 0.1 and max(storage["together"]["reader, levels"].values()) < 0.03
+
+
+@pytest.mark.parametrize("kind", ["nan", "inf", "missing", "shape", "negative", "zero", "whole", "overflow"])
+def test_a_scale_of_eight_bits_that_is_damaged_is_refused_with_its_name(kind, tmp_path):
+    network = build_generator(TINY)
+    tensors = dict(network.state_dict())
+    whole, scale = map(torch.from_numpy, eight_bits(tensors["trunk.1.0.weight"].numpy()))
+    name, stored = "trunk.1.0.weight.scale", tensors | {"trunk.1.0.weight": whole}
+    save = lambda **more: save_weights(tmp_path, stored | more, TINY, architecture=TINY.gen_arch)
+    save(**{name: scale})
+    made = load_generator(tmp_path).state_dict()["trunk.1.0.weight"]
+    torch.testing.assert_close(made, whole * scale[:, None, None, None])
+    assert (made - tensors["trunk.1.0.weight"]).abs().max() <= scale.max() / 2 * 1.01
+    wrong = scale.clone()
+    wrong[1] = {"nan": torch.nan, "inf": torch.inf, "negative": -1, "zero": 0, "overflow": 3e38}.get(kind, 1)
+    wrong = {"shape": wrong[:-1].clone(), "whole": wrong.int()}.get(kind, wrong)
+    save(**({} if kind == "missing" else {name: wrong}))
+    with pytest.raises(WeightsError, match="trunk.1.0.weight" if kind == "overflow" else name.replace(".", r"\.")):
+        load_generator(tmp_path)
+
+
+def test_the_layers_that_change_pictures_least_are_stored_in_eight_bits():
+    from tools.eight_bits import choose, packed, rounded, saved
+
+    tensors = {name: np.ones((n, 8, 3, 3), np.float16) for name, n in (("a", 8), ("b", 8), ("c", 2))}
+    found, whole = {"a": 0.2, "b": 0.1, "c": 0.1}, sum(values.nbytes for values in tensors.values())
+    assert choose(tensors, found, whole) == [] and choose(tensors, found, whole - 1) == ["b"]
+    assert choose(tensors, found, whole - saved(tensors["b"]) - 1) == ["a", "b"]
+    with pytest.raises(ValueError, match="--most 0.0004"):
+        choose(tensors, found, 400)
+    stored = packed(tensors, ["b"])
+    assert stored["b"].dtype == np.int8 and stored["b.scale"].shape == (8,) and stored["a"] is tensors["a"]
+    assert (rounded(tensors["b"]) == 1).all()
