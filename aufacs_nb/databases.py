@@ -32,7 +32,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 import aufacs_nb
-from .files import named
+from .files import counted, named
 from .facs import AU_NAMES, AU_SETS, AUS, FERA_POSES, LabelError, au_column, au_columns, check_intensities
 
 # %% ../nbs/0_start/02_databases.ipynb #073ffb71
@@ -508,11 +508,12 @@ def _short(path, container, stream, tally):
     said = [cut] if cut else []
     if promised and tally.frames and _lacking(seen, promised, sure, tally.frames, tally.rate):
         who, way = ('packets hold', 'lacks frames') if promised == tally.packets else ('header promises', 'ends early')
-        said.append(f'{way}: {tally.frames} frames, {seen:.1f} s, were decoded, and its {who} '
+        said.append(f'{way}: {counted(tally.frames, "frame")}, {seen:.1f} s, were decoded, and its {who} '
                     f'{promised * tally.rate:.0f}, {promised:.1f} s')
     silent = not promised or not sure or promised == tally.packets or form in _GUESSED
     doubt = _doubt(head, tail, size, stream, tally) if silent and not said else ''
-    return said or [f'may have been cut: {doubt}; {tally.frames} frames, {seen:.1f} s, are there'] * bool(doubt)
+    there = f'{counted(tally.frames, "frame")}, {seen:.1f} s, are there'
+    return said or [f'may have been cut: {doubt}; {there}'] * bool(doubt)
 
 # %% ../nbs/0_start/02_databases.ipynb #3d950f8e
 def _say_less(path, container, stream, tally):
@@ -520,7 +521,9 @@ def _say_less(path, container, stream, tally):
     if tally.bad and not tally.frames:
         raise DatabaseError(f'{path}: none of its frames can be decoded ({tally.bad} bad packets); copy it again')
     said = _short(path, container, stream, tally)
-    said += [f'{tally.bad} packets could not be decoded and were left out'] if tally.bad else []
+    if tally.bad:
+        left = 'was' if tally.bad == 1 else 'were'
+        said.append(f'{counted(tally.bad, "packet")} could not be decoded and {left} left out')
     if said:
         warnings.warn(f'{path}: {"; ".join(said)}', stacklevel=3)
 
@@ -821,7 +824,7 @@ FROM_0 = 'label files count frames from 0 (the table from 1)'
 def _notes(recordings):
     "A sentence for each kind of note that recordings have."
     kinds = Counter(recording.note for recording in recordings if recording.note)
-    return [f'{note} in {count} of {len(recordings)} recordings' for note, count in kinds.items()]
+    return [f'{note} in {count} of {counted(len(recordings), "recording")}' for note, count in kinds.items()]
 
 
 def _gather(root, keys, read, on_error, skipped=(), notes=()):
@@ -883,8 +886,8 @@ def _fit(columns, files, clip, n_frames):
     for au, column in columns.items():
         if len(column) != n_frames:
             line = min(len(column), n_frames + 1)
-            raise DatabaseError(f'{files[au]}, line {line}: {len(column)} labels, but {clip.name} has {n_frames} '
-                                'frames; copy both again')
+            raise DatabaseError(f'{files[au]}, line {line}: {counted(len(column), "label")}, but {clip.name} has '
+                                f'{counted(n_frames, "frame")}; copy both again')
     return _columns(columns, n_frames)
 
 # %% ../nbs/0_start/02_databases.ipynb #96e0cc41
@@ -1375,9 +1378,9 @@ def _is_marked(path):
         return any(mark in text for text in (head, file.read()) for mark in _MARKED)
 
 
-def _said(names, what):
+def _said(names, *what):
     "['3 things (a, b, c)'], or [] for no names."
-    return [f'{len(names)} {what} ({", ".join(names[:3])})'] if names else []
+    return [f'{counted(len(names), *what)} ({", ".join(names[:3])})'] if names else []
 
 # %% ../nbs/0_start/02_databases.ipynb #9cf95ec7
 def left_unread(root: str | os.PathLike, suffixes: tuple[str, ...] = PICTURE_SUFFIXES + VIDEO_SUFFIXES) -> str:
@@ -1391,13 +1394,16 @@ def left_unread(root: str | os.PathLike, suffixes: tuple[str, ...] = PICTURE_SUF
             names += [name] * os.path.isfile(path)
         elif _is_marked(path):
             marked.append(name)
-    said = [f'{len(names)} files that are neither picture nor film ({_kinds(names)})'] if names else []
-    said += _said(lost, 'links that lead nowhere') + _said(closed, 'folders that may not be opened')
-    said += _said(made, 'folders of registered frames')
+    others = counted(len(names), 'file that is', 'files that are')
+    said = [f'{others} neither picture nor film ({_kinds(names)})'] if names else []
+    said += _said(lost, 'link that leads nowhere', 'links that lead nowhere')
+    said += _said(closed, 'folder that may not be opened', 'folders that may not be opened')
+    said += _said(made, 'folder of registered frames', 'folders of registered frames')
     heic = any(name.lower().endswith(('.heic', '.heif')) for name in names)
     said += ["for .heic: pip install 'aufacs_nb[heic]'"] if heic else []
     told = [f'left out: {"; ".join(said)}'] if said else []
-    told += [f'read, although marked as synthetic: {each}' for each in _said(marked, 'pictures and films')]
+    made_up = _said(marked, 'picture or film', 'pictures and films')
+    told += [f'read, although marked as synthetic: {each}' for each in made_up]
     return f'{root}: {"; ".join(told)}' if told else ''
 
 # %% ../nbs/0_start/02_databases.ipynb #6b92681d
@@ -1538,7 +1544,8 @@ def _video_rows(path, wanted):
             yield position, image
         if number == last:
             return
-    raise DatabaseError(f'{path}: ends after {number} frames, frame {last} is asked for; read the manifest again')
+    raise DatabaseError(f'{path}: ends after {counted(number, "frame")}, frame {last} is asked for; read the manifest '
+                        'again')
 
 
 def read_frames(df: pd.DataFrame) -> Iterator[tuple[int, np.ndarray]]:

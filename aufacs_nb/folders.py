@@ -26,7 +26,7 @@ from joblib import Parallel, delayed
 from joblib.externals.loky import get_reusable_executor
 from numpy.typing import DTypeLike
 
-from .files import OutputError, lock, telling, temporary_name, write_atomically
+from .files import OutputError, counted, lock, telling, temporary_name, write_atomically
 
 # %% ../nbs/0_start/10_runs.ipynb #18d8b328
 WHOLE, PIECES = 1 << 28, 64  # bytes up to which a file is read whole; of a larger one as many are read, in pieces
@@ -104,7 +104,7 @@ def check_ours(folder: Path | str, facts_file: str, what: str, besides: Iterable
         return
     others = sorted(path.name for path in folder.iterdir() if path.name[0] != "." and path.name not in besides)
     if others:
-        raise FolderError(f"{folder}: holds {len(others)} other files or folders, such as {others[0]}, that are not of "
+        raise FolderError(f"{folder}: holds other things ({len(others)}), such as {others[0]}, that are not of "
                           f"{what}: choose a new or an empty folder (--out).")
 
 # %% ../nbs/0_start/10_runs.ipynb #31bf2e37
@@ -322,5 +322,5 @@ def open_array(path: Path | str, rows: int, shape: tuple, dtype: DTypeLike) -> n
         wanted = " × ".join("side" if n is None else str(n) for n in shape)
         raise FolderError(f"{path}: holds {array.dtype} {array.shape}; each row must be {np.dtype(dtype)} {wanted}.")
     if len(array) != rows:
-        raise FolderError(f"{path}: {len(array)} rows, but the table beside it has {rows}; make both anew.")
+        raise FolderError(f"{path}: {counted(len(array), 'row')}, but the table beside it has {rows}; make both anew.")
     return array

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .files import write_atomically
+from .files import counted, write_atomically
 
 # %% ../nbs/0_start/12_model_cards.ipynb #22a498be
 class _CardKind(NamedTuple):
@@ -130,7 +130,8 @@ def _data(card: dict, virtual: bool) -> str:
     if isinstance(data, dict):
         data, counts = "" if virtual else ", ".join(data.get("databases", [])), data if data.get("people") else counts
     people, frames = counts.get("people"), counts.get("frames")
-    size = f"{people} people, {frames} frames" if isinstance(people, int) and isinstance(frames, int) else ""
+    size = (f"{counted(people, 'person', 'people')}, {counted(frames, 'frame')}"
+            if isinstance(people, int) and isinstance(frames, int) else "")
     kind = "Virtual people, rendered by this package. No photograph of a real person was used." if virtual else ""
     said = ". ".join(filter(None, [size, data and f"The card says: {data}"]))
     return " ".join(filter(None, [kind, said and said + "."])) or "The card does not say."

@@ -283,7 +283,7 @@ def test_a_note_is_told_once(me, tmp_path, monkeypatch, capsys):
     assert sum("(marked with success = 0)" in str(one.message) for one in caught) == 1, "not in both readings"
 
 
-def test_a_manifest_of_a_folder_names_the_pictures_that_cannot_be_read(me, tmp_path, capsys):
+def test_a_manifest_of_a_folder_names_the_pictures_that_cannot_be_read(me, tmp_path, monkeypatch, capsys):
     (tmp_path / "album").mkdir()
     (tmp_path / "album" / "me.png").write_bytes(me.read_bytes())
     (tmp_path / "album" / "torn.png").write_bytes(me.read_bytes()[:1000])
@@ -291,7 +291,14 @@ def test_a_manifest_of_a_folder_names_the_pictures_that_cannot_be_read(me, tmp_p
     assert ends(*words) == 2 and "torn.png: not a readable picture" in capsys.readouterr().err
     assert ends(*words, "--on-error", "skip") == 1
     told = capsys.readouterr()
-    assert "skipped: " in told.err and "torn.png: not a readable picture" in told.err and "1 skipped → " in told.out
+    assert "skipped: " in told.err and "torn.png: not a readable picture" in told.err
+    assert "1 frame of 1 subject, 1 skipped → " in told.out
+    monkeypatch.chdir(tmp_path)
+    notes = []
+    for _ in range(2):
+        assert ends("manifest", "album", "--on-error", "skip") == 1
+        notes.append("note: manifest.parquet: of an earlier run, will be replaced" in capsys.readouterr().err)
+    assert notes == [False, True], "a name that nobody gave"
 
 
 @pytest.mark.parametrize("command", ["predict", "actions", "synthesize", "manifest", "register"])

@@ -175,7 +175,7 @@ def test_missing_meshes_and_missing_subjects_are_named(tmp_path):
     home = write_folder(tmp_path / "a", noise(2, 8, 8, 3), list("AA"))
     with pytest.raises(ValueError, match="no meshes"):
         normalize_registered(home, tmp_path / "out", "au0", progress=False)
-    with pytest.raises(ValueError, match="1 rows of the manifest have no subject"):
+    with pytest.raises(ValueError, match="1 row of the manifest without a subject"):
         normalize_registered(write_folder(tmp_path / "b", noise(2, 8, 8, 3), ["A", None]), tmp_path / "out")
     with pytest.raises(FileNotFoundError, match="aufacs register"):
         normalize_registered(tmp_path / "nothing", tmp_path / "out")

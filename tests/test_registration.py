@@ -69,7 +69,7 @@ def test_no_face_is_said_and_kept(tmp_path, aufacs_command):
     with pytest.raises(NoFaceError, match="lawn.png: no face found in 300 x 200"):
         register_photo(tmp_path / "lawn.png")
     code, said = register(aufacs_command, tmp_path / "lawn.png", "--out", tmp_path / "out")
-    assert code == 1 and "lawn.png: no face in any of 1 frames" in said and "Traceback" not in said
+    assert code == 1 and "lawn.png: no face in 1 frame:" in said and "Traceback" not in said
     result = open_registered(tmp_path / "out")
     assert not result.manifest.valid.any() and not result.frames.any()
 
@@ -263,7 +263,7 @@ def company(tmp_path_factory):
 
 def test_everybody_has_rows_of_their_own_with_the_bits_of_one(tmp_path, company):
     everyone = register_manifest(company, tmp_path / "all", size=48, faces="all", progress=False)
-    with pytest.warns(UserWarning, match="1 of 3 photographs show several people"):
+    with pytest.warns(UserWarning, match="1 of 3 photographs shows several people"):
         main = register_manifest(company, tmp_path / "main", size=48, progress=False)
     table = everyone.manifest.assign(name=everyone.manifest.path.map(lambda path: os.path.basename(path)))
     assert table.groupby("name").size().to_dict() == {"a.mp4": 80, "b.png": 3, "c.png": 1, "d.png": 1}

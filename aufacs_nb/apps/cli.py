@@ -21,8 +21,9 @@ import typer
 
 from .everyday import (DATA, THE_PAPER, TRAINING, AnyModel, Arch, Commands, Data, Device, Force, Init,
                                      Model, OnError, Out, PresetName, Quiet, Seed, app, check_once, check_photographs,
-                                     device_of, numbers_of, one_line, table_columns, write_line)
-from ..files import Terminated, check_folder, check_output, lock, shown, stoppable
+                                     device_of, numbers_of, one_line, say_replaced, table_columns,
+                                     write_line)
+from ..files import Terminated, check_folder, check_output, counted, lock, shown, stoppable
 from ..folders import only_run
 from ..presets import get_preset
 
@@ -124,13 +125,15 @@ def manifest_command(root: Path, out: Out = Path("manifest.parquet"), database: 
     check_photographs(root)
     ours = bool(_MANIFEST.fullmatch(table_columns(out)))
     out = check_output(out, [root], (".parquet",), force or ours, ())
+    say_replaced(out, "manifest.parquet")
     chosen = {} if poses is None else {"poses": poses if poses == "all" else numbers_of(
         poses, "--poses", "FERA poses 1–9, such as 3,6, or all")}
     with lock(out):
         table = manifest(root, database, on_error, look=True, **chosen)
         skipped = _tell(table)
         write_atomically(out, lambda path: table.to_parquet(path, index=False))
-    typer.echo(f"{len(table)} frames of {table.subject.nunique()} subjects, {skipped} skipped → {shown(out)}")
+    people = counted(table.subject.nunique(), "subject")
+    typer.echo(f"{counted(len(table), 'frame')} of {people}, {skipped} skipped → {shown(out)}")
     if skipped:
         raise typer.Exit(1)
 
@@ -158,8 +161,9 @@ def _sheet(result, out: Path, source: Path) -> None:
 
     contact_sheet(result.frames[::-(-len(result.frames) // 48)], columns=8).save(out / "contact.png")
     if not result.manifest.valid.any():
-        raise NoFaceError(f"{source}: no face in any of {len(result.frames)} frames: both eyes must be in sight and "
-                          "the face at least 40 pixels wide.")
+        raise NoFaceError(f"{source}: no face in {'any of ' * (len(result.frames) > 1)}"
+                          f"{counted(len(result.frames), 'frame')}: both eyes must be in sight and the face at least "
+                          "40 pixels wide.")
 
 # %% ../../nbs/6_apps/11_commands.ipynb #1607ad03
 @app.command("register", rich_help_panel=DATA)
@@ -184,7 +188,7 @@ def register_command(
                                uv=256 if uv else None, n_jobs=jobs, device=device_of(device), on_error=on_error,
                                progress=not quiet, landmarks=landmarks, prnet=prnet, faces=faces)
     _sheet(result, out, source)
-    typer.echo(f"{int(result.manifest.valid.sum())} of {len(result.manifest)} frames with a face → {out}")
+    typer.echo(f"{int(result.manifest.valid.sum())} of {counted(len(result.manifest), 'frame')} with a face → {out}")
 
 # %% ../../nbs/6_apps/11_commands.ipynb #471303fd
 @app.command("normalize", rich_help_panel=DATA)
@@ -310,7 +314,7 @@ def resample_command(
     count = 100 if preset is None else get_preset(preset).per_intensity
     balanced = _drawn(data, method, chosen, device_of(device), not quiet, seed=seed, out=out,
                       per_intensity=count if per_intensity is None else per_intensity)
-    typer.echo(f"{len(balanced.frames)} frames → {out}")
+    typer.echo(f"{counted(len(balanced.frames), 'frame')} → {out}")
 
 # %% ../../nbs/6_apps/11_commands.ipynb #7eb4e77b
 def _balanced(data: Path):

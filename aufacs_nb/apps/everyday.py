@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'FACES', 'DATA', 'TRAINING', 'THE_PAPER', 'Out', 'Force', 'Seed', 'PresetName', 'Quiet', 'Model', 'Data',
            'Init', 'Device', 'AnyModel', 'Table', 'Arch', 'OnError', 'FILM_SIDE', 'Commands', 'device_of', 'one_line',
-           'write_line', 'check_photographs', 'table_columns', 'predict_command', 'personalize_command',
+           'write_line', 'check_photographs', 'table_columns', 'say_replaced', 'predict_command', 'personalize_command',
            'actions_command', 'demo_command', 'live_command', 'numbers_of', 'check_once', 'parse_targets',
            'synthesize_command']
 
@@ -27,7 +27,7 @@ from typer.core import TyperCommand
 
 import aufacs_nb
 from ..facs import AU_NAMES, AUS, au_column
-from ..files import check_folder, check_output, lock, shown
+from ..files import check_folder, check_output, counted, lock, shown
 
 # %% ../../nbs/6_apps/09_cli.ipynb #38dcdefb
 class _Command(TyperCommand):
@@ -253,6 +253,12 @@ def _check_table(out: Path, sources: list, force: bool) -> Path:
     check_output(part, sources, (), force or _is_ours(part), ())
     return check_output(out, sources, (), force or _is_ours(out), ())
 
+# %% ../../nbs/6_apps/09_cli.ipynb #66c79733
+def say_replaced(out: Path, default: str) -> None:
+    "A note that an output which nobody named, and which is there already, will be replaced."
+    if out == Path(default) and out.exists():
+        warnings.warn(f"{shown(out)}: of an earlier run, will be replaced; keep both with another --out.", stacklevel=2)
+
 # %% ../../nbs/6_apps/09_cli.ipynb #d01876e6
 def _check_jobs(jobs: int) -> None:
     "ValueError for no, or far too many, processes."
@@ -273,11 +279,11 @@ def _check_overlay(sources: list, overlay: Path) -> None:
 
 # %% ../../nbs/6_apps/09_cli.ipynb #01357662
 def _check_predict(sources: list, out: Path, plot: Path | None, overlay: Path | None, force: bool,
-                   neutral: str = "none") -> tuple:
+                   neutral: str | None = None) -> tuple:
     "Where table, plot and overlay go; ValueError for what cannot be, before hours are spent on the film."
     for source in sources:
         check_photographs(source)
-    read = [*sources, *[Path(neutral)] * (neutral not in ("none", "clip"))]
+    read = [*sources, *([Path(neutral)] if neutral not in (None, "none", "clip") else [])]
     out = _check_table(out, read, force)
     plot = plot and check_output(plot, [*read, out], (".png", ".svg", ".pdf"), force, option="--plot")
     if overlay:
@@ -342,7 +348,8 @@ def _write_tables(batches, source, out: Path, model: str, overlay: Path | None, 
                 pass
     except (KeyboardInterrupt, OSError, ValueError):
         if not file.direct and file.sink is not None and file.part.is_file():
-            write_line(f"interrupted; the first {check.rows} rows are in {shown(file.part)}")
+            rows = f"{counted(check.rows, 'row')} {'is' if check.rows == 1 else 'are'}"
+            write_line(f"interrupted; the first {rows} in {shown(file.part)}")
         raise
     return check
 
@@ -363,7 +370,7 @@ def _save_plot(tables: list, plot: Path) -> None:
 def _report(check, paths: list, left: list, faceless: list, to_stderr: bool = False) -> None:
     "Say what was found and written; name what was left out, or showed no face; Exit 1 if there is such a thing."
     written = ", ".join(shown(path) for path in paths if path)
-    typer.echo(f"{check.found} of {check.rows} rows with a face → {written}", err=to_stderr)
+    typer.echo(f"{check.found} of {counted(check.rows, 'row')} with a face → {written}", err=to_stderr)
     for name in left[:20]:
         write_line(f"left out: {one_line(name)}", "yellow")
     if len(left) > 20:
@@ -374,13 +381,26 @@ def _report(check, paths: list, left: list, faceless: list, to_stderr: bool = Fa
         raise typer.Exit(1)
 
 # %% ../../nbs/6_apps/09_cli.ipynb #1f0f4071
-def _asked(model: str, neutral: str, device: str):
-    "The estimator of a shipped name or folder, with the zero that `--neutral` asks for."
+def _note_no_zero(estimator, model: str) -> None:
+    "A note for whoever did not say what the zero is, if the estimator is a reader that knows none."
+    from aufacs_nb.estimation.mesh import MeshReader
+
+    reader = estimator.classifiers
+    if isinstance(reader, MeshReader) and reader.zero is None and not estimator.clip:
+        warnings.warn(f"{shown(model)} is not told what this face looks like at rest, so some units may read 1 or 2 "
+                      "levels while the face does nothing; say --neutral clip (a film's calm frames), --neutral PHOTO, "
+                      "or --neutral none to read without.", stacklevel=2)
+
+
+def _asked(model: str, neutral: str | None, device: str):
+    "The estimator of a shipped name or folder, with the zero that `--neutral` asks for; a note if nothing was asked."
     from aufacs_nb.estimation.estimator import AUEstimator
 
     estimator = AUEstimator.from_pretrained(model, _given_device(device))
-    _log.info("read by %s, zero: %s", getattr(estimator.classifiers, "source", "?"), neutral)
-    return estimator if neutral == "none" else estimator.neutral(neutral)
+    _log.info("read by %s, zero: %s", getattr(estimator.classifiers, "source", "?"), neutral or "none")
+    if neutral is None:
+        _note_no_zero(estimator, model)
+    return estimator if neutral in (None, "none") else estimator.neutral(neutral)
 
 
 def _unseen(sources: list, seen: dict, left: list) -> list:
@@ -421,7 +441,7 @@ def _batches(source, jobs: int, asked: tuple, options: dict):
     estimator, (model, neutral, device) = _asked(*asked), asked  # what is wrong with it is said before processes start
     if jobs == 1 or not holds_many(source):
         return estimator.batches(source, **options)
-    zero = None if neutral == "none" else neutral
+    zero = None if neutral in (None, "none") else neutral
     return read_side_by_side(model, source, jobs, None, _given_device(device), zero, **options)
 
 # %% ../../nbs/6_apps/09_cli.ipynb #dd1b9832
@@ -445,14 +465,16 @@ def predict_command(
     plot: Annotated[Path | None, typer.Option(help="Figure of every AU over time: .png, .svg, .pdf.")] = None,
     overlay: Annotated[Path | None, typer.Option(help="Boxes, AUs: a film as .mp4, a photograph as .png.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, auto; mesh18, face18 stay on the CPU.")] = "auto",
-    neutral: Annotated[str, typer.Option(help="Zero of a person: a neutral photo, clip (the film), none.")] = "none",
+    neutral: Annotated[str | None, typer.Option(help="Zero of a person: a neutral photo, clip (the film), none.",
+                                                show_default="none")] = None,
     jobs: Annotated[int, typer.Option(help="Processes that read files side by side.")] = 1,
     on_error: OnError = "skip", force: Force = False,
 ) -> None:
     "AU intensities, head pose and gaze of photographs, folders and films, as one table with OpenFace's columns."
     out, plot, overlay = _check_predict(sources, out, plot, overlay, force, neutral)
+    say_replaced(out, "au.csv")
     _check_jobs(jobs)
-    _check_photo(Path(neutral), "--neutral", ", or say --neutral clip")
+    _check_photo(Path(neutral) if neutral else None, "--neutral", ", or say --neutral clip")
     with _alone(out, plot, overlay):
         options = dict(faces=faces, progress=not quiet, landmarks=landmarks)
         read = partial(_batches, jobs=jobs, asked=(model, neutral, device), options=options)
@@ -494,6 +516,7 @@ def actions_command(
     from aufacs_nb.estimation.estimator import actions_batches
 
     out, *_ = _check_predict(sources, out, None, None, force)
+    say_replaced(out, "actions.csv")
     with _alone(out):
         read = partial(actions_batches, progress=not quiet)
         check, left, faceless = _predicted(read, sources, out, "", (None, None), on_error)
@@ -511,6 +534,7 @@ def demo_command(
 
     _check_photo(photo, "--photo")
     check_folder(out, ("report.html", "stages.png"), [photo] if photo else [], force)
+    say_replaced(out / "report.html", "demo_out/report.html")
     with lock(out):
         result = run_demo(out, photo, seed=seed, progress=not quiet)
     typer.echo(result.summary)

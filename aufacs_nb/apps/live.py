@@ -38,7 +38,7 @@ from ..estimation.sources import StreamItem
 from ..estimation.tables import openface_table
 from ..estimation.zero import photo_zero
 from ..facs import AU_NAMES
-from ..files import remove_leftovers
+from ..files import counted, remove_leftovers
 from ..presets import ASSETS
 from ..registration.detection import PictureError, detect_all
 from ..registration.tracking import follow_face
@@ -205,7 +205,7 @@ def _csv(parts) -> None:
         return _tell(parts, "Nothing to save yet: start the camera first.")
     table = parts.reader.table().round(3)
     parts.camera.send({"kind": "csv", "text": table.to_csv(index=False)})
-    _tell(parts, f"{len(table)} rows saved by your browser.")
+    _tell(parts, f"Your browser has saved {counted(len(table), 'row')}.")
 
 
 _BUTTONS = {"neutral": lambda parts: setattr(parts.reader, "calm", []), "forget": _forget, "csv": _csv,

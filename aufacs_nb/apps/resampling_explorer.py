@@ -20,6 +20,7 @@ from .au_explorer import shipped_ratio
 from .widgets import AU_MUSCLES, caption, on_change, picture, program, row, titled
 from ..estimation.resampling import label_histogram, label_rows, real_resample, semantic_pairs
 from ..facs import AU_NAMES, AUS, LEVELS, au_columns, intensity_to_unit
+from ..files import counted
 from ..generation.ratio import FaceGenerator, edit_frames
 from ..pictures import contact_sheet, to_jpeg
 from ..registration.collections import RegisteredFrames, sample_registered
@@ -132,7 +133,7 @@ def _words(parts, count: int, heard: list) -> str:
     "HTML: how many frames, of which kind, and the warnings."
     kind = "frames of the training set, repeated where they are few" if parts.method.value == "real" else \
         "synthesised: random faces without the AU, with the labels of random frames that have it"
-    first = f"<b>{count} frames</b> ({kind}). One row per intensity, E on top, at most {IN_A_ROW} of each."
+    first = f"<b>{counted(count, 'frame')}</b> ({kind}). One row per intensity, E on top, at most {IN_A_ROW} of each."
     return "<br>".join([first, *map(html.escape, heard)])
 
 # %% ../../nbs/6_apps/06_resampling_explorer.ipynb #1ca9f4d1

@@ -28,7 +28,7 @@ from .widgets import (Upload, au_sliders, caption, demo_style, offer, on_change,
 from ..evaluation.image_quality import (face_regions, preference_plan, preference_share, record_preference,
                                                 true_pairs)
 from ..facs import AU_NAMES, AUS, LEVELS
-from ..files import safe_cell
+from ..files import counted, safe_cell
 from ..generation.geometric import geometric_synthesis
 from ..generation.ratio import edit_frames
 from ..generation.runs import load_generator
@@ -291,7 +291,7 @@ def _ask(parts) -> None:
     "Show the next pair, or the result after the last."
     if parts.asked >= len(parts.plan):
         share, low, high, n = preference_share(parts.path, parts.names[0])
-        parts.question.value = (f"<b>{html.escape(parts.names[0])}: {share:.0%}</b> of {n} answers "
+        parts.question.value = (f"<b>{html.escape(parts.names[0])}: {share:.0%}</b> of {counted(n, 'answer')} "
                                 f"(95 % interval {low:.0%} to {high:.0%}); stored in {html.escape(parts.path.name)}")
         parts.left_button.disabled = parts.right_button.disabled = True
         return

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import ArrayLike
 
 from ..evaluation.scores import icc_3_1
+from ..files import counted
 from ..geometry.meshes import canonical_face
 from ..presets import FrameValues, WeightsError, load_weights, save_weights, weights_folder
 from ..simulation.time_courses import ALL_AUS
@@ -58,7 +59,7 @@ def left_out(features: np.ndarray, labels: np.ndarray, people: np.ndarray, alpha
     "What ridges say of people that they were not fitted on, (N, n_aus); `people` (N,) are dealt into `folds`."
     group = np.unique(people, return_inverse=True)[1] % folds
     if group.max() < 1:
-        raise ValueError(f"all {len(people)} frames are of one person: give frames of at least two people.")
+        raise ValueError(f"one person in {counted(len(people), 'frame')}: give frames of at least two people.")
     said = np.zeros(np.shape(labels))
     for fold in range(group.max() + 1):
         asked = group == fold

@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 from ..evaluation.scores import mean_icc
 from .mesh import (MeshReader, MeshRegression, _regressions, as_intensity, calibrate,
                                        mesh_features, ridge)
-from ..files import write_atomically
+from ..files import counted, write_atomically
 from ..presets import FrameValues, WeightsError, load_weights, save_weights, weights_folder
 from ..tensors import standardise
 from ..weights import check_shapes
@@ -242,8 +242,8 @@ def _inputs(reader, vertices, size: int, pictures) -> tuple:
     meshes = mesh_features(vertices, size)
     if pictures is None or len(pictures) != len(meshes):
         count = 0 if pictures is None else len(pictures)
-        raise ValueError(f"{len(meshes)} meshes, {count} pictures: a reader of faces wants the registered picture of "
-                         "every mesh, (N, 128, 128, 3).")
+        raise ValueError(f"{counted(len(meshes), 'mesh', 'meshes')}, {counted(count, 'picture')}: a reader of faces "
+                         "wants the registered picture of every mesh, (N, 128, 128, 3).")
     return meshes, found_in(reader.network, pictures)
 
 

@@ -22,7 +22,7 @@ import pandas as pd
 from pandas.plotting import PlotAccessor
 
 from ..facs import AU_NAMES, AUS, au_column
-from ..files import check_ending, safe_cell, write_atomically
+from ..files import check_ending, counted, safe_cell, write_atomically
 from ..registration.frontal import to_canonical
 from ..registration.planar import landmarks_68
 
@@ -57,7 +57,7 @@ def gaze_angles(landmarks: np.ndarray) -> np.ndarray:
     "gaze_angle_x, gaze_angle_y (2,) in radians of landmarks (478, 3): right and down are positive."
     face, points = to_canonical(landmarks), np.asarray(landmarks, np.float64) * FLIP
     if len(points) < 478:
-        raise ValueError(f"{len(points)} landmarks; gaze needs 478, with the irises, from detection.Face.")
+        raise ValueError(f"{counted(len(points), 'landmark')}; gaze needs 478, with the irises, from detection.Face.")
     head, sight = face.apply(points), face.rotation[:, 2]
     looks = sum(_eye_direction(head[iris], head[list(corners)].mean(0), sight) for iris, *corners in EYES)
     x, y, z = face.rotation.T @ looks

@@ -35,7 +35,7 @@ from ..evaluation.scores import icc_3_1
 from ..facs import LEVELS, check_intensities
 from ..generation.runs import optimiser_tensors, restore_optimiser
 from ..generation.training import TrainingError, average_gradients, make_accelerator
-from ..files import write_atomically
+from ..files import counted, write_atomically
 from ..presets import PAPER, ClassifierValues, get_preset
 from .vgg16 import (N_CLASSES, class_loss, class_scores, expected_intensity, learning_mode, prefix,
                                         vgg16_classifier)
@@ -464,7 +464,8 @@ def _prepared(frames, intensities, valid, preset: ClassifierValues, device):
     "(inputs, classes, (inputs, intensities) of Valid or None); ValueError if frames and intensities do not match."
     classes = _classes(intensities)
     if len(frames) != len(classes):
-        raise ValueError(f"{len(frames)} frames but {len(classes)} intensities: one for each frame is needed.")
+        raise ValueError(f"{counted(len(frames), 'frame')} but "
+                         f"{counted(len(classes), 'intensity', 'intensities')}: one for each frame is needed.")
     seen = None if valid is None else (_inputs(valid[0], preset, device), valid[1])
     return _inputs(frames, preset, device), classes, seen
 

@@ -18,7 +18,7 @@ from scipy.spatial.distance import cdist
 
 from ..facs import LEVELS
 from ..pictures import to_jpeg
-from ..files import check_ending, write_atomically
+from ..files import check_ending, counted, write_atomically
 
 if TYPE_CHECKING:  # matplotlib itself is imported where it draws
     from matplotlib.axes import Axes
@@ -218,10 +218,10 @@ def _checked(panels, faces, names):
     names = [f"face {i}" for i in range(n)] if names is None else [str(name) for name in names]
     counts = {"names": len(names)} | {f"panel {i}, {part}": len(getattr(panel, part))
                                       for i, panel in enumerate(panels) for part in ("points", "colours")}
-    wrong = [f"{count} {what}" for what, count in counts.items() if count != n]
+    wrong = [counted(count, what.removesuffix("s"), what) for what, count in counts.items() if count != n]
     if wrong or not panels or not n:
-        found = ", ".join(wrong) or f"{len(panels)} panels"
-        raise ValueError(f"{n} faces but {found}: give one of each for every face")
+        found = ", ".join(wrong) or counted(len(panels), "panel")
+        raise ValueError(f"{counted(n, 'face')} but {found}: give one of each for every face")
     return panels, names
 
 # %% ../../nbs/4_evaluation/04_features.ipynb #68ab531c

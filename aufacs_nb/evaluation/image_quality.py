@@ -24,6 +24,7 @@ from skimage.metrics import structural_similarity
 # %% ../../nbs/4_evaluation/03_image_quality.ipynb #5c5cec4c
 from ..databases import neutral_rows
 from ..facs import AUS, au_columns, intensity_to_unit
+from ..files import counted
 from ..generation.geometric import au_region
 from ..generation.ratio import FaceGenerator
 from ..generation.synthesis import synthesize
@@ -86,7 +87,8 @@ def true_pairs(people: int = 16, mixtures: int = 6, size: int = 96, seed: int = 
         if all(face is not None for face in faces):
             parts.append(_pair_up(photos, faces, labels, number, size))
     if not parts:
-        raise ValueError(f"none of {people} people was found whole; ask for more of them or give another seed.")
+        raise ValueError(f"nobody of {counted(people, 'person', 'people')} was found whole; ask for more of "
+                         "them or give another seed.")
     return TruePairs(*(np.concatenate(column) for column in zip(*parts)))
 
 # %% ../../nbs/4_evaluation/03_image_quality.ipynb #df2a07ac

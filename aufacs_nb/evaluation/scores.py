@@ -9,13 +9,15 @@ __all__ = ['METRICS', 'icc_3_1', 'mean_icc', 'two_afc', 'mae', 'pcc', 'f1', 'why
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
+from ..files import counted
 
 # %% ../../nbs/4_evaluation/01_scores.ipynb #84b5c39e
 def _both(first: ArrayLike, second: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     "The two as flat float64 arrays of equal length, without the places where either is NaN."
     first, second = np.asarray(first, dtype=np.float64).ravel(), np.asarray(second, dtype=np.float64).ravel()
     if first.shape != second.shape:
-        raise ValueError(f'{len(first)} labels against {len(second)} estimates: give one of each for every frame')
+        raise ValueError(f'{counted(len(first), "label")} against {counted(len(second), "estimate")}: give one of each '
+                         'for every frame')
     known = ~(np.isnan(first) | np.isnan(second))
     return first[known], second[known]
 

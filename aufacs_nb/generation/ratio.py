@@ -25,6 +25,7 @@ from numpy.typing import ArrayLike
 from torch import nn
 
 from ..facs import AU_NAMES, AUS, check_targets
+from ..files import counted
 from .geometric import _registered_mesh
 from .networks import GANimation, Generated
 from ..geometry.meshes import canonical_face
@@ -489,7 +490,8 @@ def _label_rows(model: RatioFlow, labels, n: int) -> torch.Tensor:
     wide = np.shape(labels)[-1:] == (len(model.config.aus),)
     rows = check_targets(labels, len(model.config.aus) if wide else model.n_aus)
     if len(rows) not in (1, n):
-        raise ValueError(f"{n} frames, {len(rows)} rows of labels: give one row, or one per frame.")
+        raise ValueError(f"{counted(n, 'frame')}, {counted(len(rows), 'row')} of labels: give one row, or one per "
+                         "frame.")
     return model.widen(torch.tensor(np.broadcast_to(rows, (n, rows.shape[1]))).to(model.ratios.device))
 
 # %% ../../nbs/2_generation/07_ratio.ipynb #070078x

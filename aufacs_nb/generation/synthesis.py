@@ -19,7 +19,7 @@ from scipy.ndimage import binary_erosion, binary_fill_holes
 from tqdm.auto import tqdm
 
 from ..facs import AUS, LEVELS, LabelError, check_targets, intensity_to_unit
-from ..files import shown as harmless
+from ..files import counted, shown as harmless
 from .ratio import FaceGenerator
 from ..tensors import FrameArray, frames_to_tensor, tensor_to_frames
 from ..pictures import SYNTHETIC_KEY, contact_sheet, save_synthetic, stamped
@@ -37,7 +37,8 @@ def synthesize(generator: FaceGenerator, frames: FrameArray, targets: ArrayLike,
     """
     targets = check_targets(targets, generator.n_aus)
     if len(targets) not in (1, len(frames)):
-        raise ValueError(f"{len(frames)} frames, {len(targets)} rows of target labels: give one row, or one per frame.")
+        raise ValueError(f"{counted(len(frames), 'frame')}, {counted(len(targets), 'row')} of target labels: give one "
+                         "row, or one per frame.")
     targets = torch.tensor(np.broadcast_to(targets, (len(frames), generator.n_aus)))
     size, device = generator.preset.size, next(generator.parameters()).device
     shape = (len(frames), size, size, 3)

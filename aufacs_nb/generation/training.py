@@ -19,6 +19,7 @@ import torch
 from numpy.typing import ArrayLike
 
 from ..facs import check_targets
+from ..files import counted
 from ..folders import array_content, table_content
 from .networks import Critic, GANimation, Generated, build_critic, build_generator
 from ..tensors import FrameArray, Rows, frames_to_tensor
@@ -75,14 +76,16 @@ def check_training_data(frames: FrameArray, labels: np.ndarray, subjects: np.nda
     labels, subjects = check_targets(labels, np.shape(labels)[-1]), np.asarray(subjects).astype(str)
     clips = subjects if clips is None else np.asarray(clips).astype(str)
     if not len(frames) == len(labels) == len(subjects) == len(clips) or len(frames) == 0:
-        raise TrainingError(f"{len(frames)} frames, {len(labels)} rows of labels, {len(subjects)} subjects and "
-                            f"{len(clips)} clips: all four must have one length above 0.")
+        raise TrainingError(f"{counted(len(frames), 'frame')}, {counted(len(labels), 'row')} of labels, "
+                            f"{counted(len(subjects), 'subject')} and {counted(len(clips), 'clip')}: all four must "
+                            "have one length above 0.")
     if pairs_needed and np.bincount(clip_keys(subjects, clips)).max() < 2:
         raise TrainingError("no person has two frames in one clip, so there are no same-person pairs for the "
                             "idiosyncratic loss; add frames, pair across clips (clips=None, or a preset with "
                             "pair_across_clips=True), or train without the loss (--lambda-ids 0).")
     if len(np.unique(subjects)) == 1:
-        warnings.warn(f"all {len(frames)} frames show one person ({subjects[0]}): the generator will know no other")
+        warnings.warn(f"{'all ' * (len(frames) > 1)}{counted(len(frames), 'frame')} show{'s' * (len(frames) == 1)} "
+                      f"one person ({subjects[0]}): the generator will know no other")
     return labels, subjects, clips
 
 # %% ../../nbs/2_generation/04_training.ipynb #eda7deeb

@@ -34,7 +34,7 @@ from .planar import DlibLandmarker, align_and_mask, find_dlib_model
 from ..databases import VIDEO_SUFFIXES, DatabaseError, check_manifest, read_image, sample_database, timed_frames
 from .detection import FaceLandmarker, check_picture, square_from_landmarks
 from ..facs import au_columns
-from ..files import telling, write_atomically
+from ..files import counted, telling, write_atomically
 from ..folders import (FolderError, check_columns, check_facts, check_ours, check_ranges, claim, file_content,
                                only_one, open_array, publish, read_facts, read_table)
 from ..presets import weights_folder
@@ -218,7 +218,7 @@ def _film_frames(path, wanted: dict, faults):
                 yield _Frame(row, image, time)
             if not left:
                 return
-        raise DatabaseError(f"{path}: ends after {number} frames, frame {max(wanted)} is asked for; "
+        raise DatabaseError(f"{path}: ends after {counted(number, 'frame')}, frame {max(wanted)} is asked for; "
                             "copy it again, or leave the rest out with --on-error skip")
     except DatabaseError as error:
         faults.note(error)
@@ -603,8 +603,9 @@ def _say_groups(manifest: pd.DataFrame) -> None:
     "Warn of photographs that show several people, of whom one was registered."
     photographs = manifest[~manifest["path"].str.lower().str.endswith(VIDEO_SUFFIXES)]
     if several := int((photographs["faces"] > 1).sum()):
-        warnings.warn(f"{several} of {len(photographs)} photographs show several people; the largest face of each was "
-                      "registered. Register everybody with faces='all' (--faces all).", stacklevel=5)
+        warnings.warn(f"{several} of {counted(len(photographs), 'photograph')} show{'s' * (several == 1)} several "
+                      "people; the largest face of each was registered. Register everybody with faces='all' "
+                      "(--faces all).", stacklevel=5)
 
 # %% ../../nbs/1_registration/07_collections.ipynb #bc9a868a
 class _Work:

@@ -19,7 +19,7 @@ import pandas as pd
 from numpy.lib.format import open_memmap
 from tqdm.auto import tqdm
 
-from ..files import temporary_name
+from ..files import counted, temporary_name
 from ..folders import (array_content, check_facts, check_ours, file_content, only_one, open_array, publish,
                                read_facts, read_table)
 from .collections import registration_of
@@ -117,7 +117,7 @@ def _mean_reference(frames: np.ndarray | Rows, rows) -> Reference:
     mean = RunningMean()
     for row in rows:
         mean.update(frames[row])
-    return Reference(mean.mean, mean.count, f"mean of {len(rows)} frames")
+    return Reference(mean.mean, mean.count, f"mean of {counted(len(rows), 'frame')}")
 
 
 def _found_reference(frames: np.ndarray | Rows, rows, vertices) -> Reference:
@@ -185,7 +185,8 @@ def _source(folder: Path) -> tuple:
     if (folder / "normalization.json").is_file() or "minus" in " ".join(map(str, table.get("registration", []))):
         raise ValueError(f"{folder} holds differences already: give the folder they were made from.")
     if table.subject.isna().any():
-        raise ValueError(f"{folder}: {table.subject.isna().sum()} rows of the manifest have no subject: name them.")
+        raise ValueError(f"{folder}: {counted(table.subject.isna().sum(), 'row')} of the manifest without a "
+                         "subject: name them.")
     if "valid" not in table:  # a balanced set
         table = table.assign(valid=True)
     frames = open_array(folder / "frames.npy", len(table), (None, None, 3), np.uint8)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ..facs import au_columns
-from ..files import write_atomically
+from ..files import counted, write_atomically
 from ..model_cards import markdown_table
 from .appearance import draw_palette
 from .face_model import draw_traits
@@ -121,7 +121,8 @@ def _described(plan: dict) -> str:
     "One sentence on what a plan is."
     p, n = plan["parameters"], sum(len(people) for people in plan["subjects"].values())
     extras = [f"script {p.get('script')}"] * ("script" in p) + [f"light and camera: {p.get('domain', p['database'])}"]
-    return (f"{n} virtual people in the layout of {p['database']}, {p['frames']} frames a recording, seed {p['seed']}, "
+    return (f"{counted(n, 'virtual person', 'virtual people')} in the layout of {p['database']}, "
+            f"{counted(p['frames'], 'frame')} a recording, seed {p['seed']}, "
             f"{', '.join(extras)}. Made by aufacs_nb.")
 
 # %% ../../nbs/5_simulation/11_cards.ipynb #696b0d10
