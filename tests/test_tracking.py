@@ -1,5 +1,6 @@
 """Who is who in films: slow ones, ones that are cut, people who come in; virtual people give the truth."""
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -111,3 +112,20 @@ def test_large_pictures_are_held_by_bytes():
     assert len(made) <= 5
     assert [len(some) for some in in_stretches(first, room=9_000_000)] == [3, 3, 3, 2]
     assert [len(some) for some in in_stretches(((0., image) for _ in range(7)), 4)] == [4, 3]
+
+
+def test_stretches_stay_within_their_bytes_and_let_go_what_they_gave():
+    "Frames of 8K take 100 MB each: one that a generator still names while the next is decoded counts as often."
+    made = []
+
+    def frames():
+        for number in range(6):
+            image = np.zeros((4, 4, 3), np.uint8)
+            made.append(weakref.ref(image))
+            yield number, image
+            del image
+
+    for count, stretch in enumerate(in_stretches(ahead(frames(), 1), 32, room=100), 1):
+        assert len(stretch) == 2 and not any(image() is not None for image in made[:2 * count - 2])
+        del stretch
+    assert count == 3

@@ -23,9 +23,9 @@ from PIL import Image
 from ..databases import (ENDINGS, PICTURE_SUFFIXES, VIDEO_SUFFIXES, DatabaseError, left_unread, media_files,
                                  read_image, rgb_pixels, timed_frames)
 from ..files import named
-from ..registration.collections import STRETCH_BYTES, EveryFace, FaceChoice, Stretch, find_stretch
+from ..registration.collections import EveryFace, FaceChoice, Stretch, find_stretch
 from ..registration.detection import Face, FaceLandmarker, NoFaceError, PictureError
-from ..registration.tracking import ahead, in_stretches
+from ..registration.tracking import FILM_BYTES, ahead, in_stretches
 
 # %% ../../nbs/3_estimation/11_sources.ipynb #4ae4539b
 def _to_bytes(pixels: np.ndarray, name: str) -> np.ndarray:
@@ -94,8 +94,8 @@ class StreamItem(NamedTuple):
 
 def _video_stream(path, name: str):
     "A `StreamItem` for every frame of a video, at the times that the file says."
-    for number, (time, image) in enumerate(ahead(timed_frames(path)), 1):
-        yield StreamItem(number, time, name, image, name)
+    for number, pair in enumerate(map(list, ahead(timed_frames(path))), 1):
+        yield StreamItem(number, pair[0], name, pair.pop(), name)  # of 8K 100 MB each: none is kept here
 
 
 def _memory_stream(pixels: np.ndarray, name: str):
@@ -290,8 +290,10 @@ def in_batches(pairs: Iterable[tuple[StreamItem, list]], size: int) -> Iterator[
     batch, held = [], 0
     for item, faces in pairs:
         batch.append((item, faces))
-        held += 0 if item.image is None else item.image.nbytes
-        if len(batch) >= size or held >= STRETCH_BYTES:
+        own = 0 if item.image is None else item.image.nbytes
+        held += own
+        del item, faces
+        if len(batch) >= size or held + own > FILM_BYTES:
             yield batch
             batch, held = [], 0
     if batch:

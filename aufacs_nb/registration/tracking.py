@@ -381,6 +381,7 @@ def ahead(items: Iterable, count: int = 32, room: int = AHEAD_BYTES) -> Iterator
             wanted = max(1, min(count, room // max(1, _bytes_of(item))))
             waiting.extend(pool.submit(next, source, end) for _ in range(wanted - len(waiting)))
             yield item
+            del item  # of 8K 100 MB: let go before the next one is waited for
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -389,12 +390,14 @@ STRETCH = 32  # frames
 
 
 def in_stretches(items: Iterable[tuple], count: int = STRETCH, room: int = FILM_BYTES) -> Iterator[list[tuple]]:
-    "Iterate over lists of `count` items, tuples with an image each; fewer where the images fill `room` bytes."
+    "Iterate over lists of `count` items, tuples with an image each; fewer where one more would overfill `room` bytes."
     some, held = [], 0
     for item in items:
         some.append(item)
-        held += _bytes_of(item)
-        if len(some) >= count or held >= room:
+        own = _bytes_of(item)
+        held += own
+        del item
+        if len(some) >= count or held + own > room:
             yield some
             some, held = [], 0
     if some:
