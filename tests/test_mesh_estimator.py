@@ -183,6 +183,9 @@ def test_the_shell_takes_a_zero(tmp_path):
         done = CliRunner().invoke(app, [*call[:3], model, "--neutral", call[1], *call[4:]], prog_name="aufacs")
         assert done.exit_code == 0, done.output
         assert pd.read_csv(tmp_path / "au.csv").filter(regex="_r$").to_numpy().max() < .5
+    for words, noted in (([], True), (["--neutral", "none"], False)):  # who says nothing is told what a zero is for
+        done = CliRunner().invoke(app, [*call, *words], prog_name="aufacs")
+        assert done.exit_code == 0 and ("is not told what this face looks like at rest" in done.output) == noted
 
 
 @pytest.mark.parametrize("tensor", ["plain.weights", "difference.rest", "plain.gain"])
