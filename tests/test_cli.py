@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from PIL import Image
 from skimage.data import astronaut
 
 from aufacs_nb.databases import sample_database
+from aufacs_nb.estimation.resampling import generator_for
 from aufacs_nb.evaluation.intervals import Interval
 
 
@@ -217,6 +219,18 @@ def test_train_generator_and_resample(run, work):
         drawn = pd.read_parquet(work / method / "manifest.parquet")
         if method == "semantic":
             assert (drawn.groupby(["au", "intensity"]).size() == 2).all() and len(drawn) == 2 * 6 * 7
+            assert drawn.generator.str.fullmatch("ganimation tiny [0-9a-f]{12}").all()
+
+
+def test_resample_takes_the_ratio_generator_for_frames_that_fit_it(monkeypatch):
+    seen, large = [], np.zeros((2, 128, 128, 3), np.uint8)
+    monkeypatch.setattr("aufacs_nb.estimation.resampling.load_generator", lambda name="medium", arch="": seen.append(
+        arch or name) or SimpleNamespace(preset=SimpleNamespace(size=128)))
+    for made, frames, who in (("mesh", large, "ratio"), ("mesh --fill mirror", large, "ratio"),
+                              ("mesh", large[:, :96], "small"), ("prnet", large, "small"), (None, large, "small")):
+        table = pd.DataFrame({"subject": ["A", "B"]} | ({"registration": made} if made else {}))
+        generator_for(frames, table)
+        assert seen[-1] == who, made
 
 
 def test_real_frames_stay_as_they_are_stored(work):

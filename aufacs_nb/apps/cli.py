@@ -278,8 +278,8 @@ def train_generator_command(
 
 # %% ../../nbs/6_apps/11_commands.ipynb #9ffbcec9
 def _drawn(data: Path, method: str, chosen: dict, device: str, progress: bool, **options):
-    "A balanced set of the Train frames: real ones as they are stored, or made by the generator `chosen`."
-    from aufacs_nb.estimation.resampling import real_set, semantic_resample
+    "A balanced set of the Train frames: real ones as they are stored, or made by the generator `chosen`, or that fits."
+    from aufacs_nb.estimation.resampling import generator_for, real_set, semantic_resample
     from aufacs_nb.experiments.stages import partition_frames
     from aufacs_nb.generation.runs import load_generator
 
@@ -287,8 +287,10 @@ def _drawn(data: Path, method: str, chosen: dict, device: str, progress: bool, *
         registered = _registered(data)
         train = partition_frames(registered, "Train", registered.frames.shape[1])
         return real_set(train.frames, train.manifest, **options)
-    generator = load_generator(**chosen).to(device)
-    registered = _faces(data, ", and take differences of the balanced set", generator.preset.size)
+    registered = _faces(data, ", and take differences of the balanced set")
+    asked = any(chosen.values())
+    generator = load_generator(**chosen) if asked else generator_for(registered.frames, registered.manifest)
+    registered = _large_enough(data, registered, generator.to(device).preset.size)
     train = partition_frames(registered, "Train", generator.preset.size)
     return semantic_resample(train.frames, train.manifest, generator, progress=progress, **options)
 
@@ -301,7 +303,10 @@ def resample_command(
     per_intensity: Annotated[int | None, typer.Option(help="Frames per intensity per AU; else 100.")] = None,
     device: Device = "auto",
 ) -> None:
-    "Draw an AU-balanced set from the Train partition of DATA; real frames keep their size."
+    """Draw an AU-balanced set from the Train partition of DATA; real frames keep their size.
+
+    By default the ratio generator makes it, of frames that the mesh turned, 128 pixels or more; small's of others.
+    """
     from aufacs_nb.estimation.resampling import check_set_folder
     from aufacs_nb.presets import get_preset
 
@@ -314,7 +319,8 @@ def resample_command(
     count = 100 if preset is None else get_preset(preset).per_intensity
     balanced = _drawn(data, method, chosen, device_of(device), not quiet, seed=seed, out=out,
                       per_intensity=count if per_intensity is None else per_intensity)
-    typer.echo(f"{counted(len(balanced.frames), 'frame')} → {out}")
+    maker = "" if method == "real" else " by " + balanced.manifest.generator.iloc[0].rpartition(" ")[0]
+    typer.echo(f"{counted(len(balanced.frames), 'frame')}{maker} → {out}")
 
 # %% ../../nbs/6_apps/11_commands.ipynb #7eb4e77b
 def _balanced(data: Path):

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['rounded_levels', 'label_histogram', 'draw_evenly', 'ResamplingError', 'check_partitions', 'real_resample',
-           'semantic_pairs', 'check_set_folder', 'ResampledSet', 'label_rows', 'gather', 'real_set',
-           'semantic_resample', 'plot_histograms']
+           'semantic_pairs', 'check_set_folder', 'ResampledSet', 'label_rows', 'gather', 'real_set', 'generator_for',
+           'generator_name', 'semantic_resample', 'plot_histograms']
 
 # %% ../../nbs/3_estimation/01_resampling.ipynb #6d51a283
 import mmap
@@ -20,6 +20,8 @@ from pyarrow import parquet
 from tqdm.auto import tqdm
 from ..facs import AUS, LEVELS, au_column, au_columns, intensity_to_unit
 from ..folders import check_ours, check_ranges, only_one, open_array, publish, read_table
+from .personalization import fingerprint
+from ..generation.runs import load_generator
 from ..generation.synthesis import synthesize
 from ..generation.training import rarity
 from ..generation.ratio import FaceGenerator, RatioFlow, edit_frames
@@ -169,7 +171,8 @@ class ResampledSet:
 
     `frames`: (M, S, S, 3) uint8, possibly memory-mapped, or `Rows`. `manifest`: M rows with `au, intensity` (the AU
     whose classifier the frame is for, and its class 0–5), `source_row, target_row` (positions in the frame table
-    drawn from), `subject`, `synthetic` (bool), and the AU columns of the whole label vector (0–5).
+    drawn from), `subject`, `synthetic` (bool), `generator` of synthetic frames (`generator_name`), and the AU columns
+    of the whole label vector (0–5).
     """
     frames: np.ndarray | Rows
     manifest: pd.DataFrame
@@ -250,17 +253,29 @@ def _held(shape, batches, in_memory=IN_MEMORY):
         if isinstance(pages, mmap.mmap) and hasattr(mmap, 'MADV_DONTNEED'): pages.madvise(mmap.MADV_DONTNEED)
     return made
 
+# %% ../../nbs/3_estimation/01_resampling.ipynb #ddfc1f32
+def generator_for(frames: np.ndarray | Rows, manifest: pd.DataFrame) -> FaceGenerator:
+    "The shipped generator for these frames: ratio if the mesh turned them and they are large enough, or small's."
+    made = manifest['registration'].astype(str) if 'registration' in manifest else pd.Series([''])
+    ratio = load_generator(arch='ratio') if made.str.startswith('mesh').all() else None
+    return ratio if ratio and frames.shape[1] >= ratio.preset.size else load_generator('small')
+
+def generator_name(generator: FaceGenerator) -> str:
+    "Architecture, preset and weights of a generator, such as 'ratio medium 0f1e2d3c4b5a'."
+    return f'{generator.preset.gen_arch} {generator.preset.name} {fingerprint(generator)}'
+
 # %% ../../nbs/3_estimation/01_resampling.ipynb #d733bd5d
-def semantic_resample(frames: np.ndarray | Rows, manifest: pd.DataFrame, generator: FaceGenerator,
+def semantic_resample(frames: np.ndarray | Rows, manifest: pd.DataFrame, generator: FaceGenerator | None = None,
                       aus: Sequence[int] = AUS, per_intensity: int | None = None, seed: int = 0, progress: bool = True,
                       out: Path | str | None = None, batch: int = 64, partitions: Iterable[str] | None = ('Train',),
                       targets: str = 'plain') -> ResampledSet:
     """`ResampledSet` of synthetic frames, `per_intensity` for each level of each of `aus` (paper §4.2.2: 5,000).
 
-    `frames`: (N, s, s, 3) uint8, `manifest`: its N rows; `generator`: with `.preset`, whose size S the result has
-    and whose `per_intensity` is the default; it works on its own device. `out`: a folder to write to and open
-    memory-mapped. `targets`, warnings and errors: see `semantic_pairs`.
+    `frames`: (N, s, s, 3) uint8, `manifest`: its N rows; `generator`: on its own device, with `.preset`, whose size S
+    the result has and whose `per_intensity` is the default; None: `generator_for` these frames. `out`: a folder to
+    write to and open memory-mapped. `targets`, warnings and errors: see `semantic_pairs`.
     """
+    generator = generator or generator_for(frames, manifest)
     preset: Any = generator.preset
     unknown = sorted(set(aus) - set(preset.aus))
     if unknown: raise ResamplingError(f'the generator cannot make AU {unknown}: it was trained for {list(preset.aus)}')
@@ -268,7 +283,8 @@ def semantic_resample(frames: np.ndarray | Rows, manifest: pd.DataFrame, generat
     check_ranges(per_intensity=count, seed=seed, batch=batch)
     if out is not None: check_set_folder(out)
     pairs = [semantic_pairs(manifest, au, count, seed, partitions, preset.aus, targets) for au in aus]
-    table = label_rows(manifest, pd.concat(pairs, ignore_index=True).assign(synthetic=True), preset.aus)
+    origin = dict(synthetic=True, generator=generator_name(generator))
+    table = label_rows(manifest, pd.concat(pairs, ignore_index=True).assign(**origin), preset.aus)
     shape = len(table), preset.size, preset.size, 3
     made = _synthetic(frames, manifest, table, generator, batch, progress)
     if out is None: return ResampledSet(_held(shape, made), table)
