@@ -53,7 +53,7 @@ def figure_pixels(figure: "Figure", tight: bool = False, dpi: float | str = "fig
     figure.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight" if tight else None,
                    pil_kwargs={"compress_level": 1})
     plt.close(figure)
-    return np.array(Image.open(buffer).convert("RGB"))
+    return np.array(Image.open(buffer, formats=["PNG"]).convert("RGB"))
 
 # %% ../nbs/0_start/04_pictures.ipynb #8a6ecd05
 def _label(text: str, width: int, height: int, size: int) -> Image.Image:
@@ -123,7 +123,10 @@ def save_synthetic(path: Path | str, image: np.ndarray | Image.Image, generator:
 
 def synthetic_info(path: Path | str) -> dict:
     "The marks of a synthetic picture (empty for any other): keys Synthetic, Generator, Source, Targets."
-    with Image.open(path) as picture:
+    with open(path, "rb") as file:
+        if file.read(4) != b"\x89PNG":
+            return {}
+    with Image.open(path, formats=["PNG"]) as picture:
         text = getattr(picture, "text", {})
         return {key: str(value) for key, value in text.items()} if SYNTHETIC_KEY in text else {}
 

@@ -7,12 +7,14 @@ import tracemalloc
 import warnings
 import zlib
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 from PIL import Image
 
+import aufacs_nb
 from aufacs_nb.databases import (PICTURE_SUFFIXES, DatabaseError, bp4d_manifest, check_manifest, count_frames, file_manifest,
                                  folder_manifest, frame_rate, manifest, read_frames, read_image, rgb_pixels, timed_frames)
 from aufacs_nb.estimation.sources import frame_stream
@@ -430,3 +432,11 @@ def test_a_digit_that_is_no_number_is_none():
         open_executor("processes:²")
     with pytest.raises(LabelError, match="no action unit"):
         _au_number("AU1²", [12])
+
+
+def test_every_picture_is_opened_as_one_of_named_forms_and_every_film_as_a_file():
+    "Pillow also opens PostScript, by running a program, and a path that is an address is fetched by FFmpeg."
+    modules = [(path, path.read_text()) for path in Path(aufacs_nb.__file__).parent.rglob("*.py")]
+    calls = [(path.name, call) for path, text in modules for call in re.findall(r"Image\.open\(.*", text)]
+    assert len(calls) > 4 and not [call for call in calls if "formats=" not in call[1]]
+    assert not [path.name for path, text in modules if re.search(r"av\.open\(str\([^)]*\)\)", text)]
