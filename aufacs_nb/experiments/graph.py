@@ -12,8 +12,10 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import sha256
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -40,7 +42,7 @@ class Stage:
         needs = {keyword: stage.key for keyword, stage in sorted(self.needs.items())}
         return {"work": self.work, "version": self.version, "params": self.params, "needs": needs}
 
-    @property
+    @cached_property
     def key(self) -> str:
         "Twelve hexadecimal digits of a SHA-256 over work, version, parameters and the keys of what it needs."
         text = json.dumps(self.said(), sort_keys=True, ensure_ascii=False, allow_nan=False)
@@ -152,8 +154,9 @@ def run(stages: Sequence[Stage], root: Path | str, executor: Executor | None = N
     pool, running, failed = executor or _Here(), [], {}
     with tqdm(total=len(waiting), desc="stages", disable=not progress) as bar:
         while waiting or running:
-            ready = [s for s in waiting if all(n.folder(root).exists() for n in s.needs.values())]
-            running += [(s, pool.submit(_attempt, *_job(s, root))) for s in (ready if executor else ready[:1])]
+            able = (s for s in waiting if all(n.folder(root).exists() for n in s.needs.values()))
+            ready = list(able if executor else islice(able, 1))
+            running += [(s, pool.submit(_attempt, *_job(s, root))) for s in ready]
             waiting = [s for s in waiting if s not in [stage for stage, _ in running]]
             bar.set_postfix_str(" ".join(sorted({stage.name for stage, _ in running})))
             finished, running = _settled(running)
