@@ -24,7 +24,7 @@ from .personalization import fingerprint
 from ..generation.runs import load_generator
 from ..generation.synthesis import synthesize
 from ..generation.training import rarity
-from ..generation.ratio import FaceGenerator, RatioFlow, edit_frames
+from ..generation.ratio import FaceGenerator, RatioFlow, RatioValues, edit_frames
 from ..tensors import IN_MEMORY, Rows, frame_store, resize_frames
 
 # %% ../../nbs/3_estimation/01_resampling.ipynb #f1d49a5f
@@ -257,8 +257,8 @@ def _held(shape, batches, in_memory=IN_MEMORY):
 def generator_for(frames: np.ndarray | Rows, manifest: pd.DataFrame) -> FaceGenerator:
     "The shipped generator for these frames: ratio if the mesh turned them and they are large enough, or small's."
     made = manifest['registration'].astype(str) if 'registration' in manifest else pd.Series([''])
-    ratio = load_generator(arch='ratio') if made.str.startswith('mesh').all() else None
-    return ratio if ratio and frames.shape[1] >= ratio.preset.size else load_generator('small')
+    fit = made.str.startswith('mesh').all() and frames.shape[1] >= RatioValues().size
+    return load_generator(arch='ratio') if fit else load_generator('small')
 
 def generator_name(generator: FaceGenerator) -> str:
     "Architecture, preset and weights of a generator, such as 'ratio medium 0f1e2d3c4b5a'."
