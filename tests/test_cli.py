@@ -654,7 +654,9 @@ def test_reproduce_goes_on_after_an_experiment_that_failed_and_closes_its_proces
     from typer.testing import CliRunner
 
     from aufacs_nb.apps.cli import app
+    from aufacs_nb.evaluation.intervals import Interval
     from aufacs_nb.experiments import reproduce as room
+    from aufacs_nb.experiments.claims import verdict_row
     from aufacs_nb.experiments.graph import GraphError
 
     pools = []
@@ -665,7 +667,8 @@ def test_reproduce_goes_on_after_an_experiment_that_failed_and_closes_its_proces
         if name in ("table-1", "table-2"):
             raise GraphError({f"stage of {name}": "no luck"}, 3)
         scores = pd.DataFrame({"condition": ["own"], "au": ["AU01"], "value": [0.5]})
-        return scores, pd.DataFrame({"verdict": ["holds", "cannot tell"]})
+        differences = Interval(.1, .05, .2), Interval(.1, -.1, .2)  # holds, cannot tell
+        return scores, pd.DataFrame([verdict_row("b > a", "fera17", "ICC", .4, .5, one, "") for one in differences])
 
     monkeypatch.setattr(room, "run", lambda stages, root, executor, progress: pools.append(executor))
     monkeypatch.setattr(room, "reproduce", reproduce)

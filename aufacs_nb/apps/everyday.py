@@ -388,7 +388,7 @@ def _note_no_zero(estimator, model: str) -> None:
     reader = estimator.classifiers
     if isinstance(reader, MeshReader) and reader.zero is None and not estimator.clip:
         warnings.warn(f"{shown(model)} is not told what this face looks like at rest, so some units may read 1 or 2 "
-                      "levels while the face does nothing; say --neutral clip (a film's calm frames), --neutral PHOTO, "
+                      "levels on a calm face; say --neutral clip (a film's calm frames), --neutral PHOTO, "
                       "or --neutral none to read without.", stacklevel=2)
 
 
