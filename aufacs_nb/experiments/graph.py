@@ -135,6 +135,11 @@ def _job(stage, root):
     return stage.said(), str(stage.folder(root)), folders
 
 
+def _able(waiting, root):
+    "Those of which all that they need is there."
+    return (s for s in waiting if all(need.folder(root).exists() for need in s.needs.values()))
+
+
 def _settled(running: list) -> tuple:
     "Of (stage, future) pairs: (stage, message or None) of those that are done, and the pairs that are not."
     done = [future.done() for _, future in running]
@@ -154,8 +159,7 @@ def run(stages: Sequence[Stage], root: Path | str, executor: Executor | None = N
     pool, running, failed = executor or _Here(), [], {}
     with tqdm(total=len(waiting), desc="stages", disable=not progress) as bar:
         while waiting or running:
-            able = (s for s in waiting if all(n.folder(root).exists() for n in s.needs.values()))
-            ready = list(able if executor else islice(able, 1))
+            ready = list(islice(_able(waiting, root), None if executor else 1))
             running += [(s, pool.submit(_attempt, *_job(s, root))) for s in ready]
             waiting = [s for s in waiting if s not in [stage for stage, _ in running]]
             bar.set_postfix_str(" ".join(sorted({stage.name for stage, _ in running})))
