@@ -236,13 +236,14 @@ def check_ranges(**options: Any) -> None:
 
 # %% ../nbs/0_start/10_runs.ipynb #d3f76d16
 _KINDS = (
-    dict.fromkeys(("database", "partition", "subject", "session", "path", "registration"), "text")
+    dict.fromkeys(("database", "partition", "subject", "session", "registration"), "text") | {"path": "path"}
     | dict.fromkeys(("face_id", "faces", "au", "source_row", "target_row"), "whole") | {"frame": "count"}
     | dict.fromkeys(("pose_yaw", "pose_pitch", "timestamp", "left", "top", "right", "bottom", "score", "yaw", "pitch",
                      "roll", "visible"), "number")
     | dict.fromkeys(("valid", "synthetic"), "truth") | dict.fromkeys(("intensity",), "level"))
-_MEANING = {"text": "text", "whole": "a whole number", "count": "a whole number from 0 on", "number": "a number",
-           "truth": "true or false", "level": "a number from 0 to 5"}
+_MEANING = {"text": "text", "path": "the name of a file", "whole": "a whole number",
+           "count": "a whole number from 0 on", "number": "a number", "truth": "true or false",
+           "level": "a number from 0 to 5"}
 
 
 def _kind_of(name: str) -> str | None:
@@ -250,11 +251,12 @@ def _kind_of(name: str) -> str | None:
     return "level" if re.fullmatch(r"AU\d\d", name) else _KINDS.get(name)
 
 
-def _wrong_cells(column: pd.Series, kind: str, name: str) -> np.ndarray:
+def _wrong_cells(column: pd.Series, kind: str) -> np.ndarray:
     "(N,) bool: which cells of a column are not of that kind. Missing texts, numbers and levels are allowed."
-    if kind == "text":
-        fine = pd.api.types.infer_dtype(column, skipna=name != "path") in ("string", "empty")
-        return np.zeros(len(column), bool) if fine else ~column.map(lambda cell: isinstance(cell, str)).to_numpy(bool)
+    if kind in ("text", "path"):
+        fine = pd.api.types.infer_dtype(column, skipna=kind == "text") in ("string", "empty")
+        wrong = np.zeros(len(column), bool) if fine else ~column.map(lambda cell: isinstance(cell, str)).to_numpy(bool)
+        return wrong | column.isin([""]).to_numpy() if kind == "path" else wrong
     if getattr(column.dtype, "kind", "O") not in "iufb":
         return np.ones(len(column), bool) if column.dtype != object else ~column.map(
             lambda cell: isinstance(cell, (int, float, np.number, np.bool_))).to_numpy(bool)
@@ -287,7 +289,7 @@ def check_columns(table: pd.DataFrame, source: Any, needed: Iterable[str] = ()) 
         raise FolderError(f"{source}: two columns are called {twice[0]!r}; drop one.")
     table = _plain_columns(table, source)
     for name in map(str, table):
-        if (kind := _kind_of(name)) and (wrong := _wrong_cells(table[name], kind, name)).any():
+        if (kind := _kind_of(name)) and (wrong := _wrong_cells(table[name], kind)).any():
             row = int(wrong.argmax())
             raise FolderError(f"{source}, row {row}, column {name}: {str(table[name].iloc[row])[:60]!r} is not "
                               f"{_MEANING[kind]}; mend that column, or write the table anew.")

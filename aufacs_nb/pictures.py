@@ -10,10 +10,10 @@ __all__ = ['SYNTHETIC_KEY', 'upscale', 'to_jpeg', 'show', 'figure_pixels', 'cont
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin, UnidentifiedImageError
 
 from .files import check_ending, shown, write_atomically
 
@@ -121,14 +121,14 @@ def save_synthetic(path: Path | str, image: np.ndarray | Image.Image, generator:
     return write_atomically(check_ending(path, ".png"), lambda temporary: picture.save(temporary, "PNG", pnginfo=info))
 
 
-def synthetic_info(path: Path | str) -> dict:
+def synthetic_info(path: Path | str | BinaryIO) -> dict:
     "The marks of a synthetic picture (empty for any other): keys Synthetic, Generator, Source, Targets."
-    with open(path, "rb") as file:
-        if file.read(4) != b"\x89PNG":
-            return {}
-    with Image.open(path, formats=["PNG"]) as picture:
-        text = getattr(picture, "text", {})
-        return {key: str(value) for key, value in text.items()} if SYNTHETIC_KEY in text else {}
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            text = getattr(picture, "text", {})
+            return {key: str(value) for key, value in text.items()} if SYNTHETIC_KEY in text else {}
+    except UnidentifiedImageError:  # no PNG: only those are marked
+        return {}
 
 # %% ../nbs/0_start/04_pictures.ipynb #e2a64243
 def _half(entry) -> float:

@@ -258,7 +258,7 @@ def test_a_registered_folder_that_does_not_fit_is_named(name, spoil, tmp_path):
         open_registered(tmp_path)
 
 
-@pytest.mark.parametrize("column, values", [("frame", "one"), ("path", None), ("AU12", "A"), ("pose_yaw", "left")])
+@pytest.mark.parametrize("column, values", [("frame", "one"), ("path", None), ("path", ""), ("AU12", "A"), ("pose_yaw", "left")])
 def test_a_manifest_of_the_wrong_kind_is_named(column, values, album, tmp_path):
     table = folder_manifest(album).assign(**{column: values})
     with pytest.raises(FolderError, match=f"manifest, row 0, column {column}: '{values}' is not"):

@@ -26,6 +26,7 @@ from tqdm.auto import tqdm
 
 # %% ../../nbs/3_estimation/13_estimator.ipynb #d4d0653b
 from ..databases import DatabaseError
+from ..files import counted
 from .mesh import MeshReader
 from .sharing import GENERATOR_PARTS, located, push_folder, ready_to_share
 from .sources import (Media, Photo, _found, found_faces, frame_stream, holds_many, in_batches,
@@ -125,7 +126,7 @@ class TableCheck:
         if not self.rows:
             raise DatabaseError(f"{self.name}: no frame in it; check that the video, folder or list is not empty.")
         if not self.found:
-            warnings.warn(f"{self.name}: no face in any of {self.rows} frames; all rows have success = 0.",
+            warnings.warn(f"{self.name}: no face in any of {counted(self.rows, 'frame')}; all rows have success = 0.",
                           stacklevel=3)
 
 # %% ../../nbs/3_estimation/13_estimator.ipynb #2b14922f
@@ -202,12 +203,12 @@ NAMED = 20  # who have no zero, in one warning
 
 def _warn_of_missing(seen: dict, zeros: dict, source) -> None:
     "A warning that names whoever has no zero; seen: {(file, face): frames}."
-    without = [f"{source_name(file)}{f', face {face}' if face > 0 else ''} ({count} frame{'s' * (count > 1)})"
+    without = [f"{source_name(file)}{f', face {face}' if face > 0 else ''} ({counted(count, 'frame')})"
                for (file, face), count in seen.items() if (file, face) not in zeros]
     if not zeros:
         warnings.warn(f"{source_name(source)}: {NO_ZERO}", stacklevel=3)
     elif without:
-        more = f" and {len(without) - NAMED} others" if len(without) > NAMED else ""
+        more = f" and {counted(len(without) - NAMED, 'other')}" if len(without) > NAMED else ""
         warnings.warn(f"{source_name(source)}: too few frames of a face to find calm ones; read without a zero, unlike "
                       f"the others: {'; '.join(without[:NAMED])}{more}. Give a neutral photograph.", stacklevel=3)
 

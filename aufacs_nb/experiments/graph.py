@@ -135,16 +135,16 @@ def _job(stage, root):
     return stage.said(), str(stage.folder(root)), folders
 
 
-def _able(waiting, root):
-    "Those of which all that they need is there."
-    return (s for s in waiting if all(need.folder(root).exists() for need in s.needs.values()))
-
-
 def _settled(running: list) -> tuple:
     "Of (stage, future) pairs: (stage, message or None) of those that are done, and the pairs that are not."
     done = [future.done() for _, future in running]
     return ([(stage, future.result()[1]) for (stage, future), d in zip(running, done) if d],
             [pair for pair, d in zip(running, done) if not d])
+
+# %% ../../nbs/experiments/03_graph.ipynb #7d1f40ab
+def _able(waiting, root):
+    "Those of which all that they need is there."
+    return (s for s in waiting if all(need.folder(root).exists() for need in s.needs.values()))
 
 # %% ../../nbs/experiments/03_graph.ipynb #6887dab5
 def run(stages: Sequence[Stage], root: Path | str, executor: Executor | None = None, progress: bool = True,
