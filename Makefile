@@ -74,7 +74,6 @@ bench: $(STAMP)  ## how fast each part is on this machine: rendering, registrati
 docs: $(STAMP)  ## the documentation site in _docs/, from notebooks as they are stored; nothing is run
 	$(BIN)/python tools/make_site.py --jobs $(WORKERS)
 
-# pip compiles nothing: Python does so at the first import, and of 20,000 modules few are ever imported (a minute and a half).
 $(STAMP): settings.ini setup.py constraints.txt
 	@test -n "$(PYTHON)" || { echo "aufacs_nb needs Python 3.11 or newer, and none was found on the PATH." >&2; \
 	  echo "Install one, or name one: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
@@ -82,6 +81,6 @@ $(STAMP): settings.ini setup.py constraints.txt
 	@echo "Installing what is missing into $(VENV) (a few minutes the first time) ..."
 	$(if $(strip $(UV_OPTIONS)),$(BIN)/python -m pip install --quiet --disable-pip-version-check uv)
 	$(if $(strip $(UV_OPTIONS)),$(BIN)/uv pip install --quiet --python $(BIN)/python $(strip $(UV_OPTIONS)),$(BIN)/python -m pip \
-	  install --quiet --disable-pip-version-check --use-pep517 --no-compile) -c constraints.txt -e '.[dev]'
+	  install --quiet --disable-pip-version-check --use-pep517) -c constraints.txt -e '.[dev]'
 	@du -sh $(VENV) | sed 's/\t/ /; s/$$/: the size of the environment/'
 	@touch $@
