@@ -37,6 +37,7 @@ demo: $(STAMP)  ## the whole pipeline on a photograph and on virtual subjects: r
 # The site is built beside the first of them, since neither of the two keeps all cores busy from its first to its last second.
 test: sync  ## notebooks clean, modules in sync, the site, notebooks' assertions, tests/
 	@rm -f $(KNOCKS)
+	@$(BIN)/python -m compileall -q aufacs_nb  # where Python may not write what it compiles, each process would do it anew
 	$(BIN)/python tools/make_site.py --jobs 1 >$(SITE_LOG) 2>&1 & site=$$!; OMP_NUM_THREADS=1 PYTHONPATH=tests/guard \
 	  AUFACS_KNOCKS=$(KNOCKS) $(BIN)/nbdev_test --n_workers $(WORKERS) --timing; notebooks=$$?; \
 	  wait $$site; built=$$?; cat $(SITE_LOG); test $$notebooks = 0 -a $$built = 0
