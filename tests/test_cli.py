@@ -654,7 +654,6 @@ def test_reproduce_goes_on_after_an_experiment_that_failed_and_closes_its_proces
     from typer.testing import CliRunner
 
     from aufacs_nb.apps.cli import app
-    from aufacs_nb.evaluation.intervals import Interval
     from aufacs_nb.experiments import reproduce as room
     from aufacs_nb.experiments.claims import verdict_row
     from aufacs_nb.experiments.graph import GraphError
