@@ -1,5 +1,6 @@
 """Who is who in films: slow ones, ones that are cut, people who come in; virtual people give the truth."""
 import threading
+import time
 import weakref
 
 import numpy as np
@@ -129,3 +130,24 @@ def test_stretches_stay_within_their_bytes_and_let_go_what_they_gave():
         assert len(stretch) == 2 and not any(image() is not None for image in made[:2 * count - 2])
         del stretch
     assert count == 3
+
+
+def test_what_was_handed_on_is_not_held_while_the_next_is_waited_for():
+    made, held = [], []
+
+    def frames():
+        for number in range(3):
+            until = time.monotonic() + 5  # only where it is held
+            while (alive := any(image() is not None for image in made)) and time.monotonic() < until:
+                time.sleep(.01)
+            held.append(alive)
+            image = np.zeros((4, 4, 3), np.uint8)
+            made.append(weakref.ref(image))
+            pair = [number, image]
+            del image
+            yield number, pair.pop()
+
+    stream = ahead(frames(), 1)
+    while next(stream, None) is not None:
+        pass
+    assert held == [False] * 3

@@ -26,13 +26,13 @@ from tqdm.auto import tqdm
 
 # %% ../../nbs/3_estimation/13_estimator.ipynb #d4d0653b
 from ..databases import DatabaseError
-from ..files import counted
 from .mesh import MeshReader
 from .sharing import GENERATOR_PARTS, located, push_folder, ready_to_share
 from .sources import (Media, Photo, _found, found_faces, frame_stream, holds_many, in_batches,
                                           is_photo, pick_face, read_photo, source_name)
 from .tables import Predictions, file_names, landmark_columns, openface_table
 from .zero import ClipZeros, photo_zero
+from ..files import counted
 from ..presets import ASSETS, WeightsError, is_shipped, read_card, weights_folder
 from ..registration.collections import METHODS, dense_landmarks, register_faces
 from ..registration.detection import FaceLandmarker, NoFaceError
