@@ -304,7 +304,6 @@ def _readable(batches, left: list, on_error: str):
                 raise DatabaseError(f"{unread[0]}: cannot be read; --on-error skip leaves it out.")
             left += unread
             yield batch
-            del batch  # while the next is decoded, nobody holds this one
     except DatabaseError as error:
         if on_error == "raise" or not begun:
             raise
@@ -319,7 +318,6 @@ def _written(batches, check, file, kept: list | None):
         if kept is not None:
             kept.append(table.filter(regex=r"^(frame|face_id|timestamp|success|file|AU.*_r)$"))
         yield batch
-        del batch
     check.finish()
 
 # %% ../../nbs/6_apps/09_cli.ipynb #524d9daf
@@ -433,7 +431,6 @@ def _noted_files(batches, seen: dict):
             face = None if item.image is None else bool(found[name])
             seen[item.file] = max(seen.get(item.file), face, key=(None, False, True).index)
         yield batch
-        batch = item = None
 
 
 def _batches(source, jobs: int, asked: tuple, options: dict):
