@@ -30,7 +30,7 @@ from typing import Any
 import av
 import numpy as np
 import pandas as pd
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 import aufacs_nb
 from .files import counted, named
 from .facs import AU_NAMES, AU_SETS, AUS, FERA_POSES, LabelError, au_column, au_columns, check_intensities
@@ -216,6 +216,9 @@ def _named_faults(path):
         raise
     except FileNotFoundError as e:
         raise DatabaseError(f'{path}: no such picture; check the path') from e
+    except UnidentifiedImageError as e:  # its own words name an object of Python's
+        raise DatabaseError(f'{path}: not a readable picture (it holds none that is known); copy it again or '
+                            'remove it') from e
     except Image.DecompressionBombError as e:
         raise DatabaseError(_GIANT.format(path, 2 * (Image.MAX_IMAGE_PIXELS or 0))) from e
     except (OSError, ValueError, SyntaxError, EOFError) as e:
