@@ -264,6 +264,16 @@ def generator_name(generator: FaceGenerator) -> str:
     "Architecture, preset and weights of a generator, such as 'ratio medium 0f1e2d3c4b5a'."
     return f'{generator.preset.gen_arch} {generator.preset.name} {fingerprint(generator)}'
 
+# %% ../../nbs/3_estimation/01_resampling.ipynb #b7d3e1f4
+def _warn_of_registration(generator, manifest):
+    "A warning where the frames were registered by another method than those that the generator learned from."
+    learned = getattr(generator, 'card', {}).get('registration', 'mesh')  # as all shipped ones
+    given = set(manifest.get('registration', ()))
+    if others := sorted(map(str, given - {learned})):
+        warnings.warn(f'The generator learned from frames registered by {learned!r}, these were by '
+                      f'{", ".join(map(repr, others))}: its pictures will be worse. Train one on such frames, or '
+                      f'register with --method {learned}.', stacklevel=3)
+
 # %% ../../nbs/3_estimation/01_resampling.ipynb #d733bd5d
 def semantic_resample(frames: np.ndarray | Rows, manifest: pd.DataFrame, generator: FaceGenerator | None = None,
                       aus: Sequence[int] = AUS, per_intensity: int | None = None, seed: int = 0, progress: bool = True,
@@ -276,6 +286,7 @@ def semantic_resample(frames: np.ndarray | Rows, manifest: pd.DataFrame, generat
     write to and open memory-mapped. `targets`, warnings and errors: see `semantic_pairs`.
     """
     generator = generator or generator_for(frames, manifest)
+    _warn_of_registration(generator, manifest)
     preset: Any = generator.preset
     unknown = sorted(set(aus) - set(preset.aus))
     if unknown: raise ResamplingError(f'the generator cannot make AU {unknown}: it was trained for {list(preset.aus)}')

@@ -24,7 +24,7 @@ from accelerate import PartialState
 import aufacs_nb
 from .. import __version__
 from ..databases import clip_names, fera17_manifest, neutral_rows
-from ..estimation.classifiers import train_classifiers
+from ..estimation.classifiers import one_registration, train_classifiers
 from ..estimation.personalization import calibrated
 from ..estimation.resampling import ResampledSet, real_set, semantic_resample
 from ..estimation.storage import AUClassifiers
@@ -152,6 +152,7 @@ def fit_generator(registered: RegisteredFrames, preset: GeneratorValues, out: Pa
     part = coded(partition_frames(registered, "Train", preset.size), preset.aus)
     if not len(part.frames):
         raise ValueError(f"manifest.parquet: no Train frame in which all of {au_columns(preset.aus)} are coded.")
+    method = one_registration(part.manifest)
     labels = intensity_to_unit(part.manifest[au_columns(preset.aus)].to_numpy(np.float32))
     with only_run(out):
         generator = train_generator(part.frames, labels, part.manifest.subject.to_numpy(), preset, out=out, seed=seed,
@@ -162,7 +163,7 @@ def fit_generator(registered: RegisteredFrames, preset: GeneratorValues, out: Pa
         if (registered.manifest.partition == "Test").any():
             test = coded(partition_frames(registered, "Test", preset.size), preset.aus)
             scores["paired_error_test"] = round(paired_error(generator, test), 3)
-        _add_to_card(out, **provenance(part), scores=scores)
+        _add_to_card(out, **provenance(part), registration=method, scores=scores)
         return generator
 
 # %% ../../nbs/experiments/01_stages.ipynb #d2c7e697
