@@ -14,10 +14,12 @@ VERSIONS ?=
 UV_OPTIONS := $(if $(filter cpu,$(TORCH)),--torch-backend=cpu) $(if $(filter lowest,$(VERSIONS)),--resolution=lowest-direct)
 OUT    ?= demo_out
 PORT   ?= 8866
-# Two notebooks at a time on two cores: more threads each would only wait for one another.
+# Processes that compute and never wait: one for each of two cores.
 WORKERS ?= 2
-# Processes that run tests: one more, since tests often wait, for a browser, a disk or a process that they have killed.
+# Processes that run notebooks or tests: one more, since these often wait, for a browser, a disk or a process they started.
 TESTERS ?= 3
+# JupyterLab would fetch news, and ask whether there is a newer one; nothing here speaks to other machines unasked.
+QUIET_LAB := --LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
 # Where the guard notes what notebooks tried to reach.
 KNOCKS := $(CURDIR)/$(VENV)/.knocks
 SITE_LOG := $(CURDIR)/$(VENV)/.site.log
@@ -39,7 +41,7 @@ test: sync  ## notebooks clean, modules in sync, the site, notebooks' assertions
 	@rm -f $(KNOCKS)
 	@$(BIN)/python -m compileall -q aufacs_nb  # where Python may not write what it compiles, each process would do it anew
 	$(BIN)/python tools/make_site.py --jobs 1 >$(SITE_LOG) 2>&1 & site=$$!; OMP_NUM_THREADS=1 PYTHONPATH=tests/guard \
-	  AUFACS_KNOCKS=$(KNOCKS) $(BIN)/nbdev_test --n_workers $(WORKERS) --timing; notebooks=$$?; \
+	  AUFACS_KNOCKS=$(KNOCKS) $(BIN)/nbdev_test --n_workers $(TESTERS) --timing; notebooks=$$?; \
 	  wait $$site; built=$$?; cat $(SITE_LOG); test $$notebooks = 0 -a $$built = 0
 	@test ! -s $(KNOCKS) || { echo "A notebook tried to reach another machine:" >&2; sort -u $(KNOCKS) >&2; exit 1; }
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n $(TESTERS) --dist loadfile --durations=10
@@ -48,7 +50,7 @@ sync: $(STAMP)  ## are notebooks clean, modules and README what the notebooks ma
 	$(BIN)/python tools/check_notebooks.py
 
 lab: $(STAMP)  ## JupyterLab on the notebooks
-	$(BIN)/jupyter lab --notebook-dir=nbs $(LAB_ARGS)
+	$(BIN)/jupyter lab --notebook-dir=nbs $(QUIET_LAB) $(LAB_ARGS)
 
 voila: $(STAMP)  ## serve the widget demos on http://127.0.0.1:8866, to this machine alone
 	$(BIN)/python -c "import sys; from aufacs_nb.apps.live import serve_demos; serve_demos('nbs/demos', $(PORT), False, more=sys.argv[1:])" $(VOILA_ARGS)
@@ -75,6 +77,8 @@ bench: $(STAMP)  ## how fast each part is on this machine: rendering, registrati
 docs: $(STAMP)  ## the documentation site in _docs/, from notebooks as they are stored; nothing is run
 	$(BIN)/python tools/make_site.py --jobs $(WORKERS)
 
+# pip would compile on one core what it installs, its tests included: a minute and a half. Here it is done on all of
+# WORKERS, tests left out. A few files are templates or for other versions of Python, and do not compile.
 $(STAMP): settings.ini setup.py constraints.txt
 	@test -n "$(PYTHON)" || { echo "aufacs_nb needs Python 3.11 or newer, and none was found on the PATH." >&2; \
 	  echo "Install one, or name one: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
@@ -82,6 +86,7 @@ $(STAMP): settings.ini setup.py constraints.txt
 	@echo "Installing what is missing into $(VENV) (a few minutes the first time) ..."
 	$(if $(strip $(UV_OPTIONS)),$(BIN)/python -m pip install --quiet --disable-pip-version-check uv)
 	$(if $(strip $(UV_OPTIONS)),$(BIN)/uv pip install --quiet --python $(BIN)/python $(strip $(UV_OPTIONS)),$(BIN)/python -m pip \
-	  install --quiet --disable-pip-version-check --use-pep517) -c constraints.txt -e '.[dev]'
+	  install --quiet --disable-pip-version-check --use-pep517 --no-compile) -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m compileall -q -j $(WORKERS) -x '/tests?/' $(VENV)/lib >/dev/null 2>&1 || true
 	@du -sh $(VENV) | sed 's/\t/ /; s/$$/: the size of the environment/'
 	@touch $@

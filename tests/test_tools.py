@@ -1,13 +1,16 @@
 """Tools: the check that notebooks and modules are in sync finds each way of getting out of step; assets fit together."""
 import os
+import re
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import nbformat
 import numpy as np
 import pytest
+from nbdev.frontmatter import _md2dict
 
 from tools.contents import contents
 
@@ -103,6 +106,27 @@ def test_a_solution_that_shows_what_it_prints_is_named(root, tmp_path, monkeypat
     [said] = solution_problems(tmp_path)
     assert said.startswith("nbs/room.ipynb: cell3: a solution's outputs are not folded")
     assert not any("outputs are not folded" in said for said in solution_problems(root))
+
+
+def test_the_paper_s_page_leads_to_every_exercise(root):
+    headed = re.compile("^## Exercises$", re.M)
+    prose = {path: "\n".join("".join(cell.source) for cell in nbformat.read(path, as_version=4).cells
+                             if cell.cell_type == "markdown") for path in root.glob("nbs/*/*.ipynb")}
+    have = {path for path, text in prose.items() if headed.search(text)}
+    first = root / "nbs/0_start/00_the_paper.ipynb"
+    told = " ".join(block for block in prose[first].split("\n\n") if block.startswith(("To try something", "More exercises")))
+    assert {(first.parent / link).resolve() for link in re.findall(r"\]\(([^)]+)\)", told)} == have
+    for overview in root.glob("nbs/*/00_overview.ipynb"):
+        for row in re.findall(r"^\|.*exercises.*$", prose[overview], re.M):
+            [link] = re.findall(r"\]\(([^)]+)\)", row)
+            assert overview.parent / link in have, f"{overview.parent.name}: {row}"
+
+
+def test_nbdev_reads_every_title_without_a_warning(root):
+    for path in root.glob("nbs/**/*.ipynb"):
+        cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown"]
+        with warnings.catch_warnings(action="error"):
+            assert any("title" in _md2dict(cell) for cell in cells), path
 
 
 def test_the_readme_shows_what_the_index_shows(project):

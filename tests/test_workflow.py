@@ -105,6 +105,15 @@ def test_the_lowest_versions_are_installed_and_tested():
     assert bare == [], "without a bound, the lowest version is the first that was ever published"
 
 
+def test_jupyterlab_asks_no_other_machine_for_news_or_versions():
+    labapp, jupyterlab = pytest.importorskip("jupyterlab.labapp"), pytest.importorskip("jupyterlab")
+    plan = subprocess.run(["make", "--dry-run", "lab"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    [line] = [line for line in plan.splitlines() if "/jupyter lab " in line]
+    lab = labapp.LabApp()
+    lab.parse_command_line(shlex.split(line)[2:])
+    assert lab.news_url is None and lab.check_for_updates_class is jupyterlab.NeverCheckForUpdate
+
+
 def test_screenshots_are_kept_when_the_browser_tests_fail():
     upload = next(step for step in JOBS["widgets"]["steps"] if "upload-artifact" in step.get("uses", ""))
     assert upload["if"] == "failure()" and upload["with"]["path"] == "screenshots/"
