@@ -54,6 +54,7 @@ def load() -> None:
     "Import what commands import, once; nothing is computed here, because threads do not survive a fork."
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     import torch
+    import torch._dynamo  # noqa: F401  # which the first optimiser of a process would load, for a second and a half
 
     torch.set_num_threads(1)
     import aufacs_nb.apps.cli  # noqa: F401
