@@ -164,3 +164,22 @@ def test_the_tool_extracts_what_is_shipped(root, assets, tmp_path):
         close = {"mask"}  # read from JPEG pictures, which decoders round differently
         assert all((made[key] == shipped[key]).all() for key in made.keys() - close)
         assert all(np.allclose(made[key], shipped[key], atol=1e-2) for key in made.keys() & close)
+
+
+def test_cells_with_a_flag_keep_their_outputs_unless_it_is_asked_for(root, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(root / "tools")
+    from run_notebooks import run
+
+    cells = [("1 + 1", ""), ("#| slow\n2 + 2", "old"), ("#| cuda\n3 + 3", "old")]
+    path = tmp_path / "room.ipynb"
+
+    def shown(*wanted):
+        """What the cells show after a run; before it those with a flag showed 'old'."""
+        book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source, id=f"cell{n}", outputs=[
+            nbformat.v4.new_output("execute_result", {"text/plain": text})] if text else []) for n, (source, text) in enumerate(cells)])
+        nbformat.write(book, path)
+        run(path, wanted)
+        return [cell.outputs[0]["data"]["text/plain"] for cell in nbformat.read(path, as_version=4).cells]
+
+    assert shown() == ["2", "old", "old"]
+    assert shown("slow") == ["2", "4", "old"]

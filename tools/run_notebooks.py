@@ -1,11 +1,11 @@
 """Run the notebooks in reading order from clean kernels and store their outputs.
 
-    python tools/run_notebooks.py [NOTEBOOK ...]
+    python tools/run_notebooks.py [--with slow] [NOTEBOOK ...]
 
-Cells marked with a flag of `tst_flags` in settings.ini (slow, cuda) keep the outputs they have. A notebook that fails
-is left as it was. Outputs are cleaned as nbdev cleans them; no widget state is stored.
+Cells marked with a flag of `tst_flags` in settings.ini (slow, cuda) keep the outputs they have, unless `--with` names
+the flag. A notebook that fails is left as it was. Outputs are cleaned as nbdev cleans them; no widget state is stored.
 """
-import re, sys, time
+import argparse, re, sys, time
 from pathlib import Path
 
 import nbformat
@@ -34,11 +34,11 @@ def mark_skipped(book, flags):
             cell.metadata["tags"] = [SKIP]
 
 
-def run(path):
-    "Execute one notebook in place; returns the seconds it took."
+def run(path, wanted=()):
+    "Execute one notebook in place, cells with the flags `wanted` too; returns the seconds it took."
     book = nbformat.read(path, as_version=4)
-    mark_skipped(book, setting(ROOT, "tst_flags").split())
-    client = NotebookClient(book, timeout=1800, kernel_name="python3", store_widget_state=False,
+    mark_skipped(book, [flag for flag in setting(ROOT, "tst_flags").split() if flag not in wanted])
+    client = NotebookClient(book, timeout=1800, kernel_name="python3", store_widget_state=False, coalesce_streams=True,
                             resources={"metadata": {"path": str(path.parent)}})
     start = time.perf_counter()
     client.execute()
@@ -49,10 +49,15 @@ def run(path):
 
 def main():
     "Run the named notebooks, or all of them."
-    books = [Path(a).resolve() for a in sys.argv[1:]] or [ROOT / p for p in reading_order()]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("books", nargs="*", metavar="NOTEBOOK", help="all of them if none is named")
+    parser.add_argument("--with", dest="wanted", action="append", default=[], choices=setting(ROOT, "tst_flags").split(),
+                        help="run cells with this flag, too")
+    a = parser.parse_args()
+    books = [Path(book).resolve() for book in a.books] or [ROOT / p for p in reading_order()]
     for path in books:
         try:
-            print(f"{path.relative_to(ROOT)}: {run(path):.0f} s, {path.stat().st_size // 1024} kB", flush=True)
+            print(f"{path.relative_to(ROOT)}: {run(path, a.wanted):.0f} s, {path.stat().st_size // 1024} kB", flush=True)
         except CellExecutionError as error:
             sys.exit(f"{path.relative_to(ROOT)} failed and was left as it was:\n{error}")
 
