@@ -265,11 +265,15 @@ def generator_name(generator: FaceGenerator) -> str:
     return f'{generator.preset.gen_arch} {generator.preset.name} {fingerprint(generator)}'
 
 # %% ../../nbs/3_estimation/01_resampling.ipynb #b7d3e1f4
-def _warn_of_registration(generator, manifest):
-    "A warning where the frames were registered by another method than those that the generator learned from."
+def _check_registration(generator, manifest):
+    "A warning if the frames' registration is not that which the generator learned from; ResamplingError: differences."
     learned = getattr(generator, 'card', {}).get('registration', 'mesh')  # as all shipped ones
     given = set(manifest.get('registration', ()))
-    if others := sorted(map(str, given - {learned})):
+    others = sorted(map(str, given - {learned}))
+    if any(' minus ' in made for made in others):
+        raise ResamplingError(f'these frames are differences ({", ".join(others)}), and the generator needs faces: '
+                              'resample the frames they were made from, and take differences of the balanced set')
+    if others:
         warnings.warn(f'The generator learned from frames registered by {learned!r}, these were by '
                       f'{", ".join(map(repr, others))}: its pictures will be worse. Train one on such frames, or '
                       f'register with --method {learned}.', stacklevel=3)
@@ -286,7 +290,7 @@ def semantic_resample(frames: np.ndarray | Rows, manifest: pd.DataFrame, generat
     write to and open memory-mapped. `targets`, warnings and errors: see `semantic_pairs`.
     """
     generator = generator or generator_for(frames, manifest)
-    _warn_of_registration(generator, manifest)
+    _check_registration(generator, manifest)
     preset: Any = generator.preset
     unknown = sorted(set(aus) - set(preset.aus))
     if unknown: raise ResamplingError(f'the generator cannot make AU {unknown}: it was trained for {list(preset.aus)}')
