@@ -31,6 +31,7 @@ import av
 import numpy as np
 import pandas as pd
 from PIL import Image, UnidentifiedImageError
+from tqdm.auto import tqdm
 import aufacs_nb
 from .files import counted, named
 from .facs import AU_NAMES, AU_SETS, AUS, FERA_POSES, LabelError, au_column, au_columns, check_intensities
@@ -1464,33 +1465,19 @@ def _without_codes(root):
                     'read without labels')
     return ''
 
-# %% ../nbs/0_start/02_databases.ipynb #7b22b1db
-def _check_readable(path):
-    "`DatabaseError` where `read_image` has one. A JPEG at an eighth of its size, or a PNG's checksums, tell sooner."
-    with suppress(OSError, ValueError, SyntaxError, EOFError), warnings.catch_warnings(action='ignore'):
-        with open_picture(path) as picture:
-            if picture.format == 'PNG' and picture.mode[0] not in 'IF':
-                return picture.verify()
-            if picture.format in ('JPEG', 'MPO'):
-                picture.draft(None, (1, 1))
-                return picture.load()
-    read_image(path)
-
 # %% ../nbs/0_start/02_databases.ipynb #58cbdb8b
-def _folder_rows(root, skipped, on_error, look):
+def _folder_rows(root, skipped, on_error):
     "Iterate over the `_file_rows` of a folder, file by file; what cannot be read is raised, or noted in `skipped`."
     seen = {}
     for path in media_files(root):
         with _or_skip(skipped, on_error):
-            if look and not path.lower().endswith(VIDEO_SUFFIXES):
-                _check_readable(path)
             yield _file_rows(root, path, seen)
 
 
-def folder_manifest(root: str | os.PathLike, on_error: str = 'raise', look: bool = False) -> pd.DataFrame:
-    "Frame manifest of a folder: `frame` counts within a session, AU columns are NaN. look: into each picture, too."
+def folder_manifest(root: str | os.PathLike, on_error: str = 'raise') -> pd.DataFrame:
+    "Frame manifest of a folder: `frame` counts within a session, AU columns are NaN."
     root, skipped = Path(root).absolute(), {}
-    files = _folder_rows(root, skipped, on_error, look)
+    files = _folder_rows(root, skipped, on_error)
     parts = [_table_of_files(some) for some in iter(lambda: list(islice(files, _ROWS)), [])]
     if not any(map(len, parts)):
         first = ''.join(f'; {said}' for said in [*skipped][:1])
@@ -1518,14 +1505,43 @@ def detect_database(root: Path | str) -> str:
         raise DatabaseError(f'{root}: holds {" and ".join(found)}; name one with --database, or give its own folder')
     return (found or ['folder'])[0]
 
+# %% ../nbs/0_start/02_databases.ipynb #7b22b1db
+def _check_readable(path):
+    "`DatabaseError` where `read_image` has one. A JPEG at an eighth of its size, or a PNG's checksums, tell sooner."
+    with suppress(OSError, ValueError, SyntaxError, EOFError), warnings.catch_warnings(action='ignore'):
+        with open_picture(path) as picture:
+            if picture.format == 'PNG' and picture.mode[0] not in 'IF':
+                return picture.verify()
+            if picture.format in ('JPEG', 'MPO'):
+                picture.draft(None, (1, 1))
+                return picture.load()
+    read_image(path)
+
+
+def _looked_into(table, root, on_error, progress):
+    "`table` without rows whose picture cannot be read; such faults are raised, or go to the end of `attrs['skipped']`."
+    pictures = [path for path in pd.unique(table.path) if not path.lower().endswith(VIDEO_SUFFIXES)]
+    broken, skipped = [], dict.fromkeys(table.attrs['skipped'])
+    for path in tqdm(pictures, desc='looking into pictures', unit='picture', disable=not progress or not pictures):
+        with _or_skip(skipped, on_error):
+            _check_readable(path)
+            continue
+        broken.append(path)
+    whole = table[~table.path.isin(broken)].reset_index(drop=True) if broken else table
+    if not len(whole):
+        raise DatabaseError(f'{root}: no picture in it can be read; {next(iter(skipped))}')
+    whole.attrs.update(table.attrs, skipped=list(skipped))
+    return whole
+
 # %% ../nbs/0_start/02_databases.ipynb #a371e7c9
 def manifest(root: Path | str, database: str = 'auto', on_error: str = 'raise', look: bool = False,
-             **options: Any) -> pd.DataFrame:
+             progress: bool = False, **options: Any) -> pd.DataFrame:
     """Frame manifest of `root` by the reader `database`: auto, or one of `READERS`; `options` go to that reader.
 
     `on_error`: 'raise' stops at the first fault; 'skip' leaves it out and lists it in `attrs['skipped']`.
     `attrs['notes']` says what was read although it is unusual, and which poses of FERA 2017 were left out.
-    look: whether the pictures of a plain folder are opened, so that one that cannot be read is a fault, as a film is.
+    look: whether every picture is opened, so that one that cannot be read is a fault, as a film is.
+    progress: a bar while it looks.
     """
     if not Path(root).is_dir():
         raise DatabaseError(f'{named(root)}: no such folder; check the path')
@@ -1536,7 +1552,8 @@ def manifest(root: Path | str, database: str = 'auto', on_error: str = 'raise', 
     known = inspect.signature(reader).parameters
     if unknown := [name for name in options if name not in known]:
         raise DatabaseError(f'{root}: the reader of {database} has no option {unknown[0]!r}; leave it out')
-    return reader(root, on_error=on_error, **options, **dict.fromkeys({'look'} & set(known), look))
+    table = reader(root, on_error=on_error, **options)
+    return _looked_into(table, root, on_error, progress) if look else table
 
 # %% ../nbs/0_start/02_databases.ipynb #c3e214e4
 def _video_rows(path, wanted):

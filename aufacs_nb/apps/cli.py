@@ -117,7 +117,8 @@ _MANIFEST = re.compile(r"database,partition,subject,session,frame,pose_yaw,pose_
 # %% ../../nbs/6_apps/11_commands.ipynb #046b61e5
 @app.command("manifest", rich_help_panel=DATA)
 def manifest_command(root: Path, out: Out = Path("manifest.parquet"), database: Database = "auto",
-                     poses: Poses = None, on_error: OnError = "raise", force: Force = False) -> None:
+                     poses: Poses = None, on_error: OnError = "raise", force: Force = False,
+                     quiet: Quiet = False) -> None:
     "Read a database, real or virtual, or a plain folder into one table: one row per frame, one column per AU."
     from aufacs_nb.databases import manifest
     from aufacs_nb.files import write_atomically
@@ -129,7 +130,7 @@ def manifest_command(root: Path, out: Out = Path("manifest.parquet"), database: 
     chosen = {} if poses is None else {"poses": poses if poses == "all" else numbers_of(
         poses, "--poses", "FERA poses 1–9, such as 3,6, or all")}
     with lock(out):
-        table = manifest(root, database, on_error, look=True, **chosen)
+        table = manifest(root, database, on_error, look=True, progress=not quiet, **chosen)
         skipped = _tell(table)
         write_atomically(out, lambda path: table.to_parquet(path, index=False))
     people = counted(table.subject.nunique(), "subject")
@@ -403,6 +404,11 @@ def _unsigned(cell: object) -> str:
     "A cell of a printed table, with 0.00 for what is rounded to -0.00."
     return re.sub(r"-(0(?:\.0+)?)(?![\d.])", r"\1", str(cell))
 
+
+def _scores_in_words(table) -> str:
+    "An ICC table with two digits: no verdict hangs on which side of 0 an end lies, so none needs more of them."
+    return table.map(lambda score: score.told(edges=())).to_string()
+
 # %% ../../nbs/6_apps/11_commands.ipynb #41e0dc4e
 @app.command("train", rich_help_panel=TRAINING)
 def train_command(
@@ -422,7 +428,7 @@ def train_command(
     with lock(out):
         _, classifiers = train_all(preset, out, seed=seed, resampling=resampling, n_jobs=jobs, progress=not quiet)
     test = partition_frames(open_registered(out / "registered"), "Test", classifiers.preset.cls_size)
-    typer.echo(evaluate(classifiers, test).map(_unsigned).to_string())
+    typer.echo(_scores_in_words(evaluate(classifiers, test)))
 
 # %% ../../nbs/6_apps/11_commands.ipynb #8487d699
 def _partition(registered, name: str, data: Path) -> str | None:
@@ -465,7 +471,7 @@ def evaluate_command(
     _check_same(data, classifiers.card.get("registration", "mesh"), f"--model {model}")
     part = partition_frames(registered, _partition(registered, partition, data), classifiers.preset.cls_size)
     table = evaluate(classifiers, part)
-    typer.echo(table.map(_unsigned).to_string())
+    typer.echo(_scores_in_words(table))
     if out:
         write_atomically(out, lambda path: write_table(table, path))
     _end_without_mean(table, data)
