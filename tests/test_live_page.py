@@ -1,4 +1,5 @@
 """live.js alone in a browser, without a kernel: what it says of cameras and faces, in words that help."""
+import re
 import shutil
 
 import pytest
@@ -109,3 +110,19 @@ def test_a_name_with_markup_is_shown_as_written(page):
     page.evaluate("(text) => window.tell({kind: 'say', text})", "<img src=x onerror=window.hit=1>")
     assert page.locator(".live-said").inner_text() == "<img src=x onerror=window.hit=1>"
     assert page.evaluate("window.hit") is None
+
+
+def test_time_lines_take_the_colour_of_the_screen_also_while_nothing_is_drawn(page):
+    page.add_style_tag(content=":root { color-scheme: light dark; --aufacs-accent: light-dark(rgb(1, 2, 3), rgb(7, 8, 9)); }"
+                               + (ASSETS / "demos" / "live.css").read_text(encoding="utf-8"))
+    press(page, "Start the camera")
+    for level in (0, 5, 5):
+        sees(page, values=[level])
+        page.wait_for_timeout(120)  # lines are drawn ten times a second
+    press(page, "Freeze")
+    line, stroke = page.locator(".live-line path"), "e => getComputedStyle(e).stroke"
+    heights = [float(y) for y in re.findall(r"[ML][\d.]+ ([\d.]+)", line.get_attribute("d"))]
+    assert heights[0] == 28 and heights[-1] == 2  # absent at the lower edge, E at the upper one
+    for scheme, colour in (("light", "rgb(1, 2, 3)"), ("dark", "rgb(7, 8, 9)")):
+        page.emulate_media(color_scheme=scheme)
+        assert line.evaluate(stroke) == colour

@@ -1,5 +1,6 @@
 // The camera's frames go to the kernel, small and never more than two at a time; meshes and numbers come back.
 const SIDE = 640, AHEAD = 2, SECONDS = 20;
+const SVG = "http://www.w3.org/2000/svg", WIDTH = 240, HEIGHT = 30; // of a time line, in its own units
 const LOST = 2000, SILENT = 8000; // ms without a face, and without an answer, until it is said
 const NO_CAMERA = {
   NotAllowedError: "it was not allowed. Allow it beside the page's address, then start again",
@@ -29,27 +30,25 @@ function rowsOf(board, labels) {
     for (const [key, value] of [["role", "meter"], ["aria-label", name], ["aria-valuemin", 0], ["aria-valuemax", 5],
                                 ["aria-valuenow", 0]]) bar.setAttribute(key, value);
     const fill = make("div", { className: "live-fill" }, bar), number = make("span", { textContent: "–" }, row);
-    const line = make("canvas", { width: 240, height: 30, className: "live-line" }, row);
-    line.setAttribute("role", "img");
-    line.setAttribute("aria-label", `${name}, last ${SECONDS} seconds`);
+    const chart = row.appendChild(document.createElementNS(SVG, "svg"));
+    for (const [key, value] of [["class", "live-line"], ["viewBox", `0 0 ${WIDTH} ${HEIGHT}`], ["role", "img"],
+                                ["preserveAspectRatio", "none"], ["aria-label", `${name}, last ${SECONDS} seconds`]])
+      chart.setAttribute(key, value);
+    const line = chart.appendChild(document.createElementNS(SVG, "path"));
     return { bar, fill, number, line };
   });
 }
 
-function drawLine(canvas, history, k, now, ink) {
-  const c = canvas.getContext("2d"), { width, height } = canvas;
-  c.clearRect(0, 0, width, height);
-  c.strokeStyle = ink;
-  c.lineWidth = 2;
-  c.beginPath();
-  let before = null;
+// A path has the page's own colour at every moment; what was drawn on a canvas keeps the colour that it was drawn in.
+function drawLine(line, history, k, now) {
+  let before = null, path = "";
   for (const { time, values } of history) {
-    const x = width * (1 - (now - time) / (1000 * SECONDS)), y = height - 2 - (height - 4) * ((values?.[k] ?? 0) / 5);
     if (values === null) { before = null; continue; }
-    before === null || time - before > 1000 ? c.moveTo(x, y) : c.lineTo(x, y);
+    const x = WIDTH * (1 - (now - time) / (1000 * SECONDS)), y = HEIGHT - 2 - (HEIGHT - 4) * ((values[k] ?? 0) / 5);
+    path += `${before === null || time - before > 1000 ? "M" : "L"}${x.toFixed(1)} ${y.toFixed(1)}`;
     before = time;
   }
-  c.stroke();
+  line.setAttribute("d", path);
 }
 
 function drawMesh(c, points, edges) {
@@ -173,8 +172,7 @@ function render({ model, el }) {
     const now = performance.now();
     if (now - lastLines < 90 && history.length) return;
     lastLines = now;
-    const ink = getComputedStyle(rows[0].line).color; // as the page is now, light or dark
-    rows.forEach(({ line }, k) => drawLine(line, history, k, now, ink));
+    rows.forEach(({ line }, k) => drawLine(line, history, k, now));
   }
 
   // What a person would else wonder about: no face, several, or a neutral that is not complete.
