@@ -1,10 +1,11 @@
-"""Commands of `aufacs` as processes of their own that start at once: forks of one process that has loaded libraries.
+"""Commands of `aufacs`, and scripts, as processes of their own that start at once: forks of one that has loaded libraries.
 
 Loading PyTorch and the rest takes seconds, which each of a hundred commands would spend again. What the process of a
 test has computed, changed or patched does not reach them; its working folder and environment do. Run as a script, this
 is that process: it reads a request from each line of its standard input and answers on its standard output, in JSON.
 """
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -33,6 +34,62 @@ class Commands:
         """End the process; it is not needed again."""
         self.process.kill()  # it holds nothing, and would take a second to put its libraries away
         self.process.communicate()
+
+
+class Script:
+    """A Python script with its words that runs in a fork; of `Popen` the methods that tests need.
+
+    `largest`: bytes that one of its files may have. What it says on its standard output is lost.
+    """
+    server = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
+
+    def __init__(self, path, *words, largest=None):
+        if hasattr(os, "fork"):
+            self.server.set_forkserver_preload(["torch._dynamo", "aufacs_nb.generation.runs"])
+        self.faults = tempfile.NamedTemporaryFile()
+        words = [str(path), *map(str, words)]
+        self.process = self.server.Process(target=run_script, args=(words, self.faults.name, largest), daemon=True)
+        self.process.start()
+
+    @property
+    def returncode(self):
+        """The exit code (below 0: of a signal); None while it runs."""
+        return self.process.exitcode
+
+    def poll(self):
+        """The exit code; None while it runs."""
+        return self.returncode
+
+    def send_signal(self, number):
+        """Send a signal."""
+        os.kill(self.process.pid, number)
+
+    def wait(self, timeout=None):
+        """The exit code, once it has ended; TimeoutExpired if it goes on for `timeout` seconds."""
+        self.process.join(timeout)
+        if self.returncode is None:
+            self.process.kill()
+            raise subprocess.TimeoutExpired("script", timeout)
+        return self.returncode
+
+    def communicate(self, timeout=None):
+        """(None, standard error), once it has ended."""
+        self.wait(timeout)
+        return None, Path(self.faults.name).read_text(encoding="utf-8")
+
+
+def run_script(words, faults, largest):
+    """What the process of a `Script` does."""
+    import runpy
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.dup2(os.open(faults, os.O_WRONLY | os.O_APPEND), 2)
+    if largest is not None:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+    sys.argv = words
+    runpy.run_path(words[0], run_name="__main__")
 
 
 def child(request, streams):

@@ -25,6 +25,8 @@ from aufacs_nb.generation.runs import expression_estimates, load_critic, load_ge
 from aufacs_nb.generation.training import (GeneratorTrainer, PairSampler, RowSampler, TrainingError, clip_keys, rarity,
                                            train_step)
 
+from forked import Script
+
 TRAIN = """
 import sys, time, torch
 from dataclasses import replace
@@ -56,11 +58,13 @@ def script(tmp_path):
     return path
 
 
-def start(script, out, steps, batch, pause=0, launcher=(), limit=None):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *launcher, str(script), str(out), str(steps), str(batch), str(pause)]
-    return subprocess.Popen(command, env=environment, text=True, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
-                            preexec_fn=limit)
+def start(script, out, steps, batch, pause=0, launcher=(), largest=None):
+    """A training as a process of its own: a fork, or what `launcher` starts."""
+    words = [str(word) for word in (script, out, steps, batch, pause)]
+    if not launcher:
+        return Script(*words, largest=largest)
+    return subprocess.Popen([sys.executable, *launcher, *words], env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True,
+                            stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
 
 
 def finish(process):
@@ -115,10 +119,7 @@ def test_ctrl_c_keeps_the_last_step(script, tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files")
 def test_full_disk_is_named_and_leaves_no_half_of_a_file(script, tmp_path):
-    import resource
-
-    full = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
-    process = start(script, tmp_path / "run", 6, 4, limit=full)
+    process = start(script, tmp_path / "run", 6, 4, largest=50_000)
     errors = process.communicate(timeout=300)[1]
     assert process.returncode != 0 and "could not be" in errors and "Make room" in errors
     assert not list((tmp_path / "run" / "checkpoint").iterdir())  # no half of a file, not even a hidden one
