@@ -71,12 +71,22 @@ def standardise(frames: np.ndarray | torch.Tensor, size: int | None = None, colo
 
 # %% ../nbs/0_start/08_tensors.ipynb #ff1d2ded
 def pick_device(device: torch.device | str | None = None) -> torch.device:
-    "Where networks compute: `device` ('cpu', 'cuda'), or for None a GPU if there is one; ValueError if there is none."
-    if device is None:
+    """Where networks compute: `device` ('cpu', 'cuda', 'cuda:1', 'mps'), or for None and 'auto' a GPU if there is one.
+
+    ValueError for another word, and for what this machine has not.
+    """
+    if device in (None, "auto"):
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device={str(device)!r}: PyTorch finds no graphics card here: choose 'cpu', or leave it out.")
-    return torch.device(device)
+    try:
+        wanted = torch.device(device)  # type: ignore[arg-type]
+    except RuntimeError:
+        raise ValueError(f"device={str(device)!r}: no device is called so; choose 'cpu', 'cuda', 'cuda:1', 'mps' or "
+                         "'auto'.") from None
+    there = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if (wanted.index or 0) >= there.get(wanted.type, 1):
+        raise ValueError(f"device={str(device)!r}: PyTorch finds no such graphics card here: choose 'cpu', or leave it "
+                         "out.")
+    return wanted
 
 # %% ../nbs/0_start/08_tensors.ipynb #72167501
 @contextmanager

@@ -20,6 +20,8 @@ from aufacs_nb.estimation.estimator import AUEstimator, _generator_name
 from aufacs_nb.estimation.sources import StreamItem
 from aufacs_nb.estimation.tables import openface_table, save_table
 from aufacs_nb.files import OutputError, lock
+from aufacs_nb.simulation.appearance import sample_person
+from aufacs_nb.simulation.camera import render_person
 
 
 @pytest.fixture
@@ -314,9 +316,33 @@ def test_a_refusal_names_the_option_that_is_meant(me, film, tmp_path, never, cap
     for words, said in (((me, "--plot", tmp_path / "mine.png"), "--plot {}/mine.png: is there already"),
                         ((me, "--overlay", tmp_path / "mine.png"), "--overlay {}/mine.png: is there already"),
                         ((me, "--plot", "plot.txt"), "--plot plot.txt: its name must end in .png or .svg or .pdf"),
-                        ((me, "--neutral", film), "such as a frame of it, or say --neutral clip")):
+                        ((me, "--neutral", film), "such as a frame of it, or say --neutral clip"),
+                        ((me, "--neutral", "clop"), "aufacs: --neutral clop: no such neutral photograph; give a photograph of "
+                         "the face at rest, clip (the film's own calm frames) or none.\n"),
+                        ((me, "--face", 2), "--face 2: says whose zero a neutral photograph shows, and none was given"),
+                        ((me, "--neutral", "clip", "--face", 2), "--face 2: says whose")):
         assert ends("predict", *words, *out) == 2
         assert said.format(tmp_path) in capsys.readouterr().err
+
+
+def test_the_person_of_a_neutral_photograph_is_chosen_and_others_are_told(me, tmp_path, capsys):
+    "A note says how to choose, the choice does what it says, and whoever else is read with that zero is told."
+    smile = np.asarray(Image.open(me))
+    rest = render_person(sample_person(5), {}, size=smile.shape[0])
+    Image.fromarray(np.hstack([smile, rest])).save(tmp_path / "two.png")
+    words = ("predict", me, "--model", "mesh18", "--quiet", "--neutral", tmp_path / "two.png")
+    assert ends(*words, "--out", tmp_path / "au.csv") == 0
+    assert "Choose with --face 1 … 2." in capsys.readouterr().err
+    read = []
+    for face in (1, 2):
+        assert ends(*words, "--out", tmp_path / f"{face}.csv", "--face", face) == 0
+        assert not capsys.readouterr().err
+        read.append(pd.read_csv(tmp_path / f"{face}.csv").AU12_r[0])
+    assert read[0] < .5 < read[1] - 1, "less their own smile, and less another face at rest"
+    both = ("predict", tmp_path / "two.png", "--model", "mesh18", "--quiet", "--faces", "all", "--out", tmp_path / "both.csv")
+    for zero, told in ((me, 1), ("none", 0)):
+        assert ends(*both, "--neutral", zero, "--force") == 0
+        assert capsys.readouterr().err.count("its zero is taken off everybody") == told
 
 
 def test_a_model_that_is_none_names_those_that_are(me, tmp_path, capsys):

@@ -81,6 +81,14 @@ def test_a_film_without_a_zero_is_said_once_and_only_if_all_are(root):
         assert [text for text in read([root / "a.mp4", root / "b" / "c.mp4"]) if NO_ZERO in text] == [f"2 sources: {NO_ZERO}"]
 
 
+def test_a_note_names_the_film_and_not_how_many_a_process_reads(root, tmp_path):
+    write_video(tmp_path / "long.mp4", [render_person(sample_person(41), {}, size=120)] * 12, 10)
+    films = [root / "a.mp4", tmp_path / "long.mp4"]
+    with ThreadPoolExecutor(1) as executor:
+        told = quietly(lambda: list(beside.read_side_by_side("mesh18", films, executor=executor, neutral="clip")))[1]
+    assert told == [f"{films[0]}: {NO_ZERO}"]
+
+
 def test_a_dead_process_is_a_sentence(root, monkeypatch):
     def dies(*words):
         yield [], []

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['app', 'FACES', 'DATA', 'TRAINING', 'THE_PAPER', 'Out', 'Force', 'Seed', 'PresetName', 'Quiet', 'Model', 'Data',
-           'Init', 'Device', 'AnyModel', 'Table', 'Arch', 'OnError', 'FILM_SIDE', 'Commands', 'device_of', 'one_line',
-           'write_line', 'check_photographs', 'table_columns', 'say_replaced', 'predict_command', 'personalize_command',
-           'actions_command', 'demo_command', 'live_command', 'numbers_of', 'check_once', 'parse_targets',
-           'synthesize_command']
+           'Init', 'Device', 'AnyModel', 'Table', 'Arch', 'ZeroFace', 'OnError', 'FILM_SIDE', 'Commands', 'device_of',
+           'one_line', 'write_line', 'check_photographs', 'table_columns', 'say_replaced', 'predict_command',
+           'personalize_command', 'actions_command', 'demo_command', 'live_command', 'numbers_of', 'check_once',
+           'parse_targets', 'synthesize_command']
 
 # %% ../../nbs/6_apps/09_cli.ipynb #d96a0b1e
 import json
@@ -85,6 +85,7 @@ def _raise_or_skip(word: str) -> str:
     return word
 
 
+ZeroFace = Annotated[int | None, typer.Option(help="Which face of the neutral photo, 1 = leftmost; else the largest.")]
 OnError = Annotated[str, typer.Option(callback=_raise_or_skip,
                                       help="raise: stop at the first fault; skip: leave it out and list it.")]
 
@@ -267,6 +268,18 @@ def _check_jobs(jobs: int) -> None:
     check_ranges(n_jobs=jobs)
 
 
+def _check_neutral(neutral: str | None, face: int | None) -> None:
+    "ValueError for a zero that is no photograph, clip or none, and for a face of none, before a model is loaded."
+    from aufacs_nb.estimation.estimator import neutral_photos
+
+    _check_photo(Path(neutral) if neutral else None, "--neutral", ", or say --neutral clip")
+    try:
+        neutral_photos(neutral, face)
+    except ValueError as error:
+        said = f"--neutral {error}" if face is None else str(error).replace("face=", "--face ")
+        raise ValueError(said) from None
+
+
 def _check_overlay(sources: list, overlay: Path) -> None:
     "ValueError for an overlay that cannot be drawn: of several sources, or with another ending."
     if len(sources) > 1 or sources[0].is_dir():
@@ -392,7 +405,7 @@ def _note_no_zero(estimator, model: str) -> None:
                       "or --neutral none to read without.", stacklevel=2)
 
 
-def _asked(model: str, neutral: str | None, device: str):
+def _asked(model: str, neutral: str | None, device: str, face: int | None = None):
     "The estimator of a shipped name or folder, with the zero that `--neutral` asks for; a note if nothing was asked."
     from aufacs_nb.estimation.estimator import AUEstimator
 
@@ -400,7 +413,7 @@ def _asked(model: str, neutral: str | None, device: str):
     _log.info("read by %s, zero: %s", getattr(estimator.classifiers, "source", "?"), neutral or "none")
     if neutral is None:
         _note_no_zero(estimator, model)
-    return estimator if neutral in (None, "none") else estimator.neutral(neutral)
+    return estimator if neutral in (None, "none") else estimator.neutral(neutral, face)
 
 
 def _unseen(sources: list, seen: dict, left: list) -> list:
@@ -438,11 +451,11 @@ def _batches(source, jobs: int, asked: tuple, options: dict):
     from aufacs_nb.estimation.side_by_side import read_side_by_side
     from aufacs_nb.estimation.sources import holds_many
 
-    estimator, (model, neutral, device) = _asked(*asked), asked  # what is wrong with it is said before processes start
+    estimator, (model, neutral, device, face) = _asked(*asked), asked  # what is wrong is said before processes start
     if jobs == 1 or not holds_many(source):
         return estimator.batches(source, **options)
     zero = None if neutral in (None, "none") else neutral
-    return read_side_by_side(model, source, jobs, None, _given_device(device), zero, **options)
+    return read_side_by_side(model, source, jobs, None, _given_device(device), zero, face, **options)
 
 # %% ../../nbs/6_apps/09_cli.ipynb #dd1b9832
 def _predicted(read, sources: list, out: Path, model: str, drawings: tuple, on_error: str) -> tuple:
@@ -467,17 +480,17 @@ def predict_command(
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, auto; mesh18, face18 stay on the CPU.")] = "auto",
     neutral: Annotated[str | None, typer.Option(help="Zero of a person: a neutral photo, clip (the film), none.",
                                                 show_default="none")] = None,
-    jobs: Annotated[int, typer.Option(help="Processes that read files side by side.")] = 1,
+    face: ZeroFace = None, jobs: Annotated[int, typer.Option(help="Processes that read files side by side.")] = 1,
     on_error: OnError = "skip", force: Force = False,
 ) -> None:
     "AU intensities, head pose and gaze of photographs, folders and films, as one table with OpenFace's columns."
     out, plot, overlay = _check_predict(sources, out, plot, overlay, force, neutral)
     say_replaced(out, "au.csv")
     _check_jobs(jobs)
-    _check_photo(Path(neutral) if neutral else None, "--neutral", ", or say --neutral clip")
+    _check_neutral(neutral, face)
     with _alone(out, plot, overlay):
         options = dict(faces=faces, progress=not quiet, landmarks=landmarks)
-        read = partial(_batches, jobs=jobs, asked=(model, neutral, device), options=options)
+        read = partial(_batches, jobs=jobs, asked=(model, neutral, device, face), options=options)
         check, left, faceless = _predicted(read, sources, out, model, (plot, overlay), on_error)
     _report(check, [out, plot, overlay], left, faceless, str(out) == "-")
 

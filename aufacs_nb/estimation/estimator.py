@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['REGISTERED', 'NO_ZERO', 'NAMED', 'registered_by', 'meshes_of', 'pictures_of', 'batch_table', 'Batch', 'TableCheck',
-           'checked_tables', 'AUReader', 'AUEstimator', 'actions_batches', 'actions_table']
+           'checked_tables', 'AUReader', 'neutral_photos', 'AUEstimator', 'actions_batches', 'actions_table']
 
 # %% ../../nbs/3_estimation/13_estimator.ipynb #07bb3081
 import logging
@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from operator import attrgetter
+from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
@@ -25,14 +26,15 @@ import torch
 from tqdm.auto import tqdm
 
 # %% ../../nbs/3_estimation/13_estimator.ipynb #d4d0653b
-from ..databases import DatabaseError
+from ..databases import VIDEO_SUFFIXES, DatabaseError
 from .mesh import MeshReader
 from .sharing import GENERATOR_PARTS, located, push_folder, ready_to_share
 from .sources import (Media, Photo, _found, found_faces, frame_stream, holds_many, in_batches,
                                           is_photo, pick_face, read_photo, source_name)
 from .tables import Predictions, file_names, landmark_columns, openface_table
 from .zero import ClipZeros, photo_zero
-from ..files import counted
+from ..files import counted, named
+from ..folders import check_ranges
 from ..presets import ASSETS, WeightsError, is_shipped, read_card, weights_folder
 from ..registration.collections import METHODS, dense_landmarks, register_faces
 from ..registration.detection import FaceLandmarker, NoFaceError
@@ -161,6 +163,7 @@ def _until_it_breaks(stream, left: list):
 def _searched(reader, source, batch: int, faces: str, progress: bool, name: str = "frames"):
     "Batches of a source: `StreamItem`s, and the `Face`s of each (lists). What broke off is raised after the last one."
     left: list = []
+    check_ranges(batch=batch)
     found_faces([], reader.landmarker, faces)  # refuses another word
     found = _found(_until_it_breaks(frame_stream(source), left), reader.landmarker, faces == "all")
     with tqdm(desc=name, unit="", disable=not progress) as bar:
@@ -230,6 +233,18 @@ def _clip_zeros(reader, searched, source) -> dict:
         _warn_of_missing(count, zeros, source)
     return zeros
 
+# %% ../../nbs/3_estimation/13_estimator.ipynb #a539e991
+def _of_one_person(reader, searched, source):
+    "Batches as they are; one warning where the zero of a neutral photograph is taken off a second person's face, too."
+    told = reader.zero is None and getattr(reader.classifiers, "zero", None) is None
+    for items, found in searched:
+        if not told and any(face.face_id > 0 for own in found for face in own):
+            told = True
+            warnings.warn(f"{source_name(source)}: shows more than one person, and a neutral photograph is of one; its "
+                          "zero is taken off everybody. In a film, clip gives each their own.", stacklevel=4)
+        yield items, found
+        del items, found
+
 # %% ../../nbs/3_estimation/13_estimator.ipynb #494279f6
 class AUReader:
     "AU intensities of photographs, folders and videos, as given classifiers or a `MeshReader` read them."
@@ -245,7 +260,7 @@ class AUReader:
         landmark_columns(landmarks)  # refused before anything is read
         search = partial(_searched, self, source, batch, faces, progress)
         zeros = _clip_zeros(self, search("first reading"), source) if self.clip else self.zero
-        for items, found in search():
+        for items, found in _of_one_person(self, search(), source):
             yield Batch(items, found, batch_table(items, found, self.classifiers, self.method, zeros, landmarks))
             del items, found
 
@@ -317,6 +332,27 @@ def _load(name_or_folder):
     from aufacs_nb.estimation.storage import AUClassifiers
     return AUClassifiers.from_pretrained(name_or_folder)
 
+# %% ../../nbs/3_estimation/13_estimator.ipynb #2cd51ed2
+def neutral_photos(photo: Photo | list | tuple | None, face: int | None = None) -> list:
+    """The photographs that a zero is taken from, [] for None, 'none' and 'clip'.
+
+    ValueError for a word that is neither, nor a file; for a film, an empty list, and a `face` without a photograph.
+    """
+    photos = list(photo) if isinstance(photo, (list, tuple)) else [photo]
+    if photo is None or isinstance(photo, str) and photo in ("none", "clip"):
+        if face is not None:
+            raise ValueError(f"face={face}: says whose zero a neutral photograph shows, and none was given.")
+        return []
+    ways = "give a photograph of the face at rest, clip (the film's own calm frames) or none."
+    for path in (Path(one) for one in photos if isinstance(one, (str, PathLike))):
+        if path.suffix.lower() in VIDEO_SUFFIXES:
+            raise ValueError(f"{named(path)}: is a film, and no neutral photograph; {ways}")
+        if not path.is_file():
+            raise ValueError(f"{named(path)}: no such neutral photograph; {ways}")
+    if not photos:
+        raise ValueError(f"an empty list holds no neutral photograph; {ways}")
+    return photos
+
 # %% ../../nbs/3_estimation/13_estimator.ipynb #e1cfd3a9
 def _chosen(estimator, photo, face: int | None) -> tuple:
     "The picture of a photograph in any form, and the `Face` in it that is meant; or NoFaceError."
@@ -352,12 +388,11 @@ def _zero_of(estimator, photos, face: int | None) -> np.ndarray:
 
 def _with_zero(estimator, photo, face: int | None) -> "AUEstimator":
     "See `AUEstimator.neutral`."
-    reader, word, zero = estimator.classifiers, photo if isinstance(photo, str) else "", None
-    if photo is not None and word not in ("clip", "none"):
-        zero = _zero_of(estimator, photo if isinstance(photo, (list, tuple)) else [photo], face)
-    by_mesh = isinstance(reader, MeshReader)
+    reader, photos = estimator.classifiers, neutral_photos(photo, face)
+    zero = _zero_of(estimator, photos, face) if photos else None
+    by_mesh, clip = isinstance(reader, MeshReader), isinstance(photo, str) and photo == "clip"
     reader, own = (replace(reader, zero=zero), None) if by_mesh else (reader, zero)
-    return AUEstimator(reader, estimator.generator, estimator.landmarker, clip=word == "clip", zero=own)
+    return AUEstimator(reader, estimator.generator, estimator.landmarker, clip=clip, zero=own)
 
 # %% ../../nbs/3_estimation/13_estimator.ipynb #dfb024f5
 def _save(estimator, folder: Path) -> Path:
@@ -390,7 +425,8 @@ def _push(estimator, repo: str, private: bool | None, revision: str | None, lice
 # %% ../../nbs/3_estimation/13_estimator.ipynb #e0bb8b1d
 def _moved(classifiers, device):
     "Classifiers on a device, None: where they are; a warning for whoever asks for one that they do not use."
-    if device is not None and (wanted := pick_device(device).type) != classifiers.to(device).device.type:
+    if device is not None and (wanted := pick_device(device).type) != classifiers.to(device).device.type and \
+            device != "auto":
         warnings.warn(f"device={wanted} does nothing here: readers of meshes and faces compute on the CPU.",
                       stacklevel=4)
     return classifiers

@@ -63,12 +63,12 @@ def pieces_of(source: Media) -> list:
 _loaded: dict = {}  # {what was asked for: estimator}, the last one alone; each process has its own
 
 
-def _estimator(model, device, neutral) -> AUEstimator:
-    "The estimator of a name or folder, with a zero: of a photograph, 'clip', or None."
-    if (asked := (str(model), device, neutral)) not in _loaded:
+def _estimator(model, device, neutral, face) -> AUEstimator:
+    "The estimator of a name or folder, with a zero: of a `face` of a photograph, 'clip', or None."
+    if (asked := (str(model), device, neutral, face)) not in _loaded:
         made = AUEstimator.from_pretrained(model, device)
         _loaded.clear()
-        _loaded[asked] = made if neutral is None else made.neutral(neutral)
+        _loaded[asked] = made if neutral is None else made.neutral(neutral, face)
     return _loaded[asked]
 
 
@@ -80,13 +80,13 @@ def _light(batch: Batch, names: dict) -> Batch:
     return Batch(items, [], batch.table.assign(file=batch.table.file.map(spelt)))
 
 
-def _read_piece(piece: list, model, device, neutral, options: dict) -> tuple[list, list]:
+def _read_piece(piece: list, model, device, neutral, face, options: dict) -> tuple[list, list]:
     "The batches of a piece, and the texts of all warnings."
     sources, names = zip(*piece)
     called = dict(zip(_called(sources), names))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        made = _estimator(model, device, neutral).batches(list(sources), **options)
+        made = _estimator(model, device, neutral, face).batches(list(sources), **options)
         batches = [_light(batch, called) for batch in made]
     return batches, [str(one.message) for one in caught]
 
@@ -120,16 +120,17 @@ def _results(jobs: int, executor, work: list) -> Iterator[tuple]:
 
 # %% ../../nbs/3_estimation/15_side_by_side.ipynb #e3a8752c
 def read_side_by_side(model: str | Path, source: Media, jobs: int = 2, executor: Executor | None = None,
-                 device: str | None = None, neutral: str | Path | None = None, progress: bool = False,
-                 **options: Any) -> Iterator[Batch]:
+                 device: str | None = None, neutral: str | Path | None = None, face: int | None = None,
+                 progress: bool = False, **options: Any) -> Iterator[Batch]:
     """Iterate over `Batch`es of `source` as one estimator reads them, in order, without pixels and faces.
 
-    model, device: as for `AUEstimator.from_pretrained`; neutral: a photograph, 'clip' or None; options: of `batches`.
+    model, device: as for `AUEstimator.from_pretrained`; neutral: a photograph, whose person is number `face`
+    from the left or the largest, 'clip' or None; options: of `batches`.
     jobs: processes, or an executor, such as Dask's `client.get_executor()`, whose machines see the same files.
     Numbers are the same to the bit on CPUs. FolderError for jobs out of range, OSError if a process dies.
     """
     check_ranges(n_jobs=jobs)
-    work = [(piece, model, device, neutral and str(neutral), options) for piece in pieces_of(source)]
+    work = [(piece, model, device, neutral and str(neutral), face, options) for piece in pieces_of(source)]
     with tqdm(total=len(work), desc="files", disable=not progress) as bar:
         without, calm = [], 0
         for batches, told in _results(min(jobs, max(1, len(work))), executor, work):

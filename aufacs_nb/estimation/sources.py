@@ -158,7 +158,10 @@ def _opened(source, name: str, prefix: str = ""):
 
 # %% ../../nbs/3_estimation/11_sources.ipynb #eb5df054
 def _list_stream(sources):
-    "The streams of many sources one after the other, each under a name of its own."
+    "The streams of many sources one after the other, each under a name of its own; TypeError if none can be one."
+    if sources and not any(isinstance(one, Photo) for one in sources):
+        raise TypeError(f"a list of {len(sources)} × {type(sources[0]).__name__}: cannot be read; give a list of "
+                        "paths, arrays, tensors or Pillow pictures.")
     names, said = [str(one) if isinstance(one, (str, os.PathLike)) else f"{_kind(one)} {number}"
                    for number, one in enumerate(sources, 1)], Counter()
     for source, name in zip(sources, names):
@@ -194,7 +197,7 @@ def read_photo(photo: Photo) -> np.ndarray:
 def source_name(source: Media) -> str:
     "What messages call a source."
     if isinstance(source, (list, tuple)):
-        return f"{len(source)} source" + "s" * (len(source) != 1)
+        return source_name(source[0]) if len(source) == 1 else f"{len(source)} sources"
     return str(source) if isinstance(source, (str, os.PathLike)) else _kind(source)
 
 

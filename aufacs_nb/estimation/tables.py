@@ -72,7 +72,7 @@ BOX = ("face_x", "face_y", "face_w", "face_h")
 def landmark_columns(count: int | None) -> list:
     "Names of the columns of 68 landmarks (x_0 … y_67) or 478 (x_0 … z_477), [] for None; or ValueError."
     if count not in (None, 68, 478):
-        raise ValueError(f"landmarks={count}: choose 68 (iBUG's, as OpenFace), 478 (FaceMesh's, with z) or none.")
+        raise ValueError(f"landmarks={count!r}: choose 68 (iBUG's, as OpenFace), 478 (FaceMesh's, with z) or none.")
     return [f"{axis}_{k}" for axis in ("xy" if count == 68 else "xyz") for k in range(count or 0)]
 
 
