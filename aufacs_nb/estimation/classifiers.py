@@ -46,7 +46,7 @@ def _valid_pair(frames, manifest, aus):
     return None if np.isnan(labels).all(0).any() else (frames, labels)
 
 
-def one_registration(table, valid=None) -> str:
+def one_registration(table: pd.DataFrame, valid: pd.DataFrame | None = None) -> str:
     "How the frames of a table were registered; ValueError if not all of them, and of Valid, by one method."
     methods = sorted(set(table["registration"])) if "registration" in table else ["mesh"]
     if len(methods) > 1:
