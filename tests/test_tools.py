@@ -97,15 +97,18 @@ def test_a_solution_that_shows_what_it_prints_is_named(root, tmp_path, monkeypat
 
     (tmp_path / "nbs").mkdir()
     shutil.copy(root / "settings.ini", tmp_path)
-    cells = [("code", "1", {"source_hidden": True}), ("markdown", "Learned.\n\n## Exercises\n\n**1.**", {}), ("code", "2", {}),
-             ("code", "3", {"source_hidden": True}), ("code", "4", {"source_hidden": True, "outputs_hidden": True})]
+    folded = {"source_hidden": True, "outputs_hidden": True}
+    cells = [("code", "1", {"source_hidden": True}), ("markdown", "Learned.\n\n## Exercises", {}), ("code", "2 is given", {}),
+             ("markdown", "**1.** Why?", {}), ("code", "3", {"source_hidden": True}), ("markdown", "**2.** How?", {}),
+             ("code", "4", {}), ("markdown", "**3.** Where?", {}), ("code", "5", folded), ("markdown", "**4.** Who?", {}),
+             ("code", "6\n#| hide", folded)]
     book = nbformat.v4.new_notebook(cells=[
-        nbformat.from_dict({"cell_type": kind, "source": text, "id": f"cell{text[0]}", "metadata": {"jupyter": how}}
-                           | ({"outputs": [], "execution_count": None} if kind == "code" else {})) for kind, text, how in cells])
+        nbformat.from_dict({"cell_type": kind, "source": text, "id": f"cell{text[0]}" if kind == "code" else f"text{n}", "metadata": {"jupyter": how}}
+                           | ({"outputs": [], "execution_count": None} if kind == "code" else {})) for n, (kind, text, how) in enumerate(cells)])
     nbformat.write(book, tmp_path / "nbs" / "room.ipynb")
     [said] = solution_problems(tmp_path)
-    assert said.startswith("nbs/room.ipynb: cell3: a solution's outputs are not folded")
-    assert not any("outputs are not folded" in said for said in solution_problems(root))
+    assert said.startswith("nbs/room.ipynb: cell3, cell4, cell6: a solution is not folded with its outputs")
+    assert solution_problems(root) == []
 
 
 def test_the_paper_s_page_leads_to_every_exercise(root):

@@ -89,19 +89,24 @@ def colab_problems(root):
 
 
 def solutions(book):
-    "The code cells of a notebook (dict) below its heading *Exercises* whose source is folded."
+    "The code cells of a notebook (dict) below its heading *Exercises* that answer a question, **1.** and so on."
     cells, texts = book["cells"], ["".join(cell["source"]) for cell in book["cells"]]
     first = next((n for n, text in enumerate(texts) if re.search("^## Exercises$", text, re.M)), len(cells))
-    return [cell for cell in cells[first:] if cell["metadata"].get("jupyter", {}).get("source_hidden")]
+    asked = [bool(re.search(r"^\*\*\d+\.", text, re.M)) for text in texts]
+    return [cell for n, cell in enumerate(cells) if n > first and cell["cell_type"] == "code" and (
+        asked[n - 1] or cell["metadata"].get("jupyter", {}).get("source_hidden"))]
 
 
 def solution_problems(root):
-    "One line for each notebook whose exercises show what their folded solutions print and draw."
+    "One line for each notebook whose exercises show their solutions, or what these print and draw."
     read = {p: json.loads((root / p).read_text(encoding="utf-8")) for p in notebooks(root)}
-    open_ones = {p: [cell["id"] for cell in solutions(book) if not cell["metadata"]["jupyter"].get("outputs_hidden")]
+    folded = {"source_hidden", "outputs_hidden"}
+    open_ones = {p: [cell["id"] for cell in solutions(book) if "#| hide" in "".join(cell["source"])
+                     or not folded <= {k for k, on in cell["metadata"].get("jupyter", {}).items() if on}]
                  for p, book in read.items()}
-    return [f"{p}: {', '.join(ids)}: a solution's outputs are not folded: set \"outputs_hidden\": true beside "
-            "\"source_hidden\" in the cell's metadata" for p, ids in open_ones.items() if ids]
+    return [f"{p}: {', '.join(ids)}: a solution is not folded with its outputs: set \"source_hidden\": true and "
+            "\"outputs_hidden\": true in the cell's metadata, under \"jupyter\", and do not hide it from the site"
+            for p, ids in open_ones.items() if ids]
 
 
 def main():
