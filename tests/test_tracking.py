@@ -2,14 +2,15 @@
 import threading
 import time
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from aufacs_nb.registration.detection import FaceLandmarker
-from aufacs_nb.registration import tracking
+from aufacs_nb.registration.detection import Face, FaceLandmarker
+from aufacs_nb.registration import collections, tracking
 from aufacs_nb.registration.tracking import FaceLinker, ahead, in_stretches, is_cut, track_stretch
 from aufacs_nb.simulation.appearance import sample_person
 from aufacs_nb.simulation.camera import render_person
@@ -48,6 +49,36 @@ def test_one_person_keeps_one_number_however_slow_the_film_is(landmarker, cast, 
 def test_two_people_of_a_slow_film_keep_theirs(landmarker, cast):
     film = [np.concatenate(pair, 1) for pair in zip(cast[5], cast[8])]
     assert numbers(landmarker, film, 1.)[0] == [[0, 1]] * 10
+
+
+@pytest.mark.parametrize("seconds", [.2, .5, 1.])
+@pytest.mark.parametrize("stretch", [4, 8])
+def test_people_of_a_slow_film_who_change_places_do_not_change_numbers(landmarker, cast, seconds, stretch, monkeypatch):
+    "Following by place alone hands each the other's number, within a stretch and between two."
+    monkeypatch.setattr(tracking, "is_cut", lambda before, after: False)  # in a room that fills most of the picture
+    film = [np.concatenate([cast[5][k], cast[8][k]] if k < 4 else [cast[8][k], cast[5][k]], 1) for k in range(8)]
+    linker, found = FaceLinker(), []
+    for start in range(0, 8, stretch):
+        times = [seconds * k for k in range(start, start + stretch)]
+        linked = linker.link(track_stretch(landmarker, film[start:start + stretch], times), times)
+        found += [{face.face_id: face.box[::2].mean() < 160 for face in faces} for faces in linked]
+    assert all(len(faces) == 2 for faces in found)
+    owners = [{number: left == (k < 4) for number, left in faces.items()} for k, faces in enumerate(found)]
+    assert all(owners[0].get(number, person) == person for each in owners for number, person in each.items())
+
+
+def test_faces_are_named_as_they_fit_best_together_not_one_after_the_other():
+    "Two looks, each nearer to the other's place."
+    def face(x, look):
+        points = np.zeros((478, 3), np.float32)
+        points[:, :2] = np.random.default_rng(0).random((478, 2)) * 50 + [x, 0]
+        box = np.r_[points[:, :2].min(0), points[:, :2].max(0)]
+        return Face(box, points, 1., look=look)
+    one, other = (np.r_[np.full(48, value), np.random.default_rng(k).normal(size=400)] for k, value in ((1, .4), (2, .45)))
+    linker = FaceLinker()
+    before = linker.link([[face(0, one), replace(face(40, other), face_id=1)]], [0.])[0]
+    after = linker.link([[face(42, one), replace(face(2, other), face_id=1)]], [.5])[0]
+    assert [each.face_id for each in before] == [each.face_id for each in after] == [0, 1]
 
 
 @pytest.mark.parametrize("first", [5, 3])
@@ -130,6 +161,27 @@ def test_stretches_stay_within_their_bytes_and_let_go_what_they_gave():
         assert len(stretch) == 2 and not any(image() is not None for image in made[:2 * count - 2])
         del stretch
     assert count == 3
+
+
+def test_stretches_that_are_registered_stay_within_their_bytes(monkeypatch):
+    "Films and pictures: one frame too many was read before."
+    monkeypatch.setattr(collections, "STRETCH_BYTES", 100)
+    made = []
+
+    def frames():
+        for row in range(5):
+            image = np.zeros((4, 4, 3), np.uint8)
+            made.append(weakref.ref(image))
+            yield collections._Frame(row, image, row / 25)
+            del image
+
+    seen = []
+    for stretch in collections._cut_up("film.mp4", frames()):
+        assert not any(image() is not None for image in made[:len(seen)])
+        assert sum(image.nbytes for image in stretch.images) <= 100
+        seen += stretch.rows
+        del stretch
+    assert seen == [0, 1, 2, 3, 4]
 
 
 def test_what_was_handed_on_is_not_held_while_the_next_is_waited_for():

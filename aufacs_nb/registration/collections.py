@@ -42,7 +42,7 @@ from ..tensors import Rows
 from .published_prnet import PublishedPRNet, fit_any_prnet, open_prnet, published_prefix
 from .frontal import (Registered, frontal_pixels, head_pose, position_map, register_face,
                                             uv_texture)
-from .tracking import STRETCH, FaceLinker, track_stretch
+from .tracking import STRETCH, FaceLinker, in_stretches, track_stretch
 
 # %% ../../nbs/1_registration/07_collections.ipynb #9132c56a
 METHODS = ("mesh", "prnet", "procrustes")
@@ -178,17 +178,10 @@ class _Frame(NamedTuple):
 
 
 def _cut_up(clip, frames):
-    "Group `_Frame`s into `Stretch`es."
-    stretch, size = Stretch(clip, [], [], []), 0
-    for frame in frames:
-        for values, value in zip((stretch.rows, stretch.images, stretch.times), frame):
-            values.append(value)
-        size += 0 if frame.image is None else frame.image.nbytes
-        if len(stretch.rows) == STRETCH or size >= STRETCH_BYTES:
-            yield stretch
-            stretch, size = Stretch(clip, [], [], []), 0
-    if stretch.rows:
-        yield stretch
+    "Group `_Frame`s into `Stretch`es, which end before they exceed `STRETCH_BYTES`."
+    for some in in_stretches(frames, room=STRETCH_BYTES):
+        yield Stretch(clip, *map(list, zip(*some)))
+        del some  # before the next ones are decoded
 
 # %% ../../nbs/1_registration/07_collections.ipynb #2ff8df06
 class _Faults:

@@ -12,12 +12,14 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import count
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from scipy.ndimage import gaussian_filter
+from scipy.optimize import linear_sum_assignment
 
 from .detection import (REFUSED, SURE, Face, FaceLandmarker, Square, Views, fit_all, as_faces,
                                               check_picture, cut, detect_all, doubts, fit_faces, fit_meshes, overlap,
@@ -199,9 +201,14 @@ def likeness(one: ArrayLike, other: ArrayLike) -> float:
     return max(_correlation(*pair) for pair in centred)
 
 # %% ../../nbs/1_registration/03_tracking.ipynb #35b94e71
-def _with_looks(images, frames):
-    "The lists of `Face`s of a stretch; those that are the first or the last of their number know their look."
-    where = {}
+def _with_looks(images, frames, brisk):
+    """The lists of `Face`s of a stretch; those that are the first or the last of their number know their look.
+
+    In slow films (not brisk) each has a number of its own: who is where another was a moment ago, the looks tell.
+    """
+    where, single = {}, count()
+    if not brisk:
+        frames = [[replace(face, face_id=next(single)) for face in faces] for faces in frames]
     for k, faces in enumerate(frames):
         for face in faces:
             where.setdefault(face.face_id, [k, k])[1] = k
@@ -263,14 +270,15 @@ def track_stretch(landmarker: FaceLandmarker, images: list, times: list | None =
 
     times: seconds of the images; in slow films new faces are looked for more often. face_id counts within the
     stretch, from 0, in the order in which the faces came into sight, largest first; it changes where there is a cut,
-    or where another person has taken the place of one.
+    or where another person has taken the place of one; below ten frames a second it changes with every frame, and
+    `FaceLinker` says who is who.
     """
     images = [check_picture(image, f"frame {number}") for number, image in enumerate(images)]
-    frames, number = [], 0
+    frames, number, (every, brisk) = [], 0, _pace(times)
     for shot in _shots(images) if images else ():
-        frames += _track_shot(landmarker, shot, number, *_pace(times))
+        frames += _track_shot(landmarker, shot, number, every, brisk)
         number = 1 + max([number - 1, *(face.face_id for faces in frames for face in faces)])
-    return _with_looks(images, frames)
+    return _with_looks(images, frames, brisk)
 
 # %% ../../nbs/1_registration/03_tracking.ipynb #baa786dd
 class _Seen(NamedTuple):
@@ -292,36 +300,45 @@ _ANOTHER = .1   # distance between the looks of two people
 _REACH, _FAR, _SAME = 1., 2., .05  # sizes of a face over which it may move, more in a slow film with the same colour
 
 
+_PLACE, _FINE = .03, .2  # what a size of a face, and another fine structure, count where colours differ by 1
+
+
 def _may_be(face, seen, time):
-    "How far a `Face` is from where somebody was `_Seen`, infinite if it is too far or has the look of another person."
-    if face.look is None or seen.look is None:
-        colour, everywhere, other = 0., 0., False
-    else:
-        (colour, everywhere), other = looks_apart(face.look, seen.look), _other_look(face.look, seen.look)
+    """How little a `Face` fits somebody who was `_Seen`, infinite for the look of another person; is it near enough?
+
+    From one frame to the next the distance is asked; after a longer while, in which people change places, the look.
+    """
     waited, distance = time - seen.time, _apart(face, seen.box)
-    reach = _FAR if waited > .5 and colour < _SAME else _REACH
-    another = colour > _ANOTHER or waited <= _ADJACENT and (everywhere > _ANOTHER or other)
-    return np.inf if another or distance >= reach else distance
+    if face.look is None or seen.look is None:
+        return distance, distance < (_FAR if waited > .5 else _REACH)
+    (colour, everywhere), alike = looks_apart(face.look, seen.look), likeness(face.look, seen.look)
+    near = bool(distance < (_FAR if waited > _ADJACENT and colour < _SAME else _REACH))
+    if waited <= _ADJACENT:
+        other = colour > _ANOTHER or everywhere > _ANOTHER or everywhere > _COLOURS and alike < _LIKE
+        return np.inf if other or not near else distance, near
+    other = colour > _ANOTHER and alike < _LIKE  # a lamp changes the colour alone
+    return np.inf if other else colour + everywhere + _FINE * (1 - alike) + _PLACE * distance, near
 
 
-def _remembered(face, last, time, gap, taken):
-    "Name of the nearest face of `last` {name: `_Seen`} within `gap` seconds whose name is not `taken`, or None."
-    far = {name: _may_be(face, seen, time) for name, seen in last.items()
-           if name not in taken and time - seen.time <= gap + 1e-6}
-    best = min(far, key=lambda name: far[name], default=None)
-    return None if best is None or np.isinf(far[best]) else best
+def _remembered(faces, last, time, gap, taken):
+    "{number of a `Face`: name in `last` {name: `_Seen`}} of those that fit best together within `gap` seconds."
+    names = [name for name, seen in last.items() if name not in taken and time - seen.time <= gap + 1e-6]
+    fits = np.array([[_may_be(face, last[name], time) for name in names] for face in faces])
+    cost, near = np.moveaxis(fits.reshape(len(faces), len(names), 2), 2, 0)
+    pairs = zip(*linear_sum_assignment(np.where(np.isinf(cost), 1e3, cost)))
+    return {faces[k].face_id: names[j] for k, j in pairs if np.isfinite(cost[k, j]) and near[k, j]}
 
 # %% ../../nbs/1_registration/03_tracking.ipynb #9e875d6d
 def _name_faces(linker, faces, time, names):
     "Add to names {number in the stretch: name in the video} the `Face`s of one frame; whether all of them are new."
     taken, before = {names[face.face_id] for face in faces if face.face_id in names}, linker.count
     there = any(time - seen.time <= 1.5 * linker.step for seen in linker.last.values())
+    unnamed = [face for face in faces if face.face_id not in names]
+    names |= _remembered(unnamed, linker.last, time, linker.gap, taken)
     for face in faces:
         if face.face_id not in names:
-            known = _remembered(face, linker.last, time, linker.gap, taken)
-            names[face.face_id] = str(linker.count) if known is None else known
-            linker.count += known is None
-            taken.add(names[face.face_id])
+            names[face.face_id] = str(linker.count)
+            linker.count += 1
         name = names[face.face_id]
         look = linker.last[name].look if face.look is None and name in linker.last else face.look
         linker.last[name] = _Seen(face.box, time, look)
