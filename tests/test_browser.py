@@ -291,6 +291,25 @@ def test_landing_page(demo, server):
     demo.check()
 
 
+def test_a_page_that_gets_nothing_from_its_kernel_says_so(browser, server):
+    """Its websocket is answered by nobody: after a minute it offers to be loaded again; once there, it says nothing."""
+    visitor = new_profile(browser)
+    visitor.route_web_socket("**/channels*", lambda socket: None)
+    lost = Demo(visitor, server, "resampling_explorer")
+    lost.page.wait_for_function("document.getElementById('jupyter-config-data') !== null", timeout=READY)
+    said = lost.page.get_by_text("has not shown itself yet")
+    lost.page.evaluate("aufacsSlow(1e9)")
+    assert not said.is_visible()
+    lost.page.evaluate("clearInterval(aufacsLook); aufacsSlow(0)")
+    assert said.is_visible() and not lost.page.locator("img.jupyter-widgets").count()
+    visitor.close()
+    visitor = new_profile(browser)
+    there = Demo(visitor, server, "resampling_explorer").ready()
+    there.page.evaluate("aufacsSlow(0)")
+    assert not there.page.get_by_text("has not shown itself yet").is_visible()
+    visitor.close()
+
+
 def test_requests_from_elsewhere_are_refused(server):
     """Foreign names of the host, goodbyes and websockets of foreign pages, and paths out of the folder."""
     here, foreign = f"127.0.0.1:{server.port}", {"Origin": "http://evil.example"}

@@ -1,4 +1,7 @@
-"""The judge of tools/soak.py: what stays, grows or fails is named; a run that comes back is not blamed."""
+"""The judge of tools/soak.py: what stays, grows or fails is named, a run that comes back is not blamed; and what it found."""
+import asyncio
+import logging
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -45,3 +48,43 @@ def test_files_of_connections_are_told_from_what_an_upload_left(tmp_path):
         (tmp_path / name).touch()
     connections, others = soak.Server.files(SimpleNamespace(temporary=tmp_path))
     assert (sorted(connections), others) == (["kernel-1.json", "kernel-2.json"], ["upload.jpg"])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other C libraries give back by themselves, or cannot be asked")
+def test_what_visits_leave_free_goes_back_to_the_system():
+    "Blocks below one that is still held: glibc keeps them for this process, for ever."
+    script = """
+import psutil
+from aufacs_nb.apps.live import _tidy
+_tidy()  # what it loads itself
+used = lambda: psutil.Process().memory_info().rss / 1e6
+blocks = [b"x" * 100_000 for _ in range(2000)]
+full, blocks = used(), blocks[-1:]
+kept = used()
+_tidy()
+print(full - kept, kept - used())
+"""
+    by_itself, tidied = map(float, subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split())
+    assert by_itself + tidied > 150, "what was freed is gone"
+    assert tidied > 100 or by_itself > 150
+
+
+def test_kernels_share_one_logger_of_events():
+    "Each had its own, and Python keeps what `logging.getLogger` made as long as the process lives."
+    pytest.importorskip("voila")
+    from aufacs_nb.apps import live
+    from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
+    from tornado.web import Application
+    from voila.app import Voila
+
+    async def loggers():
+        server = live._server_class(live.NAMES, lambda address: None)()
+        server.app, server.kernel_manager = Application(), AsyncMappingKernelManager(parent=server)
+        server.listen()
+        make = lambda: server.kernel_manager.kernel_manager_factory(parent=server.kernel_manager).event_logger
+        first, before = make(), len(logging.Logger.manager.loggerDict)
+        return {id(make()) for _ in range(5)} == {id(first)}, len(logging.Logger.manager.loggerDict) - before
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Voila, "listen", lambda self: None)
+        assert asyncio.run(loggers()) == (True, 0)

@@ -181,7 +181,7 @@ class Visitor:
             if way == "early":
                 await asyncio.sleep(self.random.uniform(0, 8))
             else:
-                await page.locator(PICTURES).first.wait_for()
+                await self.shown(page)
                 await self.use(page, demo, end)
             if way == "link":
                 await page.goto(self.server.address)
@@ -194,6 +194,20 @@ class Visitor:
             raise RuntimeError(f"{str(error).splitlines()[0]} The page says {words}") from error
         finally:
             await context.close()
+
+    async def shown(self, page):
+        """Wait for the first picture; a page that offers to be loaded again is, once, after half of the patience."""
+        from playwright.async_api import TimeoutError as Late
+
+        picture, offer = page.locator(PICTURES).first, page.locator(".aufacs-slow a")
+        try:
+            await picture.wait_for(timeout=PATIENCE * 500)
+        except Late:
+            if not await offer.is_visible():
+                raise
+            self.count("loaded again")
+            await offer.click()
+            await picture.wait_for()
 
     async def use(self, page, demo, end):
         """Upload and move sliders for some seconds; the pictures must follow."""

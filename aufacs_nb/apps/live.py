@@ -8,10 +8,12 @@ __all__ = ['LIVE_AUS', 'KEPT', 'CALM', 'RECOUNT', 'GONE', 'LARGEST', 'NAMES', 'I
            'server_options', 'serve_demos', 'live_notebook', 'serve']
 
 # %% ../../nbs/6_apps/10_live.ipynb #3c0230ff
+import ctypes
 import gc
 import io
 import json
 import os
+import sys
 import webbrowser
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -299,11 +301,16 @@ def _pass_over_gone(kernels: Any) -> None:
 
 # %% ../../nbs/6_apps/10_live.ipynb #b8c45842
 def _tidy() -> None:
-    "Uploads of kernels that are gone, and what their pages held: Python by itself would look for it after hundreds."
+    """Uploads of kernels that are gone, and what their pages held: Python by itself would look for it after hundreds.
+
+    What is freed goes back to the system, where the C library can do so: else it keeps a little of each visit.
+    """
     remove_leftovers(UPLOADS)
     gc.collect()
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+        trim(0)
 
-
+# %% ../../nbs/6_apps/10_live.ipynb #b8c45843
 def _server_class(names, after):
     "Voilà with `_guard` and `_kernel_handlers`; after(address): called when the server listens."
     from tornado.ioloop import IOLoop, PeriodicCallback
@@ -320,8 +327,10 @@ def _server_class(names, after):
 
         def listen(self):
             "Guarded from the first request on."
+            kernels = self.kernel_manager  # which give all kernels this one: else each leaves its own behind
+            self.event_logger = kernels.kernel_manager_factory(parent=kernels).event_logger
             _guard(self.app, names)
-            _pass_over_gone(self.kernel_manager)
+            _pass_over_gone(kernels)
             IOLoop.current().call_later(.2, lambda: after(f"http://{self.ip}:{self.port}/"))
             PeriodicCallback(_tidy, 1000 * CHECKED).start()
             super().listen()
