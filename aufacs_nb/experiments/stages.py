@@ -32,7 +32,7 @@ from ..evaluation.image_quality import fit_identity, paired_error
 from ..evaluation.intervals import icc_table
 from ..facs import AUS, au_columns, intensity_to_unit
 from ..files import write_atomically
-from ..folders import only_run
+from ..folders import check_ranges, only_run
 from ..generation.ratio import FaceGenerator
 from ..generation.runs import load_generator, train_generator
 from ..generation.synthesis import synthesize
@@ -45,7 +45,14 @@ from ..tensors import IN_MEMORY, Rows, join_frames, resize_frames
 # %% ../../nbs/experiments/01_stages.ipynb #9639a0b3
 def partition_frames(registered: RegisteredFrames, partition: str | None, size: int,
                      in_memory: int = IN_MEMORY) -> RegisteredFrames:
-    "Valid frames of one partition (None: of all) at `size` pixels, beyond `in_memory` bytes as `Rows` on disk."
+    """Valid frames of one partition (None: of all) at `size` pixels, beyond `in_memory` bytes as `Rows` on disk.
+
+    ValueError for a size beyond what is there, a partition without faces, or rows without a subject.
+    """
+    check_ranges(size=size)
+    if (own := registered.frames.shape[1]) < size:
+        raise ValueError(f"these frames have {own} pixels, and {size} are asked for: enlarged skin is blurred, and "
+                         f"reads otherwise; register with size={size} (--size) or more.")
     table = registered.manifest
     chosen = (table.valid & ((table.partition == partition) if partition is not None else True)).to_numpy(bool)
     if not chosen.any():
