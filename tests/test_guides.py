@@ -6,6 +6,8 @@ import shlex
 from configparser import ConfigParser
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 from typer.main import get_command
 
@@ -92,3 +94,21 @@ def test_threats_name_code_and_tests_that_exist():
     assert len(pieces) > 15 and len(tests) > 10
     assert [p for p in pieces if not hasattr(importlib.import_module(p[0]), p[1])] == []
     assert [t for t in tests if not (ROOT / t).is_file()] == []
+
+
+def test_what_the_guide_says_of_intensities_is_what_was_measured():
+    "The page on intensities names numbers; they are those of the stored tables, as rounded there."
+    page = (ROOT / "nbs" / "guides" / "intensities.md").read_text(encoding="utf-8")
+    levels = pd.read_csv(ROOT / "data_samples" / "results" / "levels.csv").query("zero == 'photograph'")
+    means = levels.groupby(["context", "level", "au"])["mean"].mean().unstack("level")
+    clear, all_of_them = (means.loc[name].mean() for name in ("both", "moments"))
+    assert ", ".join(f"{letter} {'reads ' * (letter == 'A')}{clear[k]:.1f}" for k, letter in enumerate("ABCDE", 1)) in page
+    assert ", ".join(f"{letter} {'reads ' * (letter == 'C')}{all_of_them[k]:.1f}" for k, letter in enumerate("CDE", 3)) in page
+    assert f"{clear[0]:.2f} in clear frames" in page
+    falls = means.loc["both"].drop(columns=0).diff(axis=1) < 0
+    assert list(falls.index[falls.any(axis=1)]) == ["AU24"] and falls.loc["AU24", 5], "all others rise at every step"
+    assert not ((means.loc["both"].drop(columns=0) - np.arange(1, 6)).abs() <= .3).all(axis=1).any(), "no unit holds everywhere"
+    rest = pd.read_csv(ROOT / "data_samples" / "results" / "levels_rest.csv").set_index(["zero", "au"])
+    assert f"all 18 stay below 0.5 in {rest.below['photograph', 'all']:.0%}".replace("%", " %") in page
+    at_c = levels.query("context == 'both' and level == 3")
+    assert f"eight of ten read between {at_c.p10.median():.1f} and {at_c.p90.median():.1f}" in page
