@@ -182,5 +182,5 @@ def test_a_missing_card_is_refused():
         pytest.skip("there is a card")
     train = lambda: trunk.train_classifier(FRAMES, LEVELS, preset=TINY, device="cuda")
     for act in (train, lambda: pick_device("cuda:1")):
-        with pytest.raises(ValueError, match="no graphics card"):
+        with pytest.raises(ValueError, match="PyTorch finds no such graphics card"):
             act()
