@@ -376,8 +376,10 @@ def test_a_set_is_edited_by_the_difference_to_what_its_sources_show():
     from aufacs_nb.experiments.protocol import _edited, _with_meshes
     from aufacs_nb.facs import au_columns, intensity_to_unit
     from aufacs_nb.registration.collections import open_registered
+    from aufacs_nb.tensors import resize_frames
 
-    part = _with_meshes(open_registered(sample_data("registered")), None, 128, True)
+    part = _with_meshes(open_registered(sample_data("registered")), None, 96, True)  # as many pixels as they have
+    part = part._replace(frames=np.asarray(resize_frames(part.frames, 128)), vertices=part.vertices * (128 / 96))
     levels = part.manifest[au_columns()].to_numpy(float)
     rows = np.argsort(levels.sum(1))[-4:]  # those that show most
     change = lambda labels: np.abs(_edited(load_ratio(), part, rows, labels) - part.frames[rows].astype(float)).mean((1, 2, 3))

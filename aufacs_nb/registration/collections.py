@@ -179,7 +179,7 @@ class _Frame(NamedTuple):
 
 def _cut_up(clip, frames):
     "Group `_Frame`s into `Stretch`es, which end before they exceed `STRETCH_BYTES`."
-    for some in in_stretches(frames, room=STRETCH_BYTES):
+    for some in in_stretches(frames, STRETCH, STRETCH_BYTES):
         yield Stretch(clip, *map(list, zip(*some)))
         del some  # before the next ones are decoded
 
