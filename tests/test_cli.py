@@ -281,10 +281,11 @@ def test_classifiers_know_what_their_preset_asks_of_a_generator(work, tmp_path, 
     from aufacs_nb import presets
     from aufacs_nb.estimation.storage import AUClassifiers
 
-    asks = replace(presets.TINY, per_targets="calibrated", per_arch="flow")
-    monkeypatch.setitem(presets.PRESETS, "tiny", asks)
-    call("train-classifiers", "--data", work / "semantic", "--valid", work / "registered", "--out", tmp_path / "out",
-         "--preset", "tiny", "--quiet")
+    monkeypatch.setitem(presets.PRESETS, "tiny", replace(presets.TINY, per_targets="calibrated", per_arch="flow"))
+    train = ("train-classifiers", "--data", work / "semantic", "--valid", work / "registered", "--preset", "tiny", "--quiet")
+    refuses("64 pixels, and the network takes 96", *train, "--out", tmp_path / "none")  # before the training, not after
+    assert not (tmp_path / "none" / "classifiers.safetensors").is_file()
+    call(*train, "--out", tmp_path / "out", "--generator", work / "generator")
     made = AUClassifiers.from_pretrained(tmp_path / "out")
     assert made.calibration.shape == (7, 6, 7, 6) and made.card["calibrated"]["people"] == 4
     np.testing.assert_allclose(made.calibration.sum(-1), 1, atol=1e-3)

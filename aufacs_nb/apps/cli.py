@@ -347,13 +347,26 @@ def _check_same(data: Path, learned: str, who: Path | str) -> None:
     raise ValueError(f"{data}: holds {given!r}, but {who} learned from {learned!r}: {way}, or train anew.")
 
 # %% ../../nbs/6_apps/11_commands.ipynb #fad2e643
+def _asks(preset, registered) -> bool:
+    "Whether a preset asks what classifiers of these frames say of a generator's pictures; of differences it has none."
+    return preset.per_targets == "calibrated" and " minus " not in registered.manifest.registration.iloc[0]
+
+
+def _check_generator(generator: str, preset, valid: Path, registered) -> None:
+    "Refuse, before a training, a mistyped generator, or frames smaller than those that it is asked for after it."
+    from aufacs_nb.estimation.personalization import personal_generator
+
+    network = personal_generator(generator, preset)
+    _large_enough(valid, registered, network.preset.size if _asks(preset, registered) else 0)
+
+# %% ../../nbs/6_apps/11_commands.ipynb #fad2e644
 def _calibrate(classifiers, registered, generator: str, out: Path, progress: bool) -> None:
     "Store what classifiers say of a generator's pictures of people they know, where their preset asks for it."
     from aufacs_nb.estimation.personalization import calibrated, personal_generator
     from aufacs_nb.experiments.stages import neutral_frames
 
     table, preset = registered.manifest, classifiers.preset
-    if preset.per_targets != "calibrated" or " minus " in table.registration.iloc[0]:
+    if not _asks(preset, registered):
         return
     if not (table.partition == "Train").any():
         registered = registered._replace(manifest=table.assign(partition="Train"))
@@ -373,16 +386,15 @@ def train_classifiers_command(
 ) -> None:
     "Train one classifier per AU on a balanced set; the best epoch on Valid is kept; an interrupted run goes on."
     from aufacs_nb.estimation.classifiers import train_classifiers
-    from aufacs_nb.estimation.personalization import personal_generator
     from aufacs_nb.estimation.vgg16 import check_init
     from aufacs_nb.experiments.stages import partition_frames
 
     place, chosen, start = device_of(device), get_preset(preset), init or "imagenet"
     check_init(start, chosen)
     check_folder(out, ("checkpoint", "card.json"), [data, valid])
-    personal_generator(generator, chosen)  # a mistyped name is refused before the training
     balanced, registered = _balanced(data), _registered(valid, chosen.cls_size)
     _check_same(valid, balanced.manifest.get("registration", ["mesh"])[0], data)
+    _check_generator(generator, chosen, valid, registered)
     part = partition_frames(registered, "Valid", chosen.cls_size)
     with only_run(out):
         classifiers = train_classifiers(balanced, *part[:2], chosen, seed=seed, out=out, progress=not quiet,

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from scipy.ndimage import gaussian_filter
-from scipy.optimize import linear_sum_assignment
 
 from .detection import (REFUSED, SURE, Face, FaceLandmarker, Square, Views, fit_all, as_faces,
                                               check_picture, cut, detect_all, doubts, fit_faces, fit_meshes, overlap,
@@ -319,14 +318,24 @@ def _may_be(face, seen, time):
     other = colour > _ANOTHER and alike < _LIKE  # a lamp changes the colour alone
     return np.inf if other else colour + everywhere + _FINE * (1 - alike) + _PLACE * distance, near
 
+# %% ../../nbs/1_registration/03_tracking.ipynb #c22873a9
+def _best_pairs(cost):
+    "(row, column) pairs of a table of costs that are cheapest together; what computes them is loaded for crowds only."
+    if 0 in cost.shape:
+        return []
+    if 1 in cost.shape:
+        return [divmod(int(cost.argmin()), cost.shape[1])]
+    from scipy.optimize import linear_sum_assignment
+    return list(zip(*linear_sum_assignment(np.where(np.isinf(cost), 1e3, cost))))
+
 
 def _remembered(faces, last, time, gap, taken):
     "{number of a `Face`: name in `last` {name: `_Seen`}} of those that fit best together within `gap` seconds."
     names = [name for name, seen in last.items() if name not in taken and time - seen.time <= gap + 1e-6]
     fits = np.array([[_may_be(face, last[name], time) for name in names] for face in faces])
     cost, near = np.moveaxis(fits.reshape(len(faces), len(names), 2), 2, 0)
-    pairs = zip(*linear_sum_assignment(np.where(np.isinf(cost), 1e3, cost)))
-    return {faces[k].face_id: names[j] for k, j in pairs if np.isfinite(cost[k, j]) and near[k, j]}
+    pairs = [(k, j) for k, j in _best_pairs(cost) if np.isfinite(cost[k, j]) and near[k, j]]
+    return {faces[k].face_id: names[j] for k, j in pairs}
 
 # %% ../../nbs/1_registration/03_tracking.ipynb #9e875d6d
 def _name_faces(linker, faces, time, names):
