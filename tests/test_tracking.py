@@ -14,6 +14,7 @@ from aufacs_nb.registration import collections, tracking
 from aufacs_nb.registration.tracking import FaceLinker, ahead, in_stretches, is_cut, track_stretch
 from aufacs_nb.simulation.appearance import sample_person
 from aufacs_nb.simulation.camera import render_person
+from aufacs_nb.simulation.things import mug
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +102,40 @@ def test_one_person_who_is_hidden_blurred_or_turns_keeps_the_number(landmarker, 
     face[6] = np.asarray(Image.fromarray(face[6]).resize((40, 40)).resize((160, 160)))
     face[8:] = (face[8:] * .5).astype(np.uint8)
     assert numbers(landmarker, list(face), .04, 10) == ([[0]] * 10, [])
+
+
+@pytest.mark.parametrize("who", [2, 5, 8])
+def test_who_drinks_in_a_slow_film_keeps_the_number(landmarker, who):
+    "A mug covers half of the face from one frame to the next, and is put down again."
+    person = sample_person(who)
+    film = [render_person(person, {12: k % 3}, yaw=3 * k - 12, size=160, things=mug(person, who) if 2 < k < 6 else ())
+            for k in range(9)]
+    found, _ = numbers(landmarker, film, .2, 9)
+    assert {number for frame in found for number in frame} == {0} and sum(map(bool, found)) >= 8
+
+
+def test_another_of_quite_other_colours_is_told_within_a_shot_of_a_slow_film(landmarker, cast, monkeypatch):
+    monkeypatch.setattr(tracking, "is_cut", lambda before, after: False)
+    assert numbers(landmarker, cast[5][3:6] + cast[8][3:6], .2, 6)[0] == [[0]] * 3 + [[1]] * 3
+
+
+def test_after_a_cut_of_a_slow_film_a_smaller_change_makes_another():
+    "Colours that differ by 0.16 and a fine structure that is half alike: a cup within a shot, another person after a cut."
+    one, other = np.random.default_rng(0).normal(size=(2, 400))
+    look = np.r_[np.full(48, .5), one].astype(np.float32)
+    changed = np.r_[np.full(48, .6), .7 * one + .7 * other].astype(np.float32)
+    assert .5 < tracking.likeness(look, changed) < .85 and .1 < tracking.looks_apart(look, changed)[0] < .25
+    marks = np.zeros((478, 3), np.float32)
+    before = Face(np.array([0, 0, 50, 50], np.float32), marks, 1., 0, look)
+    after = replace(before, face_id=1, look=changed)
+    for cut, number in ((False, 0), (True, 1)):
+        frames = FaceLinker().link([[before], [replace(after, after_cut=cut)]], [0., .2])
+        assert [faces[0].face_id for faces in frames] == [0, number]
+
+
+def test_a_slow_film_knows_what_comes_after_a_cut(landmarker, cast):
+    found = track_stretch(landmarker, cast[5][3:6] + cast[8][3:6], [.2 * k for k in range(6)])
+    assert [[face.after_cut for face in faces] for faces in found] == [[k == 3] for k in range(6)]
 
 
 def test_looks_that_an_older_version_kept_are_compared_by_their_colours():

@@ -375,6 +375,7 @@ class Face:
     smaller = nearer.  score: float in [0, 1], the mesh network's belief that this is a face.
     face_id: int, the same for one person throughout a video; 0 in photographs.
     look: colours of the head and around it, by which a film's faces are told apart, see `tracking`; mostly None.
+    after_cut: whether a film was cut right before its frame.
     """
 
     box: np.ndarray
@@ -382,6 +383,7 @@ class Face:
     score: float
     face_id: int = 0
     look: np.ndarray | None = None
+    after_cut: bool = False
 
     @property
     def area(self) -> float:

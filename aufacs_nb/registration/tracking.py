@@ -275,7 +275,8 @@ def track_stretch(landmarker: FaceLandmarker, images: list, times: list | None =
     images = [check_picture(image, f"frame {number}") for number, image in enumerate(images)]
     frames, number, (every, brisk) = [], 0, _pace(times)
     for shot in _shots(images) if images else ():
-        frames += _track_shot(landmarker, shot, number, every, brisk)
+        found = _track_shot(landmarker, shot, number, every, brisk)
+        frames += [[replace(face, after_cut=True) for face in found[0]], *found[1:]] if frames else found
         number = 1 + max([number - 1, *(face.face_id for faces in frames for face in faces)])
     return _with_looks(images, frames, brisk)
 
@@ -295,7 +296,8 @@ def _apart(face, box):
     return np.linalg.norm(box.mean(0) - face.box.reshape(2, 2).mean(0)) / size + abs(np.log(other / size))
 
 # %% ../../nbs/1_registration/03_tracking.ipynb #c22873a8
-_ANOTHER = .1   # distance between the looks of two people
+_ANOTHER, _OTHERS = .1, .25   # change in colour from which on it may be, and from which on it is likely, another person
+_UNLIKE = .5                  # `likeness` of another person where the colour changes less, within a shot
 _REACH, _FAR, _SAME = 1., 2., .05  # sizes of a face over which it may move, more in a slow film with the same colour
 
 
@@ -306,6 +308,7 @@ def _may_be(face, seen, time):
     """How little a `Face` fits somebody who was `_Seen`, infinite for the look of another person; is it near enough?
 
     From one frame to the next the distance is asked; after a longer while, in which people change places, the look.
+    Within a shot it takes more to be another: hands and cups change a look, too.
     """
     waited, distance = time - seen.time, _apart(face, seen.box)
     if face.look is None or seen.look is None:
@@ -315,7 +318,8 @@ def _may_be(face, seen, time):
     if waited <= _ADJACENT:
         other = colour > _ANOTHER or everywhere > _ANOTHER or everywhere > _COLOURS and alike < _LIKE
         return np.inf if other or not near else distance, near
-    other = colour > _ANOTHER and alike < _LIKE  # a lamp changes the colour alone
+    unlike = _LIKE if face.after_cut or colour > _OTHERS else _UNLIKE
+    other = colour > _ANOTHER and alike < unlike  # a lamp changes the colour alone
     return np.inf if other else colour + everywhere + _FINE * (1 - alike) + _PLACE * distance, near
 
 # %% ../../nbs/1_registration/03_tracking.ipynb #c22873a9
