@@ -417,12 +417,15 @@ def _page_ends(tail):
     return page < 0 or bool(tail[page + 5:page + 6] > b'\3') and page + 27 + len(segments) + sum(segments) <= len(tail)
 
 
+_NUT_INDEX = bytes.fromhex('4e58dd672f23e64e')  # begins the last part of a film in NUT
+
+
 def _has_no_end(head, tail, stream):
     "Whether the bytes of a film whose packets are whole lack what its form has at its end."
     form = stream.container.format.name
     return (form == 'mpeg' and _is_full(tail) or form == 'mpegts' and _goes_on(tail, _packet_bytes(head), stream.id)
             or form == 'mjpeg' and not tail.rstrip(b'\0').endswith(b'\xff\xd9')
-            or form == 'ogg' and not _page_ends(tail))
+            or form == 'nut' and _NUT_INDEX not in tail or form == 'ogg' and not _page_ends(tail))
 
 # %% ../nbs/0_start/02_databases.ipynb #0949898d
 _SEGMENT, _MATROSKA = 0x18538067, 'matroska,webm'
@@ -457,8 +460,9 @@ def _pace(stream):
 
 
 def _note_packet(tally, packet):
-    "Note in a `_Tally` the time at which a packet is shown, and where in the file it ends."
-    tally.stop = (packet.pos or 0) + packet.size if packet.size else tally.stop
+    "Note in a `_Tally` the time at which a packet is shown, where in the file it ends, and whether it is torn."
+    if packet.size:
+        tally.stop, tally.torn = (packet.pos or 0) + packet.size, packet.is_corrupt
     if packet.pts is not None and not packet.is_discard:
         time = float(packet.pts * packet.time_base)
         tally.begin, tally.end = min(tally.begin, time), max(tally.end, time)
@@ -466,7 +470,10 @@ def _note_packet(tally, packet):
 # %% ../nbs/0_start/02_databases.ipynb #7f443cf1
 @dataclass
 class _Tally:
-    "What came out of a film: frames, bad packets, first and last time, those of the packets, faulty frames, last byte."
+    """What came out of a film: frames, bad packets, first and last time, those of the packets, faulty frames.
+
+    stop: where its last packet ends, in bytes. torn: whether that one is not whole.
+    """
     frames: int = 0
     bad: int = 0
     first: float = 0.
@@ -476,6 +483,7 @@ class _Tally:
     end: float = -math.inf
     faults: list = field(default_factory=list)
     stop: int = 0
+    torn: bool = False
 
     @property
     def packets(self):
@@ -490,14 +498,14 @@ class _Tally:
         return time - self.first
 
 # %% ../nbs/0_start/02_databases.ipynb #5c856e49
-_GUESSED = ('yuv4mpegpipe', 'dv', 'ogg', 'flv')  # their length is counted from what is there
+_GUESSED = ('yuv4mpegpipe', 'dv', 'ogg', 'flv', 'nut')  # their length is counted from what is there
 
 
 def _doubt(head, tail, size, stream, tally):
     "Why a film that promises nothing may have been cut; or ''. faults: numbers of frames that are not whole."
     form, last = stream.container.format.name, tally.frames - 3  # the decoder shows the last ones in another order
     ragged = len(tally.faults) < tally.frames and any(number >= last for number in tally.faults)
-    if ragged or form == 'yuv4mpegpipe' and tally.stop < size:
+    if ragged or form in ('yuv4mpegpipe', 'dv') and tally.stop != size:
         return 'its last picture is not whole'
     if form == _MATROSKA and not stream.container.duration:
         return 'it does not say how long it is, as live recordings do not'
@@ -508,12 +516,13 @@ def _short(path, container, stream, tally):
     "What speaks for a film that ends early, in words: what is certain, else what may be; or nothing."
     seen, (promised, sure) = tally.last - tally.first + 1 / tally.rate, _promised(container, stream, tally)
     (head, tail, size), form = _first_and_last(path), container.format.name
-    cut = _WITHIN if form == _MATROSKA and _overruns(path, size) else _cut_off(head, tail, size, form)
-    said = [cut] if cut else []
+    cut = _WITHIN if tally.torn or form == _MATROSKA and _overruns(path, size) else _cut_off(head, tail, size, form)
+    said = []
     if promised and tally.frames and _lacking(seen, promised, sure, tally.frames, tally.rate):
         who, way = ('packets hold', 'lacks frames') if promised == tally.packets else ('header promises', 'ends early')
         said.append(f'{way}: {counted(tally.frames, "frame")}, {seen:.1f} s, were decoded, and its {who} '
                     f'{promised * tally.rate:.0f}, {promised:.1f} s')
+    said = [cut, *said] if cut and (cut != _WITHIN or not said or promised == tally.packets) else said
     silent = not promised or not sure or promised == tally.packets or form in _GUESSED
     doubt = _doubt(head, tail, size, stream, tally) if silent and not said else ''
     there = f'{counted(tally.frames, "frame")}, {seen:.1f} s, are there'
@@ -521,9 +530,11 @@ def _short(path, container, stream, tally):
 
 # %% ../nbs/0_start/02_databases.ipynb #3d950f8e
 def _say_less(path, container, stream, tally):
-    "One warning for a film that ends early or has packets that could not be decoded; `DatabaseError` if nothing could."
+    "One warning for a film that ends early or has packets that could not be decoded; `DatabaseError` without a frame."
     if tally.bad and not tally.frames:
         raise DatabaseError(f'{path}: none of its frames can be decoded ({tally.bad} bad packets); copy it again')
+    if not tally.frames:
+        raise DatabaseError(f'{path}: no frame in this video; copy or record it again')
     said = _short(path, container, stream, tally)
     if tally.bad:
         left = 'was' if tally.bad == 1 else 'were'
@@ -605,19 +616,27 @@ def _credible(container, stream):
 
 # %% ../nbs/0_start/02_databases.ipynb #60e6b91d
 def count_frames(path: str | os.PathLike) -> int:
-    "Number of frames that the video at `path` gives: what its header says, where that is credible, or by decoding."
+    """Number of frames that the video at `path` gives: what its header says, where that is credible, or by decoding.
+
+    Warnings and errors are those of `timed_frames`.
+    """
     with _open_video(path) as container:
-        stream, tally = container.streams.video[0], _Tally()
+        stream = container.streams.video[0]
         try:
             if _credible(container, stream):
                 return stream.frames
         except UNREADABLE:
             pass
     with _open_video(path) as container:
+        stream = container.streams.video[0]
+        tally = _Tally(rate=_pace(stream))
         try:
-            return sum(1 for _ in _decoded(container, container.streams.video[0], tally))
+            for frame in _decoded(container, stream, tally):
+                tally.note(frame.time)
         except UNREADABLE as e:
             raise DatabaseError(f'{path}: the video breaks off while counting ({e}); copy it again') from e
+        _say_less(path, container, stream, tally)
+        return tally.frames
 
 
 def frame_rate(path: str | os.PathLike) -> float:
@@ -1447,9 +1466,7 @@ def file_manifest(path: str | os.PathLike) -> pd.DataFrame:
     if not path.is_file():
         what = 'a folder, a pipe or a device; give a file' if path.exists() else 'no such file; check the path'
         raise DatabaseError(f'{named(path)}: {what}')
-    if not len(rows := _table_of_files([_file_rows(path.parent, str(path), {})])):
-        raise DatabaseError(f'{path}: no frame in this video; copy or record it again')
-    return _unlabelled(rows, path, [])
+    return _unlabelled(_table_of_files([_file_rows(path.parent, str(path), {})]), path, [])
 
 # %% ../nbs/0_start/02_databases.ipynb #7aed91bb
 _PLACES = {'BP4D': re.compile(r'.*/[FM]\d{3}/T\d+/\d+\.\w+|.*/[FM]\d{3}(/|_)T\d+\.\w+', re.I),
