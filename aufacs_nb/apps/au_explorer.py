@@ -26,6 +26,7 @@ from ..generation.photographs import Editor
 from ..generation.runs import load_generator
 from ..geometry.meshes import vertex_normals
 from ..geometry.rasterize import interpolate, rasterize
+from ..pictures import GROUND
 from ..registration.detection import Face, FaceLandmarker, check_picture
 from ..simulation.appearance import sample_person
 from ..simulation.camera import render_person
@@ -42,7 +43,7 @@ def mesh_picture(identity: Identity, aus: dict, size: int = 560, height: float =
     lit = 0.25 + 0.75 * np.maximum(0, normals @ np.array([-0.3, 0.4, 0.866]))[..., None]
     white = np.isin(model.part, (UPPER_TEETH, LOWER_TEETH, EYEBALL))[raster.triangle][..., None]
     colour = np.where(white, [250, 248, 244], [224, 203, 186]) * lit
-    return np.where(raster.covered[..., None], colour, 245).clip(0, 255).astype(np.uint8)
+    return np.where(raster.covered[..., None], colour, GROUND).clip(0, 255).astype(np.uint8)
 
 # %% ../../nbs/6_apps/05_au_explorer.ipynb #e6b55b2e
 def action_strip(seed: int = 9003, side: int = 112, intensity: float = 5.) -> np.ndarray:
@@ -134,7 +135,7 @@ def _use_photo(parts, name: str, image) -> None:
 # %% ../../nbs/6_apps/05_au_explorer.ipynb #70a435c7
 def _parts(people, width: int) -> SimpleNamespace:
     "The widgets of the AU explorer, not yet connected."
-    blank = np.full((width, width, 3), 245, np.uint8)
+    blank = np.full((width, width, 3), GROUND, np.uint8)
     names = ("mesh", "truth", "neutral", "generated")
     pictures = {name: picture(blank, width, name) for name in names}
     return SimpleNamespace(

@@ -22,7 +22,7 @@ from ..estimation.resampling import label_histogram, label_rows, real_resample, 
 from ..facs import AU_NAMES, AUS, LEVELS, au_columns, intensity_to_unit
 from ..files import counted
 from ..generation.ratio import FaceGenerator, edit_frames
-from ..pictures import contact_sheet, to_jpeg
+from ..pictures import GROUND, contact_sheet, to_jpeg
 from ..registration.collections import RegisteredFrames, sample_registered
 
 # %% ../../nbs/6_apps/06_resampling_explorer.ipynb #55522e32
@@ -48,9 +48,10 @@ def sheet_by_intensity(frames: np.ndarray, values: np.ndarray, columns: int = 10
     levels = [level for level in range(5, -1, -1) if (values == level).any()]
     rows = [frames[np.flatnonzero(values == level)[:columns]] for level in levels]
     widest = max(map(len, rows))
-    blank = np.full((1, *frames.shape[1:]), 255, np.uint8)
+    blank = np.full((1, *frames.shape[1:]), GROUND, np.uint8)
     filled = [frame for row in rows for frame in [*row, *np.repeat(blank, widest - len(row), 0)]]
-    return np.asarray(contact_sheet(filled, columns=widest, side=side, row_titles=[LEVELS[i] for i in levels]))
+    return np.asarray(contact_sheet(filled, columns=widest, side=side, row_titles=[LEVELS[i] for i in levels],
+                                    ground=GROUND))
 
 # %% ../../nbs/6_apps/06_resampling_explorer.ipynb #4d9423a1
 def _draw_set(parts) -> tuple:
@@ -93,8 +94,8 @@ def _make_faces(parts, names: list) -> None:
 
 
 def _show_sheet(parts, names: list, intensity) -> None:
-    "The sheet of the faces of these names and intensities; those not yet made are grey."
-    blank = np.full(parts.registered.frames.shape[1:], 215, np.uint8)
+    "The sheet of the faces of these names and intensities; those not yet made are dark grey."
+    blank = np.full(parts.registered.frames.shape[1:], 110, np.uint8)
     faces = np.stack([parts.faces.get(name, blank) for name in names])
     parts.sheet.value = to_jpeg(sheet_by_intensity(faces, intensity, IN_A_ROW))
 
@@ -147,7 +148,7 @@ def _parts() -> SimpleNamespace:
         seed=widgets.IntSlider(value=0, min=0, max=99, **wide), label=widgets.HTML(),
         **{name: picture(np.full((480, 640, 3), 255, np.uint8), 320, name, True) for name in ("before", "counts")},
         message=widgets.HTML(),
-        sheet=picture(np.full((500, 900, 3), 255, np.uint8), 900, "sheet"), drawn=widgets.HTML(), faces={}, turn=0)
+        sheet=picture(np.full((500, 900, 3), GROUND, np.uint8), 900, "sheet"), drawn=widgets.HTML(), faces={}, turn=0)
 
 
 def _layout(parts) -> widgets.VBox:

@@ -33,7 +33,7 @@ from ..generation.geometric import geometric_synthesis
 from ..generation.ratio import edit_frames
 from ..generation.runs import load_generator
 from ..generation.synthesis import synthesize
-from ..pictures import save_synthetic
+from ..pictures import GROUND, save_synthetic
 from ..presets import ASSETS
 from ..registration.collections import register_photo, sample_registered
 from ..registration.detection import Face, FaceLandmarker, check_picture
@@ -243,7 +243,7 @@ def _controls(sources, ways, shown) -> dict:
 # %% ../../nbs/6_apps/08_studio.ipynb #78476df0
 def _parts(ways: dict, people, shown) -> SimpleNamespace:
     "The widgets of the studio, not yet connected."
-    blank, sources = np.full((200, 200, 3), 245, np.uint8), _sources(people)
+    blank, sources = np.full((200, 200, 3), GROUND, np.uint8), _sources(people)
     wide = {name: picture(blank, 270, css) for name, css in (
         ("photo", "photo"), ("moved", "photo-moved"), ("whole", "photo-ratio"), ("true_photo", "photo-truth"))}
     parts = SimpleNamespace(
@@ -319,7 +319,7 @@ def _answer(parts, side: str) -> None:
 def _study_parts(path, ways, questions, people, seed) -> SimpleNamespace:
     "The pairs, both ways, and the widgets of the study, not yet connected."
     pairs = true_pairs(people, seed=seed)
-    blank = np.full((200, 200, 3), 245, np.uint8)
+    blank = np.full((200, 200, 3), GROUND, np.uint8)
     return SimpleNamespace(
         path=Path(path), names=tuple(ways), pairs=pairs, ways=ways, asked=0, question=widgets.HTML(),
         message=widgets.HTML(),
