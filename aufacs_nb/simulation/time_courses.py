@@ -108,7 +108,7 @@ def _draw_events(database, n_frames, rng, activity):
     for au in ORDER[database]:
         events[au], alone = [], expected[au]
         for leader, share in COMPANY[database].get(au, ()):
-            chance = min(.8, share * expected[au] / expected[leader])
+            chance = min(.8, share * expected[au] / (expected[leader] or np.inf))
             alone -= chance * expected[leader]
             events[au] += [_following(event, rng) for event in events[leader] if rng.random() < chance]
         events[au] += [_alone(n_frames, rng) for _ in range(rng.poisson(max(alone, 0)))]
@@ -117,7 +117,7 @@ def _draw_events(database, n_frames, rng, activity):
 
 def _course(events, weights, n_frames):
     "Course (n_frames,) of one AU: where events overlap, the stronger wins, as a coder would score."
-    limits = np.cumsum(weights) / np.sum(weights)
+    limits = np.cumsum(weights) / (np.sum(weights) or np.nan)  # of an AU without weights all events are the weakest
     course = np.zeros(n_frames)
     for start, lengths, strength in events:
         apex = 1 + min(4, np.searchsorted(limits, strength))
