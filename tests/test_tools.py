@@ -9,6 +9,7 @@ from pathlib import Path
 
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 from nbdev.frontmatter import _md2dict
 
@@ -186,3 +187,13 @@ def test_cells_with_a_flag_keep_their_outputs_unless_it_is_asked_for(root, tmp_p
 
     assert shown() == ["2", "old", "old"]
     assert shown("slow") == ["2", "4", "old"]
+
+
+def test_a_measured_speed_replaces_earlier_rows_of_its_model_alone(tmp_path):
+    from tools.predict_speed import keep_rows
+    table = pd.DataFrame({"clock": [.0123456, 2.], "processor": [.02, 3.]}, index=["whole", "photograph"])
+    for model, faster in (("face18", 1), ("mesh18", 1), ("face18", 2)):
+        keep_rows(tmp_path / "speed.csv", table.assign(cores=2) / [faster, faster, 1], model)
+    kept = pd.read_csv(tmp_path / "speed.csv").set_index(["model", "part"]).clock
+    assert kept.to_dict() == {("mesh18", "whole"): .01235, ("mesh18", "photograph"): 2., ("face18", "whole"): .00617,
+                              ("face18", "photograph"): 1.}

@@ -1,6 +1,7 @@
 """How many frames a second does an estimator read, which part takes how long, and how long does one photograph take?
 
     python tools/predict_speed.py [--model mesh18] [--film FILE] [--rounds 5] [--threads N] [--frames 320]
+                                  [--out data_samples/results/speed.csv]
 
 The default film is 640 × 360, H.264, of a virtual person who talks, smiles and moves the head (half a minute to draw;
 --keep FILE keeps it for the next time). Each round reads it through `AUEstimator.stream` and then takes the way apart
@@ -17,16 +18,11 @@ on the same frames:
 Printed are milliseconds per frame, medians of the rounds, by the clock and of the processor. The processor's time adds
 up the cores and hardly changes when others work on the machine; the clock's does, so read both. The parts are taken
 one after the other; in the whole, pictures are cut and read side by side on as many cores as `--threads` says
-(PyTorch's number by default). At the end `python -m aufacs_nb predict` reads one photograph, imports included.
+(PyTorch's number by default). At the end `python -m aufacs_nb predict` reads one photograph, imports included. `--out`
+puts all of it into a table, in place of earlier rows of this model; run it while nothing else runs.
 
-Published speeds of others on processors, to compare with care, since machines and films differ:
-
-    OpenFace   its author: about 30 s for a film of 30 s, and 5 to 10 s to load (github.com/TadasBaltrusaitis/OpenFace,
-               issue 119, 2017), hence about its 30 frames a second; 8 to 10 for landmarks alone on a Jetson TX1
-               (issue 490, 2018)
-    py-feat    2.0.2 on an Apple M5 Max, processor only, one face: 5.3 to 5.5 frames a second (Detector, retinaface),
-               2.6 (img2pose), 2.3 (Detectorv2); 0.7.0 on a workstation up to 10.5, 1.8 and 17.6 with batches of 16
-               (github.com/cosanlab/py-feat, docs/benchmarks/2026-06-22-788e6d8.md and throughput.csv)
+What others publish of their speed on processors is in `data_samples/results/speed_published.csv`, each with its source.
+Compare with care: machines and films differ.
 """
 import argparse
 import os
@@ -44,6 +40,7 @@ import torch
 from PIL import Image
 
 from aufacs_nb.databases import timed_frames, write_video
+from aufacs_nb.files import counted, write_atomically
 from aufacs_nb.estimation.estimator import AUEstimator, meshes_of, pictures_of, registered_by
 from aufacs_nb.estimation.mesh import MeshReader
 from aufacs_nb.registration.collections import FaceChoice, Stretch, find_stretch
@@ -127,6 +124,15 @@ def from_the_shell(photo: np.ndarray, model: str, folder: Path) -> tuple:
     return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
+def keep_rows(path: Path, table: pd.DataFrame, model: str) -> None:
+    "Write a table of seconds by part as rows of `model` to a CSV file whose rows of other models stay."
+    rows = table.round({"clock": 5, "processor": 5}).rename_axis("part").reset_index()
+    rows.insert(0, "model", model)
+    others = pd.read_csv(path).query("model != @model") if path.is_file() else rows[:0]
+    whole = pd.concat([others, rows]) if len(others) else rows
+    write_atomically(path, lambda part: whole.to_csv(part, index=False))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="mesh18")
@@ -135,6 +141,7 @@ def main():
     parser.add_argument("--frames", type=int, default=320)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--out", type=Path, help="a table (CSV) that gets the rows of this model, in seconds")
     a = parser.parse_args()
     torch.set_num_threads(a.threads)
     estimator = AUEstimator.from_pretrained(a.model)
@@ -148,15 +155,19 @@ def main():
         shell = [from_the_shell(photo, a.model, Path(folder)) for _ in range(a.rounds)]
     table = pd.DataFrame({name: [statistics.median(one[name][k] for one in rounds) for k in (0, 1)]
                           for name in rounds[0]}, index=["clock", "processor"]).T
-    print(f"{a.model}, {photo.shape[1]} × {photo.shape[0]}, {a.threads} of {os.cpu_count()} cores, load "
-          f"{os.getloadavg()[0]:.1f}: milliseconds per frame, medians of {a.rounds} rounds")
+    load = round(os.getloadavg()[0], 1)
+    print(f"{a.model}, {photo.shape[1]} × {photo.shape[0]}, {a.threads} of {os.cpu_count()} cores, load {load}: "
+          f"milliseconds per frame, median of {counted(a.rounds, 'round')}")
     print((1000 * table).round(2).to_string())
     best = min(one["whole"][0] for one in rounds)
     print(f"{1 / table.clock['whole']:.0f} frames a second by the clock (best round {1 / best:.0f}), "
           f"{1 / table.processor['whole']:.0f} per second of one core")
-    clock, processor = map(statistics.median, zip(*shell))
+    table.loc["photograph"] = clock, processor = list(map(statistics.median, zip(*shell)))
     print(f"one photograph from the shell: {clock:.1f} s by the clock (best {min(shell)[0]:.1f}), {processor:.1f} s of "
           "the processor")
+    if a.out:
+        size = f"{photo.shape[1]} x {photo.shape[0]}"
+        keep_rows(a.out, table.assign(size=size, frames=a.frames, rounds=a.rounds, cores=a.threads, load=load), a.model)
 
 
 if __name__ == "__main__":
