@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -648,11 +649,16 @@ def frame_rate(path: str | os.PathLike) -> float:
 CRF = '18'
 
 
-def write_video(path: Path | str, frames: Iterable[np.ndarray], fps: int, form: str = 'mp4', comment: str = '') -> None:
-    "H.264 video of `frames`, uint8 (height, width, 3), in a file of that form, mp4 or avi; `comment`: in its metadata."
+def write_video(path: Path | str, frames: Iterable[np.ndarray], fps: float, form: str = 'mp4',
+                comment: str = '') -> None:
+    """H.264 video of `frames`, uint8 (height, width, 3), in a file of that form, mp4 or avi; `comment`: its metadata's.
+
+    fps: frames per second; kept as a fraction, so that 12.5 stays 25/2, and what a film calls 29.97 stays 30000/1001.
+    """
+    rate = max(Fraction(1, 1001), Fraction(fps).limit_denominator(1001))
     with av.open(str(path), 'w', format=form) as out:
         out.metadata.update(dict(comment=comment) if comment else {})
-        stream = out.add_stream('libx264', rate=fps, options=dict(crf=CRF, preset='medium', threads='1', bf='0'))
+        stream = out.add_stream('libx264', rate=rate, options=dict(crf=CRF, preset='medium', threads='1', bf='0'))
         stream.pix_fmt = 'yuv420p'
         for i, frame in enumerate(frames):
             if not i:

@@ -15,7 +15,7 @@ from skimage.data import astronaut
 
 from aufacs_nb.apps.cli import _end_without_mean, _unsigned, app, main
 from aufacs_nb.apps.everyday import _is_ours
-from aufacs_nb.databases import DatabaseError, sample_database
+from aufacs_nb.databases import DatabaseError, count_frames, frame_rate, sample_database, write_video
 from aufacs_nb.estimation.estimator import AUEstimator, _generator_name
 from aufacs_nb.estimation.sources import StreamItem
 from aufacs_nb.estimation.tables import openface_table, save_table
@@ -192,6 +192,15 @@ def test_a_film_that_breaks_off_keeps_its_rows(way, code, name, film, tmp_path, 
     assert ends(*words, *(("--overlay", tmp_path / "au.mp4") if way == "skip" else ())) == code
     assert "film.mp4: breaks off" in capsys.readouterr().err
     assert len(pd.read_csv(tmp_path / name)) == 8 and (tmp_path / "au.mp4").exists() == (way == "skip")
+
+
+@pytest.mark.parametrize("rate", [12.5, 30000 / 1001])
+def test_an_overlay_keeps_the_pace_of_its_film(rate, tmp_path):
+    write_video(tmp_path / "film.mp4", [astronaut()[:256, 100:356]] * 3, rate)
+    overlay = tmp_path / "seen.mp4"
+    assert ends("predict", tmp_path / "film.mp4", "--model", "mesh18", "--out", tmp_path / "au.csv", "--overlay", overlay,
+                "--quiet") == 0
+    assert (frame_rate(overlay), count_frames(overlay)) == (rate, 3)
 
 
 def test_names_do_not_act_and_one_bad_file_spoils_nothing_else(me, tmp_path, capsys):

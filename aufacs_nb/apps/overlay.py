@@ -210,8 +210,7 @@ def save_overlay(batches: Iterable, out: str | Path, fps: float = 25.0, title: s
     if out.suffix.lower() != ".mp4":
         raise ValueError(f"{out.name}: an overlay is a film, and its name ends in .mp4.")
     frames = _drawn_frames(batches, title)
-    rate = max(1, round(fps))
-    return write_atomically(out, lambda path: write_video(path, frames, rate, comment=f"AU estimates, {title}"))
+    return write_atomically(out, lambda path: write_video(path, frames, fps, comment=f"AU estimates, {title}"))
 
 # %% ../../nbs/6_apps/02_overlay.ipynb #625e7d11
 PHOTO_HEIGHTS = (640, 960)  # pixels: a smaller photograph is enlarged, a larger one reduced
