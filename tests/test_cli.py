@@ -421,11 +421,12 @@ def test_synthesize_asks_which_face(work, capsys):
 
 
 def test_synthesize_edits_every_frame_of_a_film(work):
-    from aufacs_nb.databases import read_video, write_video
+    from aufacs_nb.databases import frame_rate, read_video, write_video
     from aufacs_nb.generation.synthesis import animation_info
 
-    write_video(work / "in.mp4", [astronaut()[:250, 60:340]] * 4, 12)
+    write_video(work / "in.mp4", [astronaut()[:250, 60:340]] * 4, 12.5)
     call("synthesize", work / "in.mp4", "--out", work / "out.mp4", "--au", "AU26=5", "--quiet")
+    assert frame_rate(work / "out.mp4") == 12.5
     before, after = (np.stack(list(read_video(work / name))).astype(int) for name in ("in.mp4", "out.mp4"))
     assert before.shape == after.shape and "AU26=5 from in.mp4" in animation_info(work / "out.mp4")
     assert (np.abs(after - before).mean((1, 2, 3)) > 0.5).all()
@@ -628,7 +629,7 @@ def test_reproduce_refuses_before_it_starts(aufacs, work):
     root = ("--root", work / "untouched")
     cases = {("table-9",): "'table-9' is no experiment: choose one of table-1", (): "name an experiment",
              ("table-1", "--executor", "threads"): "choose serial", ("table-1", "--preset", "huge"): "choose tiny",
-             ("table-1", "--missing", "guessed"): "one of zero, estimated"}
+             ("table-1", "--missing", "guessed"): "choose zero or estimated"}
     said = {"other": "holds fera17, not disfa", "none": "fera17 = 'empty': the folder holds no database",
             "unknown": "bp4d = 'empty'", "gone": "unbc = 'nowhere': there is no such folder",
             "broken": "no readable TOML"}

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['simulate_app', 'Jobs', 'Frames', 'DomainName', 'Script', 'Without', 'Wrinkles', 'People', 'Sessions', 'FrameSize',
-           'Database', 'Poses', 'Missing', 'Steps', 'Shipped', 'Names', 'RESUMING', 'fera17_command', 'disfa_command',
-           'unbc_command', 'multipie_command', 'manifest_command', 'register_command', 'normalize_command',
-           'train_prnet_command', 'train_generator_command', 'resample_command', 'train_classifiers_command',
-           'train_command', 'evaluate_command', 'reproduce_command', 'main']
+           'Database', 'Poses', 'Method', 'Fill', 'Maker', 'EXPERIMENT_NAMES', 'Missing', 'Steps', 'Shipped', 'Names',
+           'RESUMING', 'fera17_command', 'disfa_command', 'unbc_command', 'multipie_command', 'manifest_command',
+           'register_command', 'normalize_command', 'train_prnet_command', 'train_generator_command',
+           'resample_command', 'train_classifiers_command', 'train_command', 'evaluate_command', 'reproduce_command',
+           'main']
 
 # %% ../../nbs/6_apps/11_commands.ipynb #d5f81592
 import gc
@@ -19,13 +20,13 @@ from typing import Annotated
 
 import typer
 
-from .everyday import (DATA, THE_PAPER, TRAINING, AnyModel, Arch, Commands, Data, Device, Force, Init,
-                                     Model, OnError, Out, PresetName, Quiet, Seed, app, check_once, check_photographs,
-                                     device_of, numbers_of, one_line, say_replaced, table_columns,
-                                     write_line)
+from .everyday import (ARCHS, DATA, THE_PAPER, TRAINING, AnyModel, Arch, Commands, Data, Device, Faces,
+                                     Force, Init, Model, OnError, Out, PresetName, Quiet, Seed, app, check_maker,
+                                     check_once, check_photographs, device_of, existing, in_range, numbers_of,
+                                     one_line, one_of, registration, say_replaced, table_columns, write_line)
 from ..files import Terminated, check_folder, check_output, counted, lock, shown, stoppable
 from ..folders import only_run
-from ..presets import get_preset
+from ..presets import PRESETS, get_preset
 
 # %% ../../nbs/6_apps/11_commands.ipynb #9eb4ec5b
 simulate_app = Commands(help="Render a virtual database in the format of a real one.", no_args_is_help=True)
@@ -166,26 +167,31 @@ def _sheet(result, out: Path, source: Path) -> None:
                           f"{counted(len(result.frames), 'frame')}: both eyes must be in sight and the face at least "
                           "40 pixels wide.")
 
+# %% ../../nbs/6_apps/11_commands.ipynb #95f1d91e
+Method = Annotated[str, typer.Option(callback=one_of("--method", "mesh", "prnet", "procrustes"),
+                                     help="mesh (3D), prnet (3D) or procrustes (2D).")]
+Fill = Annotated[str, typer.Option(callback=one_of("--fill", "black", "mirror", "keep"),
+                                   help="Hidden parts: black, mirror (invents symmetry) or keep.")]
+
 # %% ../../nbs/6_apps/11_commands.ipynb #1607ad03
 @app.command("register", rich_help_panel=DATA)
 def register_command(
-    source: Path,
-    out: Out,
-    method: Annotated[str, typer.Option(help="mesh (3D), prnet (3D) or procrustes (2D).")] = "mesh",
+    source: Annotated[Path, typer.Argument(callback=existing("such photograph, video, folder or manifest"))],
+    out: Out, method: Method = "mesh",
     landmarks: Annotated[str, typer.Option(help="2D: facemesh, dlib, or the file of dlib's model.")] = "facemesh",
     prnet: Annotated[str | None, typer.Option(help="Weights of --method prnet: folder, or the authors' file.")] = None,
-    size: Annotated[int, typer.Option(help="Side of the registered frames, pixels.")] = 224,
-    fill: Annotated[str, typer.Option(help="Hidden parts: black, mirror (invents symmetry) or keep.")] = "black",
+    size: Annotated[int, typer.Option(callback=in_range("size"), help="Side of the registered frames, pixels.")] = 224,
+    fill: Fill = "black",
     uv: Annotated[bool, typer.Option("--uv", help="Write UV textures and position maps too, 256 × 256.")] = False,
-    jobs: Annotated[int, typer.Option(help="Threads.")] = 2,
-    faces: Annotated[str, typer.Option(help="main: one person; all: a row for every face.")] = "main",
-    device: Device = "cpu",
+    jobs: Annotated[int, typer.Option(callback=in_range("n_jobs"), help="Threads.")] = 2,
+    faces: Faces = "main", device: Device = "cpu",
     on_error: OnError = "raise", quiet: Quiet = False,
 ) -> None:
     "Turn every face of SOURCE (photo, video, folder, database or manifest) to the front; resumes where it stopped."
+    table = _input_manifest(source, on_error)
     from aufacs_nb.registration.collections import register_manifest
 
-    result = register_manifest(_input_manifest(source, on_error), out, size=size, method=method, fill=fill,
+    result = register_manifest(table, out, size=size, method=method, fill=fill,
                                uv=256 if uv else None, n_jobs=jobs, device=device_of(device), on_error=on_error,
                                progress=not quiet, landmarks=landmarks, prnet=prnet, faces=faces)
     _sheet(result, out, source)
@@ -194,19 +200,21 @@ def register_command(
 # %% ../../nbs/6_apps/11_commands.ipynb #471303fd
 @app.command("normalize", rich_help_panel=DATA)
 def normalize_command(
-    data: Annotated[Path, typer.Option(help="Registered frames (register), or a balanced set (resample).")],
+    data: Annotated[Path, typer.Option(callback=existing("such folder"),
+                                       help="Registered frames (register), or a balanced set (resample).")],
     out: Out, quiet: Quiet = False,
-    method: Annotated[str, typer.Option(help="mean (personal mean texture) or au0 (neutral frame), §4.5.")] = "mean",
+    method: Annotated[str, typer.Option(callback=one_of("--method", "mean", "au0"),
+                                        help="mean (personal mean texture) or au0 (neutral frame), §4.5.")] = "mean",
     neutral: Annotated[list[str], typer.Option(help="SUBJECT=ROW of a neutral frame; found where not given.")] = [],
 ) -> None:
     "Subtract each person's mean texture or neutral frame from their registered frames."
-    from aufacs_nb.registration.references import normalize_registered
-
     pairs = [entry.partition("=")[::2] for entry in neutral]
     check_once(neutral, [name for name, _ in pairs], "--neutral")
     given = dict(pairs)
     if wrong := [name for name, row in given.items() if not row.isdecimal()]:
         raise ValueError(f"--neutral {wrong[0]}={given[wrong[0]]}: write SUBJECT=ROW, such as F001=12.")
+    from aufacs_nb.registration.references import normalize_registered
+
     normalize_registered(data, out, method, {name: int(row) for name, row in given.items()}, progress=not quiet)
     typer.echo(f"Differences → {out}")
 
@@ -214,7 +222,7 @@ def normalize_command(
 @app.command("train-prnet", rich_help_panel=TRAINING)
 def train_prnet_command(
     out: Out, preset: PresetName = "small", seed: Seed = 0, quiet: Quiet = False,
-    jobs: Annotated[int, typer.Option(help="Processes that render.")] = 2,
+    jobs: Annotated[int, typer.Option(callback=in_range("n_jobs"), help="Processes that render.")] = 2,
 ) -> None:
     "Train PRNet on virtual faces and their exact position maps; an interrupted run goes on."
     from aufacs_nb.registration.prnet import train_prnet
@@ -254,7 +262,8 @@ def _faces(data: Path, way_out: str = "", side: int = 0):
 def train_generator_command(
     data: Data, out: Out, preset: PresetName = "small", seed: Seed = 0, quiet: Quiet = False,
     steps: Annotated[int | None, typer.Option(help="Generator steps; the preset's by default.")] = None,
-    arch: Annotated[str | None, typer.Option(help="ganimation, stargan or flow; the preset's by default.")] = None,
+    arch: Annotated[str | None, typer.Option(callback=one_of("--arch", *ARCHS),
+                                             help="ganimation, stargan or flow; the preset's by default.")] = None,
     lambda_ids: Annotated[float | None, typer.Option(help="Weight of the idiosyncratic loss.")] = None,
     batch: Annotated[int | None, typer.Option(help="Pairs of a step, in each process.")] = None,
     precision: Annotated[str, typer.Option(help="no, bf16, or fp16 on GPUs.")] = "no",
@@ -263,17 +272,16 @@ def train_generator_command(
     "Train the generator on the Train partition of DATA; an interrupted run goes on."
     from dataclasses import replace
 
-    from aufacs_nb.experiments.stages import fit_generator
-    from aufacs_nb.presets import get_preset
-
     if arch == "ratio":
         raise ValueError("--arch ratio: learns from true pairs of virtual people, and a folder of frames holds none; "
                          "train it with tools/ratio_training.py.")
     chosen = get_preset(preset)
     changes: dict = {"gen_steps": steps, "gen_arch": arch, "lambda_ids": lambda_ids, "gen_batch": batch}
-    chosen, place = replace(chosen, **{k: v for k, v in changes.items() if v is not None}), device_of(device)
+    chosen = replace(chosen, **{k: v for k, v in changes.items() if v is not None})
     check_folder(out, ("losses.csv", "checkpoint", "card.json"), [data])
-    frames = _faces(data, side=chosen.size)
+    from aufacs_nb.experiments.stages import fit_generator
+
+    place, frames = device_of(device), _faces(data, side=chosen.size)
     fit_generator(frames, chosen, out, seed, progress=not quiet, precision=precision, device=place)
     typer.echo(f"Generator → {out}")
 
@@ -299,22 +307,22 @@ def _drawn(data: Path, method: str, chosen: dict, device: str, progress: bool, *
 @app.command("resample", rich_help_panel=DATA)
 def resample_command(
     data: Data, out: Out, model: AnyModel = None, arch: Arch = None, seed: Seed = 0, quiet: Quiet = False,
-    method: Annotated[str, typer.Option(help="semantic (synthesised, §4.2.2) or real.")] = "semantic",
-    preset: Annotated[str | None, typer.Option(help="As many as in tiny, small or paper.")] = None,
-    per_intensity: Annotated[int | None, typer.Option(help="Frames per intensity per AU; else 100.")] = None,
+    method: Annotated[str, typer.Option(callback=one_of("--method", "semantic", "real"),
+                                        help="semantic (synthesised, §4.2.2) or real.")] = "semantic",
+    preset: Annotated[str | None, typer.Option(callback=one_of("--preset", *PRESETS),
+                                               help="As many as in tiny, small or paper.")] = None,
+    per_intensity: Annotated[int | None, typer.Option(callback=in_range("per_intensity"),
+                                                      help="Frames per intensity per AU; else 100.")] = None,
     device: Device = "auto",
 ) -> None:
     """Draw an AU-balanced set from the Train partition of DATA; real frames keep their size.
 
     By default the ratio generator makes it, of frames that the mesh turned, 128 pixels or more; small's of others.
     """
-    from aufacs_nb.estimation.resampling import check_set_folder
-    from aufacs_nb.presets import get_preset
-
-    if method not in ("semantic", "real"):
-        raise ValueError(f"--method {method!r}: choose semantic or real.")
     if method == "real" and (model or arch):
         raise ValueError("--method real: makes no pictures; leave --model and --arch out.")
+    from aufacs_nb.estimation.resampling import check_set_folder
+
     chosen = {"name_or_folder": model, "arch": arch}
     check_set_folder(out)
     count = 100 if preset is None else get_preset(preset).per_intensity
@@ -375,23 +383,27 @@ def _calibrate(classifiers, registered, generator: str, out: Path, progress: boo
     name = str(Path(generator).resolve()) if Path(generator).is_dir() else generator
     calibrated(classifiers, network, frames, progress).save(out, generator=name)
 
+# %% ../../nbs/6_apps/11_commands.ipynb #92b540a3
+Maker = Annotated[str, typer.Option(callback=check_maker, help="For personalisation: shipped name or folder.")]
+
 # %% ../../nbs/6_apps/11_commands.ipynb #8f4fc4c9
 @app.command("train-classifiers", rich_help_panel=TRAINING)
 def train_classifiers_command(
-    data: Annotated[Path, typer.Option(help="Balanced set (aufacs resample).")],
-    valid: Annotated[Path, typer.Option(help="Registered frames with a Valid partition (aufacs register).")],
+    data: Annotated[Path, typer.Option(callback=existing("balanced set", "make one with `aufacs resample`"),
+                                       help="Balanced set (aufacs resample).")],
+    valid: Annotated[Path, typer.Option(callback=registration,
+                                        help="Registered frames with a Valid partition (aufacs register).")],
     out: Out, preset: PresetName = "small", seed: Seed = 0, quiet: Quiet = False,
-    generator: Annotated[str, typer.Option(help="For personalisation: shipped name or folder.")] = "small",
-    init: Init = None, device: Device = "auto",
+    generator: Maker = "small", init: Init = None, device: Device = "auto",
 ) -> None:
     "Train one classifier per AU on a balanced set; the best epoch on Valid is kept; an interrupted run goes on."
+    check_folder(out, ("checkpoint", "card.json"), [data, valid])
     from aufacs_nb.estimation.classifiers import train_classifiers
     from aufacs_nb.estimation.vgg16 import check_init
     from aufacs_nb.experiments.stages import partition_frames
 
     place, chosen, start = device_of(device), get_preset(preset), init or "imagenet"
     check_init(start, chosen)
-    check_folder(out, ("checkpoint", "card.json"), [data, valid])
     balanced, registered = _balanced(data), _registered(valid, chosen.cls_size)
     _check_same(valid, balanced.manifest.get("registration", ["mesh"])[0], data)
     _check_generator(generator, chosen, valid, registered)
@@ -424,19 +436,21 @@ def _scores_in_words(table) -> str:
 # %% ../../nbs/6_apps/11_commands.ipynb #41e0dc4e
 @app.command("train", rich_help_panel=TRAINING)
 def train_command(
-    preset: Annotated[str, typer.Argument(help="tiny, small or paper")] = "small",
+    preset: Annotated[str, typer.Argument(callback=one_of("PRESET", *PRESETS), help="tiny, small or paper")] = "small",
     out: Annotated[Path | None, typer.Option(help="Folder of all stages; runs/PRESET by default.")] = None,
     seed: Seed = 0, quiet: Quiet = False,
-    resampling: Annotated[str | None, typer.Option(help="semantic, real or none; the preset's by default.")] = None,
-    jobs: Annotated[int, typer.Option(help="Processes that render, threads that register.")] = 2,
+    resampling: Annotated[str | None, typer.Option(callback=one_of("--resampling", "semantic", "real", "none"),
+                                                   help="semantic, real or none; the preset's by default.")] = None,
+    jobs: Annotated[int, typer.Option(callback=in_range("n_jobs"),
+                                      help="Processes that render, threads that register.")] = 2,
     device: Device = "auto",
 ) -> None:
     "Everything from nothing: simulate, register, generator, balanced set, classifiers, scores on Test."
+    out = check_folder(out or Path("runs") / preset, ("database", "registered"))
+    _show_only(device_of(device))
     from aufacs_nb.experiments.stages import evaluate, partition_frames, train_all
     from aufacs_nb.registration.collections import open_registered
 
-    _show_only(device_of(device))
-    out = check_folder(out or Path("runs") / preset, ("database", "registered"))
     with lock(out):
         _, classifiers = train_all(preset, out, seed=seed, resampling=resampling, n_jobs=jobs, progress=not quiet)
     test = partition_frames(open_registered(out / "registered"), "Test", classifiers.preset.cls_size)
@@ -472,12 +486,12 @@ def evaluate_command(
     device: Device = "auto", force: Force = False,
 ) -> None:
     "ICC(3,1) per AU with bootstrap intervals over subjects."
+    force = force or out is not None and table_columns(out) == "au,icc_value,icc_low,icc_high"
+    out = out and check_output(out, [data], (".csv",), force, ())
     from aufacs_nb.estimation.storage import AUClassifiers
     from aufacs_nb.experiments.stages import evaluate, partition_frames, write_table
     from aufacs_nb.files import write_atomically
 
-    force = force or out is not None and table_columns(out) == "au,icc_value,icc_low,icc_high"
-    out = out and check_output(out, [data], (".csv",), force, ())
     classifiers = AUClassifiers.from_pretrained(model).to(device_of(device))
     registered = _registered(data, classifiers.preset.cls_size)
     _check_same(data, classifiers.card.get("registration", "mesh"), f"--model {model}")
@@ -523,19 +537,25 @@ def _licensed(path: Path | None) -> dict:
     return {name: _database_folder(path, name, folder) for name, folder in given.items()} if path else {}
 
 # %% ../../nbs/6_apps/11_commands.ipynb #290756e4
-def _chosen(names: list, preset: str) -> list:
-    "The experiments that were named, `all` for every one; ValueError for a name or a preset that is none."
-    from aufacs_nb.experiments.protocol import PROTOCOLS
-    from aufacs_nb.experiments.reproduce import EXPERIMENTS
+EXPERIMENT_NAMES = (*(f"table-{k}" for k in range(1, 8)), *(f"figure-{k}" for k in range(2, 9)),
+                    "image-quality")
 
-    if preset not in PROTOCOLS:
-        raise ValueError(f"--preset {preset!r}: choose {', '.join(PROTOCOLS)}.")
-    wanted = list(EXPERIMENTS) if "all" in names else list(dict.fromkeys(names))
+
+def _chosen(names: list) -> list:
+    "The experiments that were named, `all` for every one; ValueError for a name that is none."
+    wanted = list(EXPERIMENT_NAMES) if "all" in names else list(dict.fromkeys(names))
     if not wanted:
-        raise ValueError(f"name an experiment: {', '.join(EXPERIMENTS)} or all; --list says what each asks.")
-    if unknown := [name for name in wanted if name not in EXPERIMENTS]:
-        raise ValueError(f"{unknown[0]!r} is no experiment: choose one of {', '.join(EXPERIMENTS)}, or all.")
+        raise ValueError(f"name an experiment: {', '.join(EXPERIMENT_NAMES)} or all; --list says what each asks.")
+    if unknown := [name for name in wanted if name not in EXPERIMENT_NAMES]:
+        raise ValueError(f"{unknown[0]!r} is no experiment: choose one of {', '.join(EXPERIMENT_NAMES)}, or all.")
     return wanted
+
+
+def _executor_word(word: str) -> str:
+    "The value of `--executor`; ValueError if it begins with no kind of executor."
+    if word.partition(":")[0] not in ("serial", "processes", "dask", "slurm"):
+        raise ValueError(f"--executor {shown(word)}: choose serial, processes:N, dask:ADDRESS or slurm:FILE.")
+    return word
 
 
 def _pool(executor: str):
@@ -601,12 +621,11 @@ def _told(name: str, found) -> bool:
 # %% ../../nbs/6_apps/11_commands.ipynb #ad559fcb
 def _experiments(incomplete: str) -> list:
     "What a shell may offer for the name of an experiment."
-    from aufacs_nb.experiments.reproduce import EXPERIMENTS
-
-    return [name for name in [*EXPERIMENTS, "all"] if name.startswith(incomplete)]
+    return [name for name in [*EXPERIMENT_NAMES, "all"] if name.startswith(incomplete)]
 
 
-Missing = Annotated[str, typer.Option(help="AUs that a database does not code, in label vectors: zero or estimated.")]
+Missing = Annotated[str, typer.Option(callback=one_of("--missing", "zero", "estimated"),
+                                      help="AUs that a database does not code, in label vectors: zero or estimated.")]
 Steps = Annotated[int | None, typer.Option("--generator-steps", help="Of each generator; the preset's if left out.")]
 Shipped = Annotated[str | None, typer.Option("--generator", help="ratio: ours as shipped, not one trained here.")]
 
@@ -640,31 +659,29 @@ def _reproduce(names: list, out: Path | None, **options) -> bool:
 # %% ../../nbs/6_apps/11_commands.ipynb #e90aac30
 def _check_tables(out: Path | None) -> None:
     "ValueError where the tables of experiments cannot be written, such as into a folder of other things."
-    from aufacs_nb.experiments.reproduce import EXPERIMENTS
-
     if out is not None:
-        check_folder(out, ("claims.csv", *(f"{name}_scores.csv" for name in EXPERIMENTS)))
+        check_folder(out, ("claims.csv", *(f"{name}_scores.csv" for name in EXPERIMENT_NAMES)))
 
 # %% ../../nbs/6_apps/11_commands.ipynb #12f60ca3
 @app.command("reproduce", rich_help_panel=THE_PAPER)
 def reproduce_command(
-    names: Names = None,
+    names: Names = None, preset: PresetName = "tiny",
     listed: Annotated[bool, typer.Option("--list", help="Name the experiments and how far each is.")] = False,
-    preset: Annotated[str, typer.Option(help="tiny (minutes), small or paper.")] = "tiny",
     root: Annotated[Path, typer.Option(help="Folder of all stages, shared by experiments.")] = Path("runs/reproduce"),
     out: Annotated[Path | None, typer.Option(help="Folder for tables as CSV, and pictures.")] = None,
-    executor: Annotated[str, typer.Option(help="serial, processes:N, dask:ADDRESS or slurm:FILE.")] = "serial",
+    executor: Annotated[str, typer.Option(callback=_executor_word,
+                                          help="serial, processes:N, dask:ADDRESS or slurm:FILE.")] = "serial",
     data: Annotated[Path | None, typer.Option(help='TOML: fera17 = "/data/FERA17" …; else virtual.')] = None,
     steps: Steps = None, generator: Shipped = None, init: Init = None, missing: Missing = "zero", seed: Seed = 0,
     quiet: Quiet = False,
 ) -> None:
     "Tables and figures of the paper: scores with intervals, and a verdict on each claim; resumes where it stopped."
     options = dict(seed=seed, licensed=_licensed(data), init=init, missing=missing)
-    chosen = _chosen(["all"] if listed else names or [], preset)
+    chosen = _chosen(["all"] if listed else names or [])
+    _check_tables(None if listed else out)
     protocol = _protocol(preset, steps, generator)
     if listed:
         return _list_experiments(protocol, root, **options)
-    _check_tables(out)
     pool = _pool(executor)
     try:
         whole = _reproduce(chosen, out, protocol=protocol, root=root, executor=pool, progress=not quiet, **options)

@@ -23,8 +23,6 @@ from pandas.plotting import PlotAccessor
 
 from ..facs import AU_NAMES, AUS, au_column
 from ..files import check_ending, counted, safe_cell, write_atomically
-from ..registration.frontal import to_canonical
-from ..registration.planar import landmarks_68
 
 # %% ../../nbs/3_estimation/12_tables.ipynb #a3bb69e9
 FLIP = np.array([1, -1, -1])  # from y up, z towards the camera, to OpenFace's axes, and back
@@ -35,6 +33,8 @@ def openface_pose(landmarks: np.ndarray) -> np.ndarray:
 
     Relative to the line of sight. The head's place (pose_Tx, Ty, Tz) in millimetres needs a known camera.
     """
+    from aufacs_nb.registration.frontal import to_canonical  # loads PyTorch, which who checks a path does without
+
     turn = FLIP[:, None] * to_canonical(landmarks).rotation.T * FLIP
     return np.array([np.arctan2(-turn[1, 2], turn[2, 2]), np.arcsin(np.clip(turn[0, 2], -1, 1)),
                      np.arctan2(-turn[0, 1], turn[0, 0])])
@@ -55,6 +55,8 @@ def _eye_direction(iris, middle, sight) -> np.ndarray:
 
 def gaze_angles(landmarks: np.ndarray) -> np.ndarray:
     "gaze_angle_x, gaze_angle_y (2,) in radians of landmarks (478, 3): right and down are positive."
+    from aufacs_nb.registration.frontal import to_canonical
+
     face, points = to_canonical(landmarks), np.asarray(landmarks, np.float64) * FLIP
     if len(points) < 478:
         raise ValueError(f"{counted(len(points), 'landmark')}; gaze needs 478, with the irises, from detection.Face.")
@@ -78,6 +80,8 @@ def landmark_columns(count: int | None) -> list:
 
 def _geometry(face, count: int | None) -> np.ndarray:
     "The values of a `Face` under `GEOMETRY`, `landmark_columns` and `BOX`."
+    from aufacs_nb.registration.planar import landmarks_68
+
     points = landmarks_68(face.landmarks) if count == 68 else face.landmarks[:count or 0]
     (left, top), (right, bottom) = face.box[:2], face.box[2:]
     return np.concatenate([gaze_angles(face.landmarks), openface_pose(face.landmarks), points.T.ravel(),
