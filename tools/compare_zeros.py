@@ -45,6 +45,7 @@ from aufacs_nb.experiments.protocol import joined_networks, tidy_rows, with_gene
 from aufacs_nb.experiments.stages import partition_frames
 from aufacs_nb.experiments.variants import PaperChains
 from aufacs_nb.facs import AUS, au_columns
+from aufacs_nb.files import counted
 from aufacs_nb.generation.runs import load_generator
 from aufacs_nb.registration.blendshapes import actions, load_actions
 from aufacs_nb.registration.collections import open_registered
@@ -150,7 +151,7 @@ def film_faces(film: Path) -> tuple:
     "Registered faces (n, 224, 224, 3) of a film, and the number of the calmest, by the sum of FaceMesh's actions."
     faces, points = seen(film, FaceLandmarker.from_pretrained(), 1)
     if len(points) < 10:
-        sys.exit(f"{film}: a face in only {len(points)} frames; leave this film out.")
+        sys.exit(f"{film}: a face in only {counted(len(points), 'frame')}; leave this film out.")
     return faces["mesh"], int(actions(load_actions(), points)[:, FACIAL].sum(1).argmin())
 
 

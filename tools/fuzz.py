@@ -798,6 +798,8 @@ def told(case: Case, verdict: str, done: Outcome) -> str:
 
 def summary(rows: list) -> str:
     "Counts by kind of input and outcome, the slowest case and the peak of memory, as lines."
+    from aufacs_nb.files import counted
+
     kinds = Counter((case.kind, verdict) for case, verdict, _ in rows)
     verdicts = sorted({verdict for _, verdict in kinds}, key=lambda one: (one not in RIGHT, one))
     lines = ["".join(f"{word:>15}" for word in ("kind", "cases", *verdicts))]
@@ -806,7 +808,7 @@ def summary(rows: list) -> str:
         lines.append("".join(f"{word:>15}" for word in (kind, sum(counts), *counts)))
     slowest, largest = max(rows, key=lambda row: row[2].seconds), max(rows, key=lambda row: row[2].megabytes)
     commands = len({case.command for case, *_ in rows})
-    return "\n".join([*lines, f"{len(rows)} cases of {commands} commands, {sum(r[2].seconds for r in rows):.0f} s; "
+    return "\n".join([*lines, f"{counted(len(rows), 'case')} of {counted(commands, 'command')}, {sum(r[2].seconds for r in rows):.0f} s; "
                       f"slowest {slowest[2].seconds:.1f} s ({slowest[0].name}); most memory added "
                       f"{largest[2].megabytes} MB ({largest[0].name}); faults "
                       f"{sum(verdict not in RIGHT for _, verdict, _ in rows)}"])

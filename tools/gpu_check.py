@@ -362,7 +362,7 @@ def detection_cell(tiny: bool) -> dict:
         exec(compile(source, "detection", "exec"), names)
     found = len(names["landmarker"].find(collage))
     other = len(names["on_card"].find(collage)) if "on_card" in names else None
-    assert other in (None, found), f"the CPU finds {found} faces, the GPU {other}"
+    assert other in (None, found), f"faces that the CPU finds: {found}; the GPU: {other}"
     return {"cells": len(cells), "faces on CPU": found, "faces on GPU": other}
 
 

@@ -10,6 +10,7 @@ import re
 import numpy as np
 import pandas as pd
 
+from aufacs_nb.files import counted
 from aufacs_nb.registration.blendshapes import ACTIONS_OF_AU, actions, au_evidence, load_actions
 from aufacs_nb.registration.planar import DlibLandmarker
 from aufacs_nb.simulation.appearance import sample_person
@@ -165,5 +166,5 @@ def check_judges(number: int, model_68) -> tuple:
     measures |= {("distance", au): {"landmarks": distance(landmarks, au)} for au in DISTANCES}
     measures |= {("dlib", au): {text: measured(points, text) for text in texts} for au, texts in MEASURES.items()}
     found = np.isfinite(points).all((1, 2)).mean()
-    print(f"{number} virtual people, {len(people)} frames with nothing held; dlib finds the face in {found:.1%}")
+    print(f"{counted(number, 'virtual person', 'virtual people')}, {counted(len(people), 'frame')} with nothing held; dlib finds the face in {found:.1%}")
     return validity_table(measures, levels, people, ALL_AUS), example_points(second)

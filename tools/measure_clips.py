@@ -50,6 +50,7 @@ from aufacs_nb.registration.frontal import register_face
 from aufacs_nb.estimation.estimator import AUEstimator, meshes_of, registered_by
 from aufacs_nb.estimation.sources import StreamItem, choose_faces, frame_stream, read_photo
 from aufacs_nb.facs import AUS
+from aufacs_nb.files import counted
 from aufacs_nb.estimation.personalization import personal_generator, personalize
 from aufacs_nb.estimation.zero import ClipZeros, photo_zero
 from aufacs_nb.presets import WeightsError
@@ -105,14 +106,14 @@ def measure(clips, photos, model: str, step: int = 1) -> pd.DataFrame:
         faces, points = seen(clip, landmarker, step)
         faces = faces["mesh"]
         if len(faces) < 10:
-            print(f"{clip.name}: a face in only {len(faces)} frames, left out")
+            print(f"{clip.name}: a face in only {counted(len(faces), 'frame')}, left out")
             continue
         acts = actions(network, points)
         neutral = int(acts[:, FACIAL].sum(1).argmin())
         personal = personalize(classifiers, generator, faces[neutral])
         rows += judge(f"film {number}", points, acts, {"generic": classifiers.predict(faces),
                                                         "personal": personal.predict(faces)})
-        print(f"film {number}: {clip.name}, {len(faces)} frames, neutral frame {neutral}", flush=True)
+        print(f"film {number}: {clip.name}, {counted(len(faces), 'frame')}, neutral frame {neutral}", flush=True)
     if photos:
         faces, points = seen_all(photos, landmarker)
         rows += judge("photographs", points, actions(network, points), {"generic": classifiers.predict(faces["mesh"])})
@@ -277,10 +278,10 @@ def films_of(clips, second, step, most, people: dict, keep: Path | None = None):
         frames = len(film.get("points", ()))
         by_dlib = int(np.isfinite(film["dlib"]).all((1, 2)).sum()) if film else 0
         if frames < FEW or second and by_dlib < FEW:
-            print(f"{clip.name}: {frames} frames that count, dlib sees {by_dlib}: left out")
+            print(f"{clip.name}: frames that count: {frames}, dlib sees {by_dlib}: left out")
             continue
         number += 1
-        print(f"film {number}: {clip.name}, {frames} frames, by dlib {by_dlib}", flush=True)
+        print(f"film {number}: {clip.name}, {counted(frames, 'frame')}, by dlib {by_dlib}", flush=True)
         yield {"film": f"film {number}"} | people.get(clip.name, {"person": clip.stem, "package": ""}), film
 
 

@@ -39,7 +39,7 @@ from aufacs_nb.estimation.sources import found_faces
 from aufacs_nb.estimation.zero import calm_zero, for_aus
 from aufacs_nb.evaluation.intervals import DRAWN, icc_table
 from aufacs_nb.facs import AU_SETS, LEVELS, au_columns
-from aufacs_nb.files import write_atomically
+from aufacs_nb.files import counted, write_atomically
 from aufacs_nb.presets import WeightsError
 from aufacs_nb.registration.detection import FaceLandmarker
 from aufacs_nb.registration.frontal import frontal_pixels, register_face
@@ -489,7 +489,7 @@ def main():
     for name, table in ({} if a.render else measure(a.model, a.shards)).items():
         a.out.mkdir(parents=True, exist_ok=True)
         table.round(3).to_csv(a.out / f"{name}.csv", index=False)
-        print(f"{a.out / name}.csv: {len(table)} rows")
+        print(f"{a.out / name}.csv: {counted(len(table), 'row')}")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from aufacs_nb.facs import AUS
 from aufacs_nb.generation.networks import build_critic, build_generator
 from aufacs_nb.generation.losses import critic_loss, total_loss
 from aufacs_nb.pictures import contact_sheet
-from aufacs_nb.files import write_atomically
+from aufacs_nb.files import counted, write_atomically
 from aufacs_nb.presets import SMALL
 from aufacs_nb.generation.training import PairBatch, augment_pairs, generator_parts, set_trainable
 from aufacs_nb.tensors import tensor_to_frames
@@ -441,7 +441,8 @@ def train(frames: dict, seconds: float, out, device="cuda", seed: int = 0, *, sh
              "device": torch.cuda.get_device_name(device) if on_card else "cpu", "torch": torch.__version__,
              "bf16": training.bf16, "channels_last": options["layout"] == torch.channels_last,
              "low_norms": low_norms, "compile_seconds": training.compiled} | (facts or {})
-    print(f"medium: {len(train_rows)} frames of {people} people, {len(judged.get('labels', ()))} judged pairs, "
+    print(f"medium: {counted(len(train_rows), 'frame')} of {counted(people, 'person', 'people')}, "
+          f"{counted(len(judged.get('labels', ())), 'judged pair')}, "
           f"batch {preset.gen_batch}, {sum(p.numel() for p in training.generator.parameters()) / 1e6:.1f} M parameters",
           flush=True)
     good = _run(training, judged, sheet, out, facts)

@@ -47,7 +47,7 @@ from aufacs_nb.generation.ratio import (DETAIL, N_VERTICES, Change, Geometry, Ra
                                         apply_change, blur, face_mask, load_ratio, log_ratio, mirror, move_and_shade,
                                         pair_weight, pixel_grid, ratio_losses, read_at, resize_maps, spread_values,
                                         ssim_map, with_surround)
-from aufacs_nb.files import write_atomically
+from aufacs_nb.files import counted, write_atomically
 
 CHANGED = 24 / 255  # a pixel counts as changed from this mean difference of its colours on, as in `image_quality`
 
@@ -702,8 +702,9 @@ def train(frames: dict, seconds: float, out, device="cuda", seed: int = 0, confi
         torch.backends.cudnn.benchmark = True
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     trainer = Trainer(frames, config, device, seed, log)
-    log(f"ratio: {len(trainer.bank)} frames of {len(np.unique(trainer.bank.person))} people, {len(trainer.test)} held "
-        f"out, {n_parameters(trainer.model) / 1e6:.2f}M values, ready after {time.time() - began:.1f} s")
+    log(f"ratio: {counted(len(trainer.bank), 'frame')} of "
+        f"{counted(len(np.unique(trainer.bank.person)), 'person', 'people')}, {len(trainer.test)} held out, "
+        f"{n_parameters(trainer.model) / 1e6:.2f}M values, ready after {time.time() - began:.1f} s")
     trainer.prepare(min(20.0, 0.1 * seconds), start)
     spent = load_progress(folder, trainer) if resume else 0.0
     card = {"network": "RatioFlow", "part": "ratio_flow", "config": asdict(trainer.config), "seed": seed,

@@ -63,6 +63,7 @@ def import_numba() -> None:
 
 import_numba()
 from aufacs_nb.facs import AU_NAMES, AUS  # noqa: E402
+from aufacs_nb.files import counted  # noqa: E402
 
 ALL_AUS = tuple(AU_NAMES)
 PAPER_COLUMNS = [ALL_AUS.index(au) for au in AUS]
@@ -232,7 +233,7 @@ def work(folder: str, queue, until: float, options: dict) -> None:
         took = time.time() - began
         slowest = max(slowest, min(took, 30.0)) if began - started > 1 else slowest
         if number % 20 == 0:
-            print(f"render: person {number}, {count} frames in {took:.1f} s", flush=True)
+            print(f"render: person {number}, {counted(count, 'frame')} in {took:.1f} s", flush=True)
 
 
 def render_all(folder, people: int, held_out: int, workers: int, until: float, options: dict) -> None:

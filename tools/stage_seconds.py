@@ -19,7 +19,7 @@ from aufacs_nb.experiments.protocol import PROTOCOLS
 from aufacs_nb.experiments.reproduce import kind_of, stage_seconds
 from aufacs_nb.experiments.tables import EXPERIMENTS
 from aufacs_nb.experiments.variants import MISSING, PaperChains
-from aufacs_nb.files import write_atomically
+from aufacs_nb.files import counted, write_atomically
 from aufacs_nb.presets import ASSETS
 
 OUT = ASSETS / "reproduce_seconds.csv"
@@ -61,7 +61,7 @@ def main():
         sys.exit(f"No finished stage of {args.protocol} lies there: its folders are named KIND-KEY, with stage.json.")
     table = merged(pd.read_csv(args.out) if args.out.is_file() else pd.DataFrame(columns=COLUMNS), new)
     write_atomically(args.out, lambda path: table.to_csv(path, index=False))
-    print(f"{len(new)} kinds of {args.protocol} written to {args.out}")
+    print(f"{counted(len(new), 'kind')} of {args.protocol} written to {args.out}")
     unknown = {kind_of(stage) for stage in all_stages(args.protocol)} - set(table[table.protocol == args.protocol].kind)
     if unknown:
         print("not timed:", ", ".join(sorted(unknown)))
