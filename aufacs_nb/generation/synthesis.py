@@ -116,7 +116,7 @@ def animate(generator: FaceGenerator, frame: np.ndarray, keys: ArrayLike, steps:
     return synthesize(generator, np.broadcast_to(frame, (len(targets), *np.shape(frame))), targets)
 
 
-def save_animation(path: Path | str, frames: Iterable[np.ndarray], generator: str, source: str, fps: int = 24,
+def save_animation(path: Path | str, frames: Iterable[np.ndarray], generator: str, source: str, fps: float = 24,
                    stamp: bool = False) -> Path:
     "Write frames uint8 (N, S, S, 3) as a marked .gif or .mp4, stamped if asked; ValueError for other endings."
     path, source = Path(path), harmless(source)
