@@ -23,6 +23,7 @@ from aufacs_nb.experiments.stages import partition_frames
 from aufacs_nb.experiments.tables import EXPERIMENTS, LAMBDAS, tidy
 from aufacs_nb.experiments.variants import PaperChains
 from aufacs_nb.facs import au_columns
+from aufacs_nb.files import OutputError
 from aufacs_nb.presets import SMALL, ClassifierValues, GeneratorValues
 from aufacs_nb.registration.collections import sample_registered
 
@@ -179,6 +180,32 @@ def test_a_folder_of_the_users_own_gives_the_same_estimates(tmp_path):
     assert "database" not in kinds(ordered(again)) and not {s.key for s in stages} & {s.key for s in again}
     pd.testing.assert_frame_equal(made, theirs)
     assert set(made.database) == {"fera17", "disfa"} and made.AU12_r.notna().all()
+
+
+def test_what_was_made_from_other_content_is_not_kept(tmp_path):
+    "Neither of a licensed database in the same folder, nor of first weights in the same file."
+    labels, weights = tmp_path / "disfa" / "labels.csv", tmp_path / "vgg16.pth"
+    labels.parent.mkdir()
+
+    def keys(text):
+        """Of all stages between the database and estimates of it; of those that begin with the file of weights."""
+        labels.write_text(text), weights.write_text(text)
+        own, begun = PaperChains(MICRO, licensed={"disfa": labels.parent}), PaperChains(MICRO, init=str(weights))
+        same = {stage.key for stage in ordered(own.same_domain("disfa"))}
+        return same, {stage.key for stage in begun.networks(begun.balanced("real")).values()}
+
+    first, again, other = keys("1,0"), keys("1,0"), keys("1,3")
+    assert first == again and not first[1] & other[1]
+    made = {stage.key for stage in ordered([PaperChains(MICRO).generator(), *PaperChains(MICRO).networks(
+        PaperChains(MICRO).balanced("semantic")).values()])}
+    assert first[0] & other[0] <= made  # of FERA alone
+
+
+def test_stages_are_not_written_among_other_things(tmp_path):
+    (tmp_path / "photo.png").write_bytes(b"mine")
+    with pytest.raises(OutputError, match="--root .*: holds other things .photo.png. and nothing of this command"):
+        reproduce_all(["table-1"], MICRO, tmp_path, progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]
 
 
 def test_a_database_without_the_nine_poses_is_named_by_the_figures_that_need_them(tmp_path):

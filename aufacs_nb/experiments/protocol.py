@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 # %% ../../nbs/experiments/04_protocol.ipynb #806b8817
-from ..databases import manifest
+from ..databases import manifest, media_files
 from ..estimation.personalization import personalize
 from ..estimation.resampling import ResampledSet, real_set, semantic_pairs, semantic_resample
 from ..estimation.storage import AUClassifiers, check_registered, predict_registered
@@ -30,7 +30,7 @@ from .conditions import photographs
 from .graph import Stage
 from .stages import fit_generator, meshes_in, partition_frames
 from ..facs import AUS, FERA_POSES, au_column, au_columns, intensity_to_unit
-from ..folders import check_ranges
+from ..folders import check_ranges, file_content
 from ..generation.runs import load_generator
 from ..generation.synthesis import synthesize
 from ..presets import ClassifierValues, GeneratorValues, Preset, get_preset
@@ -138,8 +138,11 @@ def _check_poses(table, poses, folder) -> None:
                          "others pose 6.")
 
 
-def _frames(out, name, method, size, poses, folder=None, database=None):
-    "Stage: register a database, virtual (the folder of its stage) or the user's own, into `out`/frames."
+def _frames(out, name, method, size, poses, folder=None, database=None, content=""):
+    """Stage: register a database, virtual (the folder of its stage) or the user's own, into `out`/frames.
+
+    content: fingerprint of what is the user's own, for the key.
+    """
     options: dict = dict(poses=tuple(poses)) if name == "fera17" else {}
     table = manifest(folder or database / name, database=name, **options)
     _check_poses(table, options.get("poses", ()), folder or database / name)
@@ -195,7 +198,9 @@ def _generator(out, values, seed, frames):
 
 # %% ../../nbs/experiments/04_protocol.ipynb #5449d7e2
 import hashlib
+import os
 import shutil
+from functools import lru_cache
 
 from ..presets import weights_folder
 
@@ -209,6 +214,25 @@ def _shipped(out, name, part, digest):
 def _digest(path) -> str:
     "The first 16 digits of a file's SHA-256."
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+
+# %% ../../nbs/experiments/04_protocol.ipynb #c0a7e4d2
+@lru_cache
+def _content_of(place, files):
+    "Fingerprint of `files`, (path, size, time of the last change): read once as long as these stay the same."
+    lines = (f"{os.path.relpath(path, place)} {file_content(path)}\n" for path, _, _ in files)
+    return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()[:16]
+
+
+def _content(place) -> str:
+    "Fingerprint of a file, or of the names and the bytes of all files below a folder; hidden ones are left aside."
+    paths = [place] if os.path.isfile(place) else media_files(place, ("",))
+    found = ((path, os.stat(path)) for path in paths)
+    return _content_of(place, tuple((path, one.st_size, one.st_mtime_ns) for path, one in found))
+
+
+def _first(init) -> dict:
+    "Parameters of a stage that begins with the weights `init`, with the fingerprint of a file; {} for None."
+    return {"init": init} | ({"content": _content(init)} if os.path.isfile(init) else {}) if init else {}
 
 # %% ../../nbs/experiments/04_protocol.ipynb #69c099d3
 def _other_aus(root, partition, subject, session, frame) -> dict:
@@ -316,10 +340,11 @@ def _combined(out, **sets):
 
 # %% ../../nbs/experiments/04_protocol.ipynb #badeaf0d
 @one_thread()
-def _classifier(out, au, values, seed, balanced, frames, start=None, init=None):
+def _classifier(out, au, values, seed, balanced, frames, start=None, init=None, content=""):
     """Stage: the network of one AU, trained on its rows of a set, the best epoch on Valid; weights, card, history.csv.
 
-    It begins with the stage `start`, or with the weights that `init` names (see `build_classifier`).
+    It begins with the stage `start`, or with the weights that `init` names (see `build_classifier`); content: the
+    fingerprint of that file, for the key.
     """
     preset, chosen = preset_part(ClassifierValues, values), ResampledSet.open(balanced)
     rows = np.flatnonzero(chosen.manifest.au == au)
@@ -418,7 +443,8 @@ class Chains:
         "Registered frames of a database, virtual or licensed."
         params = dict(name=name, method=method, size=224, poses=list(poses))
         if name in self.licensed:
-            return self._stage("frames", params | dict(folder=str(self.licensed[name])))
+            folder = str(self.licensed[name])
+            return self._stage("frames", params | dict(folder=folder, content=_content(folder)))
         return self._stage("frames", params, database=self.database(name, poses))
 
 # %% ../../nbs/experiments/04_protocol.ipynb #d719679c
@@ -477,7 +503,7 @@ class EstimateChains(NetworkChains):
 
     def networks(self, balanced: Stage, method: str = "mesh", frames: Stage | None = None) -> dict:
         "The classifiers that learn from a set, 'au01' … → stage, chosen on Valid of FERA or of `frames`."
-        params = dict(values=preset_values(self.protocol, _CLASSIFIER)) | ({"init": self.init} if self.init else {})
+        params = dict(values=preset_values(self.protocol, _CLASSIFIER)) | _first(self.init)
         needs = dict(balanced=balanced, frames=frames or self.frames(method=method), start=self.start(method))
         return {au_column(au).lower(): self._stage("classifier", params | dict(au=au, seed=self.seed + au), **needs)
                 for au in _aus_of(balanced)}

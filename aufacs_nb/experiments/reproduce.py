@@ -22,7 +22,7 @@ from .claims import judge, scored
 from .protocol import Protocol
 from .tables import EXPERIMENTS, tidy
 from .variants import PaperChains
-from ..files import write_atomically
+from ..files import check_folder, write_atomically
 from ..presets import ASSETS
 
 # %% ../../nbs/experiments/08_reproduce.ipynb #41512d74
@@ -104,8 +104,9 @@ def reproduce_all(names: Sequence[str], protocol: Protocol | str = "tiny", root:
                   report: Callable[[str, object], object] = lambda name, found: None, **options: Any) -> pd.DataFrame:
     """The verdicts of several experiments as one table; report(name, (scores, verdicts) or the error) after each.
 
-    A stage that fails spoils only the experiments that need it. Arguments as in `reproduce`.
+    A stage that fails spoils only the experiments that need it; OutputError for a root that holds other things.
     """
+    check_folder(root, [note.parent.name for note in Path(root).glob("*/stage.json")], option="--root")
     chains = {name: chains_for(name, protocol, **options) for name in names}
     every, rows = [s for name, c in chains.items() for s in EXPERIMENTS[name].stages(c)], []
     with suppress(GraphError):  # each experiment below names what it misses
