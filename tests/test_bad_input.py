@@ -133,6 +133,16 @@ def test_folder_and_video_go_on_past_frames_without_a_face(aufacs, tmp_path):
     assert valid.tolist() == [True, False, True]
 
 
+def test_registration_ends_with_1_where_a_part_was_left_out(aufacs, tmp_path):
+    for name, image in (("a", astronaut()), ("b", None), ("c", None)):
+        (tmp_path / "some").mkdir(exist_ok=True)
+        path = tmp_path / "some" / f"{name}.{'mp4' if name == 'c' else 'png'}"
+        path.write_bytes(b"") if image is None else Image.fromarray(image).save(path)
+    said = aufacs("register", tmp_path / "some", "--out", tmp_path / "r", "--on-error", "skip", "--quiet")
+    assert said.returncode == 1 and "1 of 2 frames" in said.stdout, said
+    assert [line.split(": ")[1].rpartition("/")[2] for line in said.stderr.splitlines() if "skipped: " in line] == ["c.mp4", "b.png"]
+
+
 def test_registration_of_something_else_into_the_same_folder(aufacs, tmp_path):
     for name, image in (("one", astronaut()), ("two", astronaut()[:, ::-1])):
         (tmp_path / name).mkdir()

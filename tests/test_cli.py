@@ -112,7 +112,7 @@ def test_poses_are_chosen_or_said_to_be_left_out(work, tmp_path, capsys):
     from aufacs_nb.apps.cli import _input_manifest
 
     capsys.readouterr()
-    assert len(_input_manifest(nine)) == 6 and "left out: 6, of poses 1, 9;" in capsys.readouterr().err
+    assert len(_input_manifest(nine)[0]) == 6 and "left out: 6, of poses 1, 9;" in capsys.readouterr().err
 
 
 def test_a_wrong_label_is_named_or_skipped(run, aufacs, work):

@@ -141,19 +141,19 @@ def manifest_command(root: Path, out: Out = Path("manifest.parquet"), database: 
 
 # %% ../../nbs/6_apps/11_commands.ipynb #067b224f
 def _input_manifest(path: Path, on_error: str = "raise"):
-    "A manifest from a .parquet file, a database, a folder, or one picture or video."
+    "(manifest, how much was skipped) of a .parquet file, a database, a folder, or one picture or video."
     from aufacs_nb.databases import file_manifest, manifest
     from aufacs_nb.folders import read_table
 
     if path.suffix == ".parquet":
         try:
-            return read_table(path)
+            return read_table(path), 0
         except ValueError as error:
             raise ValueError(f"{error} Such a table is written by `aufacs manifest`.") from error
     check_photographs(path)
     table = file_manifest(path) if path.is_file() else manifest(path, on_error=on_error)
-    _tell(table)
-    return table
+    skipped = _tell(table)
+    return table, skipped
 
 # %% ../../nbs/6_apps/11_commands.ipynb #6a6fd81e
 def _sheet(result, out: Path, source: Path) -> None:
@@ -188,7 +188,7 @@ def register_command(
     on_error: OnError = "raise", quiet: Quiet = False,
 ) -> None:
     "Turn every face of SOURCE (photo, video, folder, database or manifest) to the front; resumes where it stopped."
-    table = _input_manifest(source, on_error)
+    table, skipped = _input_manifest(source, on_error)
     from aufacs_nb.registration.collections import register_manifest
 
     result = register_manifest(table, out, size=size, method=method, fill=fill,
@@ -196,6 +196,8 @@ def register_command(
                                progress=not quiet, landmarks=landmarks, prnet=prnet, faces=faces)
     _sheet(result, out, source)
     typer.echo(f"{int(result.manifest.valid.sum())} of {counted(len(result.manifest), 'frame')} with a face → {out}")
+    if skipped + _tell(result.manifest):
+        raise typer.Exit(1)
 
 # %% ../../nbs/6_apps/11_commands.ipynb #471303fd
 @app.command("normalize", rich_help_panel=DATA)

@@ -192,11 +192,13 @@ class _Faults:
             raise ValueError(f"on_error={on_error!r} is unknown: choose 'raise' or 'skip'.")
         self.skip = on_error == "skip"
         self.first: DatabaseError | None = None
+        self.left: list[str] = []
 
     def note(self, error: DatabaseError) -> None:
-        "Warn of an error, or keep the first one to be raised when the work before it is done."
+        "Warn of an error and list it, or keep the first one to be raised when the work before it is done."
         if self.skip:
-            warnings.warn(f"{error}; marked as not valid", stacklevel=2)
+            self.left.append(f"{error}; marked as not valid")
+            warnings.warn(self.left[-1], stacklevel=2)
         else:
             self.first = self.first or error
 
@@ -709,7 +711,9 @@ def _register(out: Path, rows: pd.DataFrame, settings: dict, steps, faults: _Fau
             find, paint = steps()
             _register_rest(_Work(out, rows, settings), find, paint, faults, n_jobs, progress)
     (out / "progress.jsonl").unlink(missing_ok=True)
-    return open_registered(out)
+    result = open_registered(out)
+    result.manifest.attrs.update({"skipped": faults.left} if faults.left else {})
+    return result
 
 # %% ../../nbs/1_registration/07_collections.ipynb #b562581a
 def register_manifest(
@@ -722,7 +726,7 @@ def register_manifest(
     landmarker: Any = None,   # FaceLandmarker; the shipped one by default
     n_jobs: int = 1,          # threads
     device: str = "cpu",      # where networks compute, "cpu" or "cuda"; a landmarker that is given has its own
-    on_error: str = "raise",  # or "skip": frames that cannot be read are marked as not valid
+    on_error: str = "raise",  # or "skip": what cannot be read is not valid, and named in manifest.attrs["skipped"]
     progress: bool = True,    # show a progress bar
     landmarks: Path | str = "facemesh",  # for "procrustes": or "dlib", or the file of dlib's model
     prnet: Path | str | None = None,  # for "prnet": other weights than the shipped ones, see `open_prnet`
