@@ -297,6 +297,7 @@ def _apart(face, box):
 
 # %% ../../nbs/1_registration/03_tracking.ipynb #c22873a8
 _ANOTHER, _OTHERS = .1, .25   # change in colour from which on it may be, and from which on it is likely, another person
+_ELSEWHERE = .06              # the first of them after a cut
 _UNLIKE = .5                  # `likeness` of another person where the colour changes less, within a shot
 _REACH, _FAR, _SAME = 1., 2., .05  # sizes of a face over which it may move, more in a slow film with the same colour
 
@@ -304,6 +305,15 @@ _REACH, _FAR, _SAME = 1., 2., .05  # sizes of a face over which it may move, mor
 _PLACE, _FINE = .03, .2  # what a size of a face, and another fine structure, count where colours differ by 1
 
 
+def _in_one_light(one, other):
+    "Two looks with their colours scaled to one mean brightness, as far as a lamp changes it."
+    one, other = (np.array(look, float) for look in (one, other))
+    change = np.clip(np.sqrt(one[:48].mean() / max(other[:48].mean(), 1e-3)), .6, 1.6)
+    one[:48] /= change
+    other[:48] *= change
+    return one, other
+
+# %% ../../nbs/1_registration/03_tracking.ipynb #ae2ed48c
 def _may_be(face, seen, time):
     """How little a `Face` fits somebody who was `_Seen`, infinite for the look of another person; is it near enough?
 
@@ -314,12 +324,13 @@ def _may_be(face, seen, time):
     if face.look is None or seen.look is None:
         return distance, distance < (_FAR if waited > .5 else _REACH)
     (colour, everywhere), alike = looks_apart(face.look, seen.look), likeness(face.look, seen.look)
-    near = bool(distance < (_FAR if waited > _ADJACENT and colour < _SAME else _REACH))
     if waited <= _ADJACENT:
         other = colour > _ANOTHER or everywhere > _ANOTHER or everywhere > _COLOURS and alike < _LIKE
-        return np.inf if other or not near else distance, near
+        return np.inf if other or distance >= _REACH else distance, distance < _REACH
+    colour, everywhere = looks_apart(*_in_one_light(face.look, seen.look))
+    near = bool(distance < (_FAR if colour < _SAME else _REACH))
     unlike = _LIKE if face.after_cut or colour > _OTHERS else _UNLIKE
-    other = colour > _ANOTHER and alike < unlike  # a lamp changes the colour alone
+    other = colour > (_ELSEWHERE if face.after_cut else _ANOTHER) and alike < unlike
     return np.inf if other else colour + everywhere + _FINE * (1 - alike) + _PLACE * distance, near
 
 # %% ../../nbs/1_registration/03_tracking.ipynb #c22873a9
