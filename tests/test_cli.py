@@ -163,12 +163,13 @@ def test_a_missing_package_is_one_line(monkeypatch, work, capsys):
 
 def test_a_device_that_is_not_there_is_refused_before_anything_is_read(work, tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    gone, out = tmp_path / "gone.png", tmp_path / "x"
-    commands = {"predict": (gone,), "personalize": (gone, "--out", out), "synthesize": (gone, "--out", out / "x.png"),
-                "resample": ("--data", work / "registered", "--out", out), "evaluate": ("--data", work / "registered"),
-                "train-generator": ("--data", work / "registered", "--out", out), "train": ("tiny", "--out", out),
+    empty, out = tmp_path / "empty.png", tmp_path / "x"
+    empty.touch()
+    commands = {"predict": (empty,), "personalize": (empty, "--out", out), "synthesize": (empty, "--out", out / "x.png"),
+                "resample": ("--data", tmp_path, "--out", out), "evaluate": ("--data", tmp_path),
+                "train-generator": ("--data", tmp_path, "--out", out), "train": ("tiny", "--out", out),
                 "register": (work / "me.png", "--out", out),
-                "train-classifiers": ("--data", gone, "--valid", work / "registered", "--out", out)}
+                "train-classifiers": ("--data", empty, "--valid", tmp_path, "--out", out)}
     for command, words in commands.items():
         refuses("--device cuda:1: there is none here; choose auto or one of cpu", command, *words, "--device", "cuda:1")
     assert not out.exists()
@@ -295,8 +296,8 @@ def test_classifiers_know_what_their_preset_asks_of_a_generator(work, tmp_path, 
 def test_what_classifiers_begin_with_is_asked_for_first(work, tmp_path, monkeypatch):
     from aufacs_nb.estimation import classifiers
 
-    gone, told = ("--data", tmp_path / "gone", "--valid", tmp_path / "gone", "--out", tmp_path / "x"), {}
-    refuses("only VGG16 begins with a file", "train-classifiers", *gone, "--preset", "tiny", "--init", work / "me.png")
+    bare, told = ("--data", tmp_path, "--valid", tmp_path, "--out", tmp_path / "x"), {}
+    refuses("only VGG16 begins with a file", "train-classifiers", *bare, "--preset", "tiny", "--init", work / "me.png")
 
     class Stop(Exception):
         "Raised when it is known what was asked for."
