@@ -8,6 +8,7 @@ import pytest
 from aufacs_nb.estimation.sources import StreamItem
 from aufacs_nb.estimation.tables import (EYE_CENTRE, EYE_RADIUS, EYES, FLIP, GEOMETRY, ROW_GROUP, Predictions, TableFile,
                                          gaze_angles, openface_pose, openface_table, save_table)
+from aufacs_nb.files import WriteError
 from aufacs_nb.geometry.meshes import canonical_face
 from aufacs_nb.geometry.rotation import rotation
 from aufacs_nb.registration.detection import Face, FaceLandmarker
@@ -147,6 +148,25 @@ def test_what_is_left_of_a_table_that_broke_off(error, ending, tmp_path):
     with pytest.raises(error), TableFile(tmp_path / f"new.{ending}") as file:
         raise error("at once")
     assert not list(tmp_path.glob("new*"))
+
+
+@pytest.mark.parametrize("ending", ["csv", "json", "jsonl", "parquet"])
+def test_on_a_full_disk_every_row_that_stays_is_whole(ending, tmp_path):
+    "Half a row of a CSV was a row with another number, half a list no JSON, and Parquet without its end is nothing."
+    resource = pytest.importorskip("resource")
+    path, piece = save_table(made(9), tmp_path / f"au.{ending}"), made(2100 if ending == "parquet" else 7)
+    before, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, limits[1]))
+    try:
+        with pytest.raises(WriteError, match=f"au.{ending}: could not be written"), TableFile(path, keep_part=True) as file:
+            while True:
+                file.write(piece)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    part, rows = tmp_path / f"au.part.{ending}", file.sink.rows
+    assert path.read_bytes() == before and part.exists() == (ending != "parquet")
+    if ending != "parquet":
+        assert rows and part.read_bytes() == save_table([piece] * (rows // 7), tmp_path / f"same.{ending}").read_bytes()
 
 
 @pytest.mark.parametrize("ending", ["csv", "json", "jsonl", "parquet"])

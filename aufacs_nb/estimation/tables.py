@@ -13,6 +13,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ import pandas as pd
 from pandas.plotting import PlotAccessor
 
 from ..facs import AU_NAMES, AUS, au_column
-from ..files import check_ending, counted, safe_cell, write_atomically
+from ..files import check_ending, counted, safe_cell, telling, write_atomically
 
 # %% ../../nbs/3_estimation/12_tables.ipynb #a3bb69e9
 FLIP = np.array([1, -1, -1])  # from y up, z towards the camera, to OpenFace's axes, and back
@@ -136,17 +137,37 @@ def _plain(table: pd.DataFrame, harmless: bool = False) -> pd.DataFrame:
     return table.astype(whole).assign(**names)
 
 
+def _add(file, size, data, end) -> int:
+    "Write bytes, and an end, in place of all that follows `size`; the new size. Where that fails, all is as before."
+    try:
+        file.seek(size)
+        left = memoryview(data + end)
+        while left:
+            left = left[file.write(left):]
+    except BaseException:
+        file.truncate(size)
+        file.seek(size)
+        file.write(end * bool(size))
+        raise
+    return size + len(data)
+
+# %% ../../nbs/3_estimation/12_tables.ipynb #c0a7e4d5
 class _Csv:
-    "A CSV file, or standard output for '-', that grows table by table."
-
+    "A CSV file, or standard output for '-', that grows table by table. After each it is whole, on a full disk too."
+    end = ""  # what closes the file; the next table takes its place
     def __init__(self, path):
-        self.file, self.rows = sys.stdout if str(path) == "-" else open(path, "w", encoding="utf-8", newline=""), 0
-
+        self.file: Any = sys.stdout if str(path) == "-" else open(path, "wb", buffering=0)
+        self.rows = self.size = 0  # bytes, without the end
+    def text(self, table: pd.DataFrame) -> str:
+        "The lines of a table."
+        return _plain(table, harmless=True).to_csv(index=False, header=not self.rows)
     def write(self, table: pd.DataFrame) -> None:
-        "Add the rows of a table."
-        _plain(table, harmless=True).to_csv(self.file, index=False, header=not self.rows)
+        "Add the rows of a table, or nothing: OSError."
+        if self.file is sys.stdout:
+            self.file.write(self.text(table))
+        else:
+            self.size = _add(self.file, self.size, self.text(table).encode(), self.end.encode())
         self.rows += len(table)
-
     def close(self) -> None:
         "Whatever is left goes out."
         self.file.flush() if self.file is sys.stdout else self.file.close()
@@ -155,24 +176,25 @@ class _Csv:
 class _JsonLines(_Csv):
     "A file with one JSON object on each line."
 
-    def write(self, table: pd.DataFrame) -> None:
-        "Add the rows of a table."
-        self.file.write(_plain(table).to_json(orient="records", lines=True, force_ascii=False))
-        self.rows += len(table)
+    def text(self, table: pd.DataFrame) -> str:
+        "A line for each row."
+        return _plain(table).to_json(orient="records", lines=True, force_ascii=False)
 
 
-class _Json(_Csv):
+class _Json(_JsonLines):
     "A JSON file: one list of objects."
+    end = "\n]\n"
 
-    def write(self, table: pd.DataFrame) -> None:
-        "Add the rows of a table."
-        for line in _plain(table).to_json(orient="records", lines=True, force_ascii=False).strip("\n").split("\n"):
-            self.file.write((",\n" if self.rows else "[\n") + line)
-            self.rows += 1
+    def text(self, table: pd.DataFrame) -> str:
+        "The objects with what stands before the first of them."
+        if not len(table):
+            return ""
+        return (",\n" if self.rows else "[\n") + super().text(table).strip("\n").replace("\n", ",\n")
 
     def close(self) -> None:
-        "The list ends, and the file."
-        self.file.write("\n]\n" if self.rows else "[]\n")
+        "The file ends; a list of nothing, where there were no rows."
+        if not self.size:
+            _add(self.file, 0, b"[]\n", b"")
         super().close()
 
 # %% ../../nbs/3_estimation/12_tables.ipynb #7746dd91
@@ -233,6 +255,17 @@ def _part_of(path: Path) -> Path:
     return part
 
 # %% ../../nbs/3_estimation/12_tables.ipynb #00645599
+def _close(file: "TableFile", whole: bool) -> None:
+    "Close what a table is written to. Where that fails, as Parquet on a full disk, no row can be read, and none stays."
+    try:
+        with nullcontext() if file.direct else telling(file.path):
+            file.sink.close()
+    except (OSError, ValueError):  # of Parquet, which was closed by what broke off
+        file.direct or file.part.unlink(missing_ok=True)
+        if whole:
+            raise
+
+
 def _end_part(file: "TableFile", whole: bool) -> None:
     "Give a whole table its name; of another one the part stays, if that was asked for and it has rows."
     if file.direct:
@@ -258,15 +291,16 @@ class TableFile:
             self.sink = TABLE_KINDS[self.path.suffix.lower()](_part_of(self.path))
     def write(self, table: pd.DataFrame) -> None:
         "Add the rows of a table."
-        self._begin()
-        self.sink.write(table)
+        with nullcontext() if self.direct else telling(self.path):
+            self._begin()
+            self.sink.write(table)
     def __enter__(self) -> "TableFile":
         return self
     def __exit__(self, kind, error, trace) -> None:
         if kind is None:
             self._begin()
         if self.sink is not None:
-            self.sink.close()
+            _close(self, kind is None)
             _end_part(self, kind is None)
 
 # %% ../../nbs/3_estimation/12_tables.ipynb #fc1854c8
