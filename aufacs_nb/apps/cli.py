@@ -21,9 +21,9 @@ from typing import Annotated
 import typer
 
 from .everyday import (ARCHS, DATA, THE_PAPER, TRAINING, AnyModel, Arch, Commands, Data, Device, Faces,
-                                     Force, Init, Model, OnError, Out, PresetName, Quiet, Seed, app, check_maker,
-                                     check_once, check_photographs, device_of, existing, in_range, numbers_of,
-                                     one_line, one_of, registration, say_replaced, table_columns, write_line)
+                                     Force, Init, Model, OnError, Out, PresetName, Quiet, Seed, among, app,
+                                     check_maker, check_once, check_photographs, device_of, existing, in_range,
+                                     numbers_of, one_line, registration, say_replaced, table_columns, write_line)
 from ..files import Terminated, check_folder, check_output, counted, lock, shown, stoppable
 from ..folders import only_run
 from ..presets import PRESETS, get_preset
@@ -168,9 +168,9 @@ def _sheet(result, out: Path, source: Path) -> None:
                           "40 pixels wide.")
 
 # %% ../../nbs/6_apps/11_commands.ipynb #95f1d91e
-Method = Annotated[str, typer.Option(callback=one_of("--method", "mesh", "prnet", "procrustes"),
+Method = Annotated[str, typer.Option(callback=among("--method", "mesh", "prnet", "procrustes"),
                                      help="mesh (3D), prnet (3D) or procrustes (2D).")]
-Fill = Annotated[str, typer.Option(callback=one_of("--fill", "black", "mirror", "keep"),
+Fill = Annotated[str, typer.Option(callback=among("--fill", "black", "mirror", "keep"),
                                    help="Hidden parts: black, mirror (invents symmetry) or keep.")]
 
 # %% ../../nbs/6_apps/11_commands.ipynb #1607ad03
@@ -205,7 +205,7 @@ def normalize_command(
     data: Annotated[Path, typer.Option(callback=existing("such folder"),
                                        help="Registered frames (register), or a balanced set (resample).")],
     out: Out, quiet: Quiet = False,
-    method: Annotated[str, typer.Option(callback=one_of("--method", "mean", "au0"),
+    method: Annotated[str, typer.Option(callback=among("--method", "mean", "au0"),
                                         help="mean (personal mean texture) or au0 (neutral frame), §4.5.")] = "mean",
     neutral: Annotated[list[str], typer.Option(help="SUBJECT=ROW of a neutral frame; found where not given.")] = [],
 ) -> None:
@@ -264,7 +264,7 @@ def _faces(data: Path, way_out: str = "", side: int = 0):
 def train_generator_command(
     data: Data, out: Out, preset: PresetName = "small", seed: Seed = 0, quiet: Quiet = False,
     steps: Annotated[int | None, typer.Option(help="Generator steps; the preset's by default.")] = None,
-    arch: Annotated[str | None, typer.Option(callback=one_of("--arch", *ARCHS),
+    arch: Annotated[str | None, typer.Option(callback=among("--arch", *ARCHS),
                                              help="ganimation, stargan or flow; the preset's by default.")] = None,
     lambda_ids: Annotated[float | None, typer.Option(help="Weight of the idiosyncratic loss.")] = None,
     batch: Annotated[int | None, typer.Option(help="Pairs of a step, in each process.")] = None,
@@ -309,9 +309,9 @@ def _drawn(data: Path, method: str, chosen: dict, device: str, progress: bool, *
 @app.command("resample", rich_help_panel=DATA)
 def resample_command(
     data: Data, out: Out, model: AnyModel = None, arch: Arch = None, seed: Seed = 0, quiet: Quiet = False,
-    method: Annotated[str, typer.Option(callback=one_of("--method", "semantic", "real"),
+    method: Annotated[str, typer.Option(callback=among("--method", "semantic", "real"),
                                         help="semantic (synthesised, §4.2.2) or real.")] = "semantic",
-    preset: Annotated[str | None, typer.Option(callback=one_of("--preset", *PRESETS),
+    preset: Annotated[str | None, typer.Option(callback=among("--preset", *PRESETS),
                                                help="As many as in tiny, small or paper.")] = None,
     per_intensity: Annotated[int | None, typer.Option(callback=in_range("per_intensity"),
                                                       help="Frames per intensity per AU; else 100.")] = None,
@@ -438,10 +438,10 @@ def _scores_in_words(table) -> str:
 # %% ../../nbs/6_apps/11_commands.ipynb #41e0dc4e
 @app.command("train", rich_help_panel=TRAINING)
 def train_command(
-    preset: Annotated[str, typer.Argument(callback=one_of("PRESET", *PRESETS), help="tiny, small or paper")] = "small",
+    preset: Annotated[str, typer.Argument(callback=among("PRESET", *PRESETS), help="tiny, small or paper")] = "small",
     out: Annotated[Path | None, typer.Option(help="Folder of all stages; runs/PRESET by default.")] = None,
     seed: Seed = 0, quiet: Quiet = False,
-    resampling: Annotated[str | None, typer.Option(callback=one_of("--resampling", "semantic", "real", "none"),
+    resampling: Annotated[str | None, typer.Option(callback=among("--resampling", "semantic", "real", "none"),
                                                    help="semantic, real or none; the preset's by default.")] = None,
     jobs: Annotated[int, typer.Option(callback=in_range("n_jobs"),
                                       help="Processes that render, threads that register.")] = 2,
@@ -626,7 +626,7 @@ def _experiments(incomplete: str) -> list:
     return [name for name in [*EXPERIMENT_NAMES, "all"] if name.startswith(incomplete)]
 
 
-Missing = Annotated[str, typer.Option(callback=one_of("--missing", "zero", "estimated"),
+Missing = Annotated[str, typer.Option(callback=among("--missing", "zero", "estimated"),
                                       help="AUs that a database does not code, in label vectors: zero or estimated.")]
 Steps = Annotated[int | None, typer.Option("--generator-steps", help="Of each generator; the preset's if left out.")]
 Shipped = Annotated[str | None, typer.Option("--generator", help="ratio: ours as shipped, not one trained here.")]

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'FACES', 'DATA', 'TRAINING', 'THE_PAPER', 'registration', 'ARCHS', 'Out', 'Force', 'Seed', 'PresetName',
            'Quiet', 'Model', 'Data', 'Init', 'Device', 'AnyModel', 'Table', 'Arch', 'Faces', 'ZeroFace', 'Processes',
-           'OnError', 'FILM_SIDE', 'Commands', 'one_of', 'existing', 'in_range', 'weights_of', 'check_maker',
+           'OnError', 'FILM_SIDE', 'Commands', 'among', 'existing', 'in_range', 'weights_of', 'check_maker',
            'device_of', 'one_line', 'write_line', 'check_photographs', 'table_columns', 'say_replaced',
            'predict_command', 'personalize_command', 'actions_command', 'demo_command', 'live_command', 'numbers_of',
            'check_once', 'parse_targets', 'synthesize_command']
@@ -68,7 +68,7 @@ app = Commands(no_args_is_help=True, pretty_exceptions_enable=False)
 FACES, DATA, TRAINING, THE_PAPER = "Photographs and films", "Data", "Training", "The paper"  # groups of commands
 
 # %% ../../nbs/6_apps/09_cli.ipynb #3bd103b7
-def one_of(option: str, *words: str | int) -> Callable:
+def among(option: str, *words: str | int) -> Callable:
     "A check: the value of `option` must be one of these words, or None; else ValueError names them."
     def check(word):
         "The word."
@@ -132,7 +132,7 @@ def check_maker(name: str | None) -> str | None:
 Out = Annotated[Path, typer.Option(help="Folder or file to write.")]
 Force = Annotated[bool, typer.Option("--force", help="Write also over what was not made here.")]
 Seed = Annotated[int, typer.Option(help="Of all draws; same seed and threads, same bytes.", min=0, max=2**63 - 1)]
-PresetName = Annotated[str, typer.Option(callback=one_of("--preset", *PRESETS),
+PresetName = Annotated[str, typer.Option(callback=among("--preset", *PRESETS),
                                          help="tiny (for trying), small or paper.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
 Model = Annotated[str, typer.Option(help="Shipped name (small, mesh18, face18) or folder of weights.",
@@ -148,15 +148,15 @@ Device = Annotated[str, typer.Option(callback=_device_word,
 AnyModel = Annotated[str | None, typer.Option(callback=weights_of("generator", "generator", "ratio_flow"),
                                               help="Shipped name or folder; by default small, of ratio medium.")]
 Table = Annotated[Path, typer.Option(help="Table: .csv, .parquet, .json or .jsonl; - prints CSV.")]
-Arch = Annotated[str | None, typer.Option(callback=one_of("--arch", *ARCHS),
+Arch = Annotated[str | None, typer.Option(callback=among("--arch", *ARCHS),
                                           help="ganimation, stargan, flow or ratio; a folder tells by itself.")]
 
 # %% ../../nbs/6_apps/09_cli.ipynb #38ebb736
-Faces = Annotated[str, typer.Option(callback=one_of("--faces", "main", "all"),
+Faces = Annotated[str, typer.Option(callback=among("--faces", "main", "all"),
                                     help="main: one person; all: one row for every face.")]
 ZeroFace = Annotated[int | None, typer.Option(help="Which face of the neutral photo, 1 = leftmost; else the largest.")]
 Processes = Annotated[int, typer.Option(callback=in_range("n_jobs"), help="Processes that read files side by side.")]
-OnError = Annotated[str, typer.Option(callback=one_of("--on-error", "raise", "skip"),
+OnError = Annotated[str, typer.Option(callback=among("--on-error", "raise", "skip"),
                                       help="raise: stop at the first fault; skip: leave it out and list it.")]
 
 # %% ../../nbs/6_apps/09_cli.ipynb #b16333b7
@@ -427,7 +427,7 @@ def _write_tables(batches, source, out: Path, model: str, overlay: Path | None, 
                 pass
     except (KeyboardInterrupt, OSError, ValueError):
         if not file.direct and file.sink is not None and file.part.is_file():
-            rows = f"{counted(check.rows, 'row')} {'is' if check.rows == 1 else 'are'}"
+            rows = f"{counted(file.sink.rows, 'row')} {'is' if file.sink.rows == 1 else 'are'}"
             write_line(f"interrupted; the first {rows} in {shown(file.part)}")
         raise
     return check
@@ -540,7 +540,7 @@ def predict_command(
     sources: Annotated[list[Path], typer.Argument(metavar="SOURCE...", help="Photographs, folders, films.")],
     out: Table = Path("au.csv"), model: Model = "small", quiet: Quiet = False,
     faces: Faces = "main",
-    landmarks: Annotated[int | None, typer.Option(callback=one_of("--landmarks", 68, 478),
+    landmarks: Annotated[int | None, typer.Option(callback=among("--landmarks", 68, 478),
                                                   help="Columns of 68 landmarks as OpenFace's, or of 478.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Figure of every AU over time: .png, .svg, .pdf.")] = None,
     overlay: Annotated[Path | None, typer.Option(help="Boxes, AUs: a film as .mp4, a photograph as .png.")] = None,
