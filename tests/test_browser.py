@@ -287,7 +287,10 @@ def test_landing_page(demo, server):
     names = {path.stem for path in DEMOS.glob("*.ipynb")}
     assert {Path(card.get_attribute("href")).stem for card in cards.all()} == names
     assert len(pictures.all()) == len(names)
-    assert all(picture.evaluate("e => e.naturalWidth > 300 && e.alt.length > 10") for picture in pictures.all())
+    for scheme in ("dark", "light"):
+        demo.page.emulate_media(color_scheme=scheme)
+        demo.page.wait_for_function("""dark => [...document.querySelectorAll("li img")].every(
+            e => e.naturalWidth > 300 && e.alt.length > 10 && e.currentSrc.endsWith("_dark.jpg") === dark)""", arg=scheme == "dark")
     demo.check()
 
 

@@ -14,8 +14,10 @@ from html import unescape
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
+import numpy as np
 import pytest
 from axe import violations
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 SITE = ROOT / "_docs"
@@ -98,6 +100,25 @@ def test_docstrings_keep_their_marks(monkeypatch):
     assert extras.as_rst("`x`: N * k, |a|, see `LabelError`s") == (
         r"``x``: N \* k, \|a\|, see :py:obj:`LabelError <aufacs_nb.facs.LabelError>`\ s")
     assert extras.as_rst("as `a` and `b`, `c`.") == "as ``a`` and ``b``, ``c``."
+
+
+@pytest.mark.parametrize("folder", ["nbs/images/demos", "aufacs_nb/assets/demos/voila/templates/offline/static"])
+def test_every_demo_has_a_picture_for_light_pages_and_one_for_dark_pages(folder):
+    for demo in (ROOT / "nbs" / "demos").glob("*.ipynb"):
+        light, dark = (Image.open(ROOT / folder / f"{demo.stem}{kind}.jpg").convert("L") for kind in ("", "_dark"))
+        assert light.size == dark.size and np.percentile(light, 90) > 240 and np.percentile(dark, 10) < 30, demo.stem
+        assert np.mean(light) > np.mean(dark) + 40, demo.stem
+
+
+def test_a_picture_with_a_sister_for_dark_pages_brings_her_along(tmp_path):
+    (tmp_path / "nbs" / "demos").mkdir(parents=True)
+    (tmp_path / "nbs" / "images" / "demos").mkdir(parents=True)
+    for name in ("a.jpg", "a_dark.jpg", "b.jpg"):
+        (tmp_path / "nbs" / "images" / "demos" / name).touch()
+    text = "![A face](../images/demos/a.jpg)\n\n![A mesh](../images/demos/b.jpg)"
+    shown = make_site.relink(text, PurePosixPath("nbs/demos/a.ipynb"), tmp_path)
+    assert re.findall(r"images/demos/(\S+)", shown) == ["a.jpg", "a_dark.jpg", "b.jpg"]
+    assert re.findall(r":class: (\S+)", shown) == ["only-light", "only-dark"] and shown.count(":alt: A face") == 2
 
 
 # The built pages
@@ -221,4 +242,35 @@ def test_search_finds_a_word_and_its_page(browser, address):
     page.goto(f"{address}search.html?q=personalisation")
     page.wait_for_selector("#search-results li a")
     assert any("personalization" in a.get_attribute("href") for a in page.locator("#search-results li a").all())
+    page.close()
+
+
+CUT_OFF = """() => [...document.querySelectorAll(".highlight pre")].filter(
+    e => e.checkVisibility() && e.scrollWidth > e.clientWidth && e.textContent.split("\\n").every(line => line.length <= 120)).map(
+  e => e.textContent.slice(0, 200))"""
+
+
+@built
+def test_lines_of_code_of_120_characters_fit_a_desktop_and_the_headings_are_behind_their_button(browser, address):
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    for name in ("3_estimation/13_estimator", "6_apps/09_cli", "index"):
+        page.goto(f"{address}{name}.html")
+        assert page.evaluate(CUT_OFF) == [], name
+    heading = page.get_by_role("link", name="What it scores").locator("visible=true")
+    assert heading.count() == 0
+    page.get_by_role("button", name="Toggle secondary sidebar").click()
+    heading.click()
+    assert page.url.endswith("#what-it-scores")
+    page.close()
+
+
+@built
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pictures_of_demos_have_the_colours_of_the_page(scheme, browser, address):
+    page, seen = browser.new_page(color_scheme=scheme), "[...document.querySelectorAll('article img')].filter(e => e.checkVisibility())"
+    for name, count in (("demos", 6), ("demos/live", 1)):
+        page.goto(f"{address}{name}.html")
+        page.wait_for_function("scheme => document.documentElement.dataset.theme === scheme", arg=scheme)
+        sources = page.evaluate(f"{seen}.map(e => e.src)")
+        assert len(sources) == count and all(("_dark.jpg" in source) == (scheme == "dark") for source in sources), sources
     page.close()

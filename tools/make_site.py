@@ -50,9 +50,17 @@ def target(link, page, root=ROOT):
     return f"{up}{FILES}/{found}{fragment}"
 
 
+def in_both_schemes(picture, alt, folder):
+    "Markdown of a picture in `folder`, and of its sister for dark screens, where there is one: NAME_dark.jpg."
+    dark = f"{picture[:-4]}_dark.jpg"
+    there = [(picture, "only-light"), (dark, "only-dark")] if (folder / dark).exists() else [(picture, "")]
+    return "\n".join(f"```{{image}} {path}\n:alt: {alt}\n" + f":class: {kind}\n" * bool(kind) + "```" for path, kind in there)
+
+
 def relink(text, page, root=ROOT):
     "Markdown with the links of `page` as they are on the site; of pictures that lie elsewhere the words stay, nothing is fetched."
     text = re.sub(r"!\[([^]]*)\]\(https?:[^)]*\)", r"\1", text)
+    text = re.sub(r"^!\[([^]]*)\]\((\S*images/demos/\S*)\)$", lambda m: in_both_schemes(m[2], m[1], root / page.parent), text, flags=re.M)
     text = re.sub(r"(\]\()([^)\s]+)", lambda m: m[1] + target(m[2], page, root), text)
     return re.sub(r'(src=")([^"]+)', lambda m: m[1] + target(m[2], page, root), text)
 
@@ -217,9 +225,12 @@ def demos(books, root=ROOT):
     own = [n for n in books if n.startswith("demos/")]
     cards = []
     for name in own:
-        picture = f"images/{name}.jpg"
-        text = card(name, books[name], picture)
-        cards.append(text if (root / "nbs" / picture).exists() else re.sub(r":img-\w+: .*\n", "", text))
+        picture, text = f"images/{name}.jpg", re.sub(r":img-\w+: .*\n", "", card(name, books[name], ""))
+        if (root / "nbs" / picture).exists():  # the picture, then the title
+            both = in_both_schemes(picture, "A picture of this demo", root / "nbs")
+            head, body = text.replace(f" {title(books[name])}\n", "\n:class-card: demo\n", 1).split("\n\n", 1)
+            text = f"{head}\n\n{both}\n\n**{title(books[name])}**\n\n{body}"
+        cards.append(text)
     return ("# Demos\n\nA page cannot run them; `make voila` in a clone serves them all on your own machine.\n\n"
             "::::{grid} 1 2 2 2\n:gutter: 3\n\n" + "\n".join(cards) + "::::\n\n" + tree(own))
 
