@@ -1414,18 +1414,21 @@ def _said(names, *what):
 # %% ../nbs/0_start/02_databases.ipynb #9cf95ec7
 def left_unread(root: str | os.PathLike, suffixes: tuple[str, ...] = PICTURE_SUFFIXES + VIDEO_SUFFIXES) -> str:
     "A sentence on what lies under `root` and is not read, or is read although a program made it; '' for nothing."
-    closed, made, names, lost, marked = [], [], [], [], []
+    closed, made, names, lost, marked, pipes = [], [], [], [], [], []
     for path in (os.path.join(folder, name) for folder, name in _walk(root, closed, made)):
         name, ending = os.path.basename(path), os.path.splitext(path)[1].lower()
         if not os.path.exists(path):
             lost.append(name)
+        elif not os.path.isfile(path):
+            pipes += [name] * (not os.path.isdir(path))
         elif (not name.lower().endswith(suffixes) or _is_program(path)) and ending[1:] not in _BESIDES:
-            names += [name] * os.path.isfile(path)
+            names.append(name)
         elif _is_marked(path):
             marked.append(name)
     others = counted(len(names), 'file that is', 'files that are')
     said = [f'{others} neither picture nor film ({_kinds(names)})'] if names else []
     said += _said(lost, 'link that leads nowhere', 'links that lead nowhere')
+    said += _said(pipes, 'pipe or device', 'pipes or devices')
     said += _said(closed, 'folder that may not be opened', 'folders that may not be opened')
     said += _said(made, 'folder of registered frames', 'folders of registered frames')
     heic = any(name.lower().endswith(('.heic', '.heif')) for name in names)

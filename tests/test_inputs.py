@@ -1,4 +1,5 @@
 """Pictures and films as cameras, scanners and broken copies leave them: each is read right, or refused with a word."""
+import os
 import re
 import socket
 import struct
@@ -229,6 +230,7 @@ def test_what_a_folder_holds_besides_is_named_once(tmp_path):
     for name in ("b.cr2", "c.CR2", "d.svg", "go.mod", "notes.txt"):
         (tmp_path / name).touch()
     (tmp_path / "gone.jpg").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe.png")
     for ending in ("jfif", "gif", "avif"):
         Image.fromarray(RAMP).save(tmp_path / f"more.{ending}", format="JPEG" if ending == "jfif" else None)
     for ending, form in (("3gp", "3gp"), ("mpeg", "mpeg"), ("MTS", "mpegts")):
@@ -237,6 +239,7 @@ def test_what_a_folder_holds_besides_is_named_once(tmp_path):
     assert len(table) == 4 + 15
     [note] = table.attrs["notes"]
     assert "4 files" in note and "2 .cr2, 1 .svg, 1 .mod" in note and "1 link that" in note and "gone.jpg" in note and "txt" not in note
+    assert "1 pipe or device (pipe.png)" in note
 
 
 def test_pictures_of_iphones_are_read_or_the_way_is_named(tmp_path):
