@@ -5,6 +5,7 @@
 """
 import functools
 import http.server
+import io
 import os
 import re
 import shutil
@@ -108,6 +109,13 @@ def test_every_demo_has_a_picture_for_light_pages_and_one_for_dark_pages(folder)
         light, dark = (Image.open(ROOT / folder / f"{demo.stem}{kind}.jpg").convert("L") for kind in ("", "_dark"))
         assert light.size == dark.size and np.percentile(light, 90) > 240 and np.percentile(dark, 10) < 30, demo.stem
         assert np.mean(light) > np.mean(dark) + 40, demo.stem
+
+
+@pytest.mark.parametrize("size, there", [((840, 200), (420, 100)), ((420, 900), (420, 300)), ((100, 100), (420, 300))])
+def test_a_thumbnail_has_no_margins_that_would_glare_on_a_dark_page(size, there):
+    Image.new("RGB", size, "navy").save(picture := io.BytesIO(), "PNG")
+    small = np.asarray(Image.open(io.BytesIO(make_site.thumbnail(picture.getvalue()))))
+    assert small.shape[1::-1] == there and small.max() < 160
 
 
 def test_a_picture_with_a_sister_for_dark_pages_brings_her_along(tmp_path):

@@ -140,14 +140,14 @@ def pictures(book):
 
 
 def thumbnail(picture):
-    "A JPEG of `THUMBNAIL`'s size: the upper part of a picture, fitted to the width."
+    "A JPEG as wide as `THUMBNAIL`: the upper part of a picture that is too tall for it, and the whole of a wide one."
     from PIL import Image, ImageOps
     image = Image.open(io.BytesIO(picture)).convert("RGBA")
     paper = Image.new("RGB", image.size, "white")
     paper.paste(image, mask=image.getchannel("A"))
     width, height = THUMBNAIL
     if paper.width / paper.height > width / height:
-        small = ImageOps.pad(paper, THUMBNAIL, color="white")
+        small = ImageOps.contain(paper, THUMBNAIL)
     else:
         small = ImageOps.fit(paper, THUMBNAIL, centering=(0.5, 0))
     small.save(out := io.BytesIO(), "JPEG", quality=80)
