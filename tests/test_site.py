@@ -263,7 +263,9 @@ def test_lines_of_code_of_120_characters_fit_a_desktop_and_the_headings_are_behi
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     for name in ("3_estimation/13_estimator", "6_apps/09_cli", "index"):
         page.goto(f"{address}{name}.html")
-        assert page.evaluate(CUT_OFF) == [], name
+        for width in (1920, 1680, 1600, 1280):
+            page.set_viewport_size({"width": width, "height": 900})
+            assert page.evaluate(CUT_OFF) == [], f"{name}, {width} px"
     heading = page.get_by_role("link", name="What it scores").locator("visible=true")
     assert heading.count() == 0
     page.get_by_role("button", name="Toggle secondary sidebar").click()
