@@ -261,7 +261,8 @@ def _close(file: "TableFile", whole: bool) -> None:
         with nullcontext() if file.direct else telling(file.path):
             file.sink.close()
     except (OSError, ValueError):  # of Parquet, which was closed by what broke off
-        file.direct or file.part.unlink(missing_ok=True)
+        if not file.direct:
+            file.part.unlink(missing_ok=True)
         if whole:
             raise
 
