@@ -87,6 +87,12 @@ def card(monkeypatch):
             (torch.amp.autocast_mode.torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)):
         monkeypatch.setattr(place, name, stand_in)
     with mode:
+        try:
+            torch.empty(2, device="cuda:0")[:1]
+        except RuntimeError as error:
+            if tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 10):
+                raise
+            pytest.skip(f"PyTorch {torch.__version__} asks the driver about tensors that are none ({type(error).__name__})")
         yield found
 
 

@@ -15,7 +15,8 @@ os.access = lambda path, mode, able=os.access: "geometry" not in str(path) and a
 if "after" in sys.argv:
     import aufacs_nb
 import numba.core.caching as caching
-caching.InTreeCacheLocator.from_function = classmethod(lambda *_: None)  # as if the package could not be written
+in_tree = getattr(caching, "InTreeCacheLocator", None) or caching._InTreeCacheLocator  # its name up to numba 0.61
+in_tree.from_function = classmethod(lambda *_: None)  # as if the package could not be written
 from aufacs_nb.geometry.rasterize import _weights
 print(_weights._cache.cache_path)
 """
