@@ -87,7 +87,7 @@ def test_which_of_two_faces(aufacs, personalized, tmp_path):
 
 
 @pytest.mark.parametrize("options, said", [(("--overlay", "a.gif"), "must end in .mp4"),
-                                           (("--plot", "a.txt"), ".png or .svg or .pdf"), (("--faces", "two"), "'main'")])
+                                           (("--plot", "a.txt"), ".png or .svg or .pdf"), (("--faces", "two"), "choose main or all")])
 def test_options_that_cannot_be(aufacs, clip, tmp_path, options, said):
     done = aufacs("predict", clip, "--out", tmp_path / "au.csv", "--quiet", *options)
     assert done.returncode == 2 and said in done.stderr and not (tmp_path / "au.csv").exists()

@@ -74,8 +74,9 @@ def card(picture, top):
 
 
 def save(picture, path):
-    "Write a JPEG as good as `BYTES` allow."
-    quality = next(q for q in (88, 84, 80, 75, 70, 65, 60, 50, 40) if len(to_jpeg(picture, quality=q)) <= BYTES or q == 40)
+    "Write a JPEG as good as `BYTES` allow; one that would need a quality below 60 becomes smaller instead."
+    while not (quality := next((q for q in (88, 84, 80, 75, 70, 65, 60) if len(to_jpeg(picture, quality=q)) <= BYTES), 0)):
+        picture = picture.resize((round(.95 * picture.width), round(.95 * picture.height)), Image.Resampling.LANCZOS)
     path.write_bytes(to_jpeg(picture, quality=quality))
     print(f"{path.relative_to(ROOT)}: {picture.width} × {picture.height}, {path.stat().st_size // 1000} kB, quality {quality}",
           flush=True)
