@@ -73,26 +73,37 @@ def card(picture, top):
     return picture.crop((left, top, left + width, top + height)).resize(CARD, Image.Resampling.LANCZOS)
 
 
-def save(picture, path):
-    "Write a JPEG as good as `BYTES` allow; one that would need a quality below 60 becomes smaller instead."
-    while not (quality := next((q for q in (88, 84, 80, 75, 70, 65, 60) if len(to_jpeg(picture, quality=q)) <= BYTES), 0)):
-        picture = picture.resize((round(.95 * picture.width), round(.95 * picture.height)), Image.Resampling.LANCZOS)
-    path.write_bytes(to_jpeg(picture, quality=quality))
-    print(f"{path.relative_to(ROOT)}: {picture.width} × {picture.height}, {path.stat().st_size // 1000} kB, quality {quality}",
-          flush=True)
+def encoded(picture):
+    "A JPEG as good as `BYTES` allow, and its quality; None where that would be below 60."
+    tried = ((to_jpeg(picture, quality=quality), quality) for quality in (88, 84, 80, 75, 70, 65, 60))
+    return next((made for made in tried if len(made[0]) <= BYTES), None)
+
+
+def save(pictures, paths):
+    "Write JPEGs of one size; where one of them would be coarse, all become smaller."
+    while not all(made := [encoded(picture) for picture in pictures]):
+        size = tuple(round(.95 * side) for side in pictures[0].size)
+        pictures = [picture.resize(size, Image.Resampling.LANCZOS) for picture in pictures]
+    for picture, path, (data, quality) in zip(pictures, paths, made):
+        path.write_bytes(data)
+        print(f"{path.relative_to(ROOT)}: {picture.width} × {picture.height}, {len(data) // 1000} kB, quality {quality}",
+              flush=True)
 
 
 def photograph(page, name, part):
     "Both pictures of a demo, light and dark."
-    page.evaluate("document.activeElement.blur()")
-    for scheme, dark in (("light", ""), ("dark", "_dark")):
+    cards, pages = [], []
+    for scheme in ("light", "dark"):
+        page.evaluate("document.activeElement.blur()")
         page.emulate_media(color_scheme=scheme)
         picture, box = program(page)
         begins = page.locator(f".{part}").first.bounding_box()["y"] - box["y"] - 36
-        save(card(picture, begins), CARDS / f"{name}{dark}.jpg")
+        cards.append(card(picture, begins))
         scale = min(1, (PIXELS / picture.width / picture.height) ** .5)
-        small = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.LANCZOS)
-        save(small, PAGES / f"{name}{dark}.jpg")
+        size = round(picture.width * scale), round(picture.height * scale)
+        pages.append(picture.resize(size, Image.Resampling.LANCZOS))
+    for pictures, folder in ((cards, CARDS), (pages, PAGES)):
+        save(pictures, [folder / f"{name}{dark}.jpg" for dark in ("", "_dark")])
 
 
 def main(names):
