@@ -29,7 +29,7 @@ def test_a_quarter_turn_reads_as_the_upright_photograph(by_mesh):
     assert abs(change.pose_Rz - np.pi / 2) < .02, change.pose_Rz
 
 
-@pytest.mark.parametrize("larger, higher", [(1.5, -.3), (1.5, 0), (1.9, 0)])
+@pytest.mark.parametrize("larger, higher", [(1.5, -.3), (1.9, 0)])
 def test_an_upright_face_in_a_square_that_does_not_fit_comes_to_rest(larger, higher):
     "The second fit left the irises at the temples, and gaze_angle_x at 71 degrees."
     landmarker = detection.FaceLandmarker.from_pretrained()
